@@ -1,0 +1,30 @@
+# Two commands on a fresh machine with Python 3.11 and git: `make study` runs the main job, `make test` the tests.
+PYTHON ?= python3.11
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: venv study test lint clean
+
+venv: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,analysis]'
+	touch $@
+
+# The main job: one perturbation study on the shipped twin. ARGS="experiment=temporal_full" runs another.
+study: venv
+	$(BIN)/python -m perturb.run experiment=spatial_full $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: venv
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
