@@ -1,0 +1,49 @@
+"""The shapes of a denoiser and of a sampler. Axes: b batch, c channels, t frames, h w latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from perturb.diffusion.conditioning import Conditioning
+from perturb.diffusion.schedule import NoiseSchedule
+
+# (x_t: b c t h w, t: b int64, conditioning) → ε̂: b c t h w
+Denoise = Callable[[Tensor, Tensor, Conditioning], Tensor]
+
+
+class Defaults(Protocol):
+    """How a published model is sampled when the user does not say (``ModelSpec.sampling`` has this form)."""
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def guidance(self) -> float: ...
+
+    @property
+    def eta(self) -> float: ...
+
+
+class Sampler(Protocol):
+    """From noise to a latent: ``(denoise, x_T, cond, uncond, generators, schedule) → x_0``."""
+
+    def resolved(self, defaults: Defaults) -> Self:
+        """The same sampler with every setting left open taken from ``defaults``."""
+        ...
+
+    def __call__(  # noqa: PLR0917 - the order in which a sampler reads: from what, told what, with what
+        self,
+        denoise: Denoise,
+        x_T: Tensor,
+        cond: Conditioning,
+        uncond: Conditioning | None,
+        generators: Sequence[torch.Generator],
+        schedule: NoiseSchedule,
+        on_step: Callable[[Any], None] | None = None,
+    ) -> Tensor:
+        """x_0 ``b c t h w`` from x_T of the same shape; ``generators`` holds one CPU generator per sample."""
+        ...

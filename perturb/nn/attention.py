@@ -1,0 +1,121 @@
+"""Multi-head attention: one module for space, time, text and image tokens.
+
+Axes: n rows that do not see each other (frames, pixels or clips), k heads, i query tokens, j key tokens, d features.
+"""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from einops import einsum, rearrange
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+# The fused GPU kernels put the rows on a grid axis that ends at 65,535; b·h·w passes it at high resolution.
+MAX_ROWS = 65_535
+
+
+def in_chunks(attend: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """``attend`` applied to at most ``MAX_ROWS`` rows at a time; every tensor is ``n k · d``."""
+    if query.shape[0] <= MAX_ROWS:
+        return attend(query, key, value)
+    pieces = zip(query.split(MAX_ROWS), key.split(MAX_ROWS), value.split(MAX_ROWS), strict=True)
+    return torch.cat([attend(*piece) for piece in pieces])
+
+
+class RelativePosition(nn.Module):
+    """A learned vector for each clipped distance j − i between two frames.
+
+    ``R_ij = table[clip(j − i, −L, L) + L]``, shape i j d, with L = ``length``.
+    Source: Shaw et al. 2018.
+    """
+
+    def __init__(self, *, length: int, width: int) -> None:
+        super().__init__()
+        self.length = length
+        self.table = nn.Parameter(torch.empty(2 * length + 1, width))
+        nn.init.xavier_uniform_(self.table)
+
+    def forward(self, tokens: int) -> Tensor:
+        index = torch.arange(tokens, device=self.table.device)
+        distance = (rearrange(index, "j -> 1 j") - rearrange(index, "i -> i 1")).clamp(-self.length, self.length)
+        return self.table[distance + self.length]
+
+
+class ImageProjections(nn.Module):
+    """Keys and values of the image tokens: the image branch of a cross-attention."""
+
+    group: ClassVar[str] = "image"
+
+    def __init__(self, *, context_dim: int, inner: int) -> None:
+        super().__init__()
+        self.key = nn.Linear(context_dim, inner, bias=False)
+        self.value = nn.Linear(context_dim, inner, bias=False)
+
+
+class Attention(nn.Module):
+    """``softmax(Q Kᵀ/√d) V``, projected back to the input's width.
+
+    With image tokens: ``softmax(Q Kᵀ/√d) V + softmax(Q K_imgᵀ/√d) V_img``, one query for both.
+    x: n i d; context: n j d (None: self-attention); image_context: n m d → n i d.
+    ``relative_length`` adds the two tables of relative positions (self-attention only); ``causal`` lets a token see
+    only itself and those before it.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        heads: int,
+        head_dim: int,
+        context_dim: int | None = None,
+        image_attention: bool = False,
+        relative_length: int | None = None,
+        causal: bool = False,
+    ) -> None:
+        super().__init__()
+        inner = heads * head_dim
+        self.heads = heads
+        self.causal = causal
+        self.query = nn.Linear(width, inner, bias=False)
+        self.key = nn.Linear(context_dim or width, inner, bias=False)
+        self.value = nn.Linear(context_dim or width, inner, bias=False)
+        self.image = ImageProjections(context_dim=context_dim or width, inner=inner) if image_attention else None
+        self.relative_key = self.relative_value = None
+        if relative_length is not None:
+            self.relative_key = RelativePosition(length=relative_length, width=head_dim)
+            self.relative_value = RelativePosition(length=relative_length, width=head_dim)
+        self.out = nn.Linear(inner, width)
+
+    def forward(self, x: Tensor, context: Tensor | None = None, image_context: Tensor | None = None) -> Tensor:
+        context = x if context is None else context
+        query = self._split(self.query(x))
+        attend = self._fused if self.relative_key is None else self._relative
+        y = in_chunks(attend, query, self._split(self.key(context)), self._split(self.value(context)))
+        if self.image is not None:
+            assert image_context is not None
+            keys, values = self.image.key(image_context), self.image.value(image_context)
+            y = y + in_chunks(self._fused, query, self._split(keys), self._split(values))
+        return self.out(rearrange(y, "n k i d -> n i (k d)"))
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        return rearrange(tokens, "n i (k d) -> n k i d", k=self.heads)
+
+    def _fused(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+
+    def _relative(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """``A = softmax(Q (K + R^k)ᵀ/√d)``, then ``A (V + R^v)``.
+
+        The weights A are needed for the value table, and the fused kernel does not return them: hence explicit.
+        """
+        assert self.relative_key is not None
+        assert self.relative_value is not None
+        tokens = query.shape[-2]
+        query = query * query.shape[-1] ** -0.5
+        logits = query @ key.mT + einsum(query, self.relative_key(tokens), "n k i d, i j d -> n k i j")
+        if self.causal:
+            future = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).triu(1)
+            logits = logits.masked_fill(future, float("-inf"))
+        weights = logits.softmax(dim=-1)
+        return weights @ value + einsum(weights, self.relative_value(tokens), "n k i j, i j d -> n k i d")

@@ -1,0 +1,129 @@
+"""Convolutional blocks of the UNet: residual blocks with their temporal convolutions, and resampling.
+
+Axes: b batch, t frames, c channels, h w latent positions, d features. Feature maps are frame-flattened: (b t) c h w.
+"""
+
+from typing import ClassVar, Literal
+
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, interpolate, silu
+
+from perturb.nn.transformer import zero
+
+
+class TemporalLayer(nn.Module):
+    """``conv(dropout(SiLU(norm(x))))``; 3 frames wide, 1×1 in space; b c t h w → the same."""
+
+    def __init__(self, *, channels: int, dropout: float, norm_groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(norm_groups, channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.dropout(silu(self.norm(x))))
+
+
+class TemporalConvolution(nn.Module):
+    """``x + layer₄(layer₃(layer₂(layer₁(x))))`` along time; (b t) c h w → the same.
+
+    GroupNorm sees all frames of a clip together. In training mode layers 2–4 drop 10 %, as published. The last
+    convolution starts at zero, so that a fresh block is the identity.
+    """
+
+    group: ClassVar[str] = "temporal"
+
+    def __init__(self, *, channels: int, norm_groups: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            TemporalLayer(channels=channels, dropout=dropout, norm_groups=norm_groups) for dropout in (0, 0.1, 0.1, 0.1)
+        )
+        zero(self.layers[-1].get_submodule("conv"))
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        y = rearrange(x, "(b t) c h w -> b c t h w", t=frames)
+        for layer in self.layers:
+            y = layer(y)
+        return x + rearrange(y, "b c t h w -> (b t) c h w")
+
+
+class Downsample(nn.Module):
+    """Half the height and width by a strided convolution."""
+
+    group: ClassVar[str] = "spatial"
+
+    def __init__(self, *, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor, embedding: Tensor, frames: int) -> Tensor:
+        del embedding, frames  # the residual block in the same place uses them
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Twice the height and width by repeating positions, then a convolution."""
+
+    group: ClassVar[str] = "spatial"
+
+    def __init__(self, *, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, embedding: Tensor, frames: int) -> Tensor:
+        del embedding, frames  # the residual block in the same place uses them
+        return self.conv(interpolate(x, scale_factor=2, mode="nearest"))
+
+
+class ResBlock(nn.Module):
+    """Residual block conditioned on the embedding, followed by a temporal convolution where the model has them.
+
+        u = conv_in(SiLU(norm_in(x)))
+        y = skip(x) + conv_out(SiLU(norm_out(u + W e)))               or, with scale_shift_norm,
+        y = skip(x) + conv_out(SiLU(norm_out(u)·(1 + s) + r)),  [s, r] = W e
+
+    x: (b t) c h w; embedding e = SiLU(time + fps): (b t) d; GroupNorm sees one frame at a time. ``resample`` halves
+    or doubles height and width of both paths before the first convolution.
+    """
+
+    group: ClassVar[str] = "spatial"
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        out_channels: int,
+        embedding_dim: int,
+        temporal_conv: bool,
+        scale_shift_norm: bool,
+        norm_groups: int,
+        resample: Literal["none", "up", "down"] = "none",
+    ) -> None:
+        super().__init__()
+        self.resample = resample
+        self.scale_shift_norm = scale_shift_norm
+        self.norm_in = nn.GroupNorm(norm_groups, channels)
+        self.conv_in = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.embedding = nn.Linear(embedding_dim, out_channels * (2 if scale_shift_norm else 1))
+        self.norm_out = nn.GroupNorm(norm_groups, out_channels)
+        self.conv_out = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.skip = nn.Identity() if out_channels == channels else nn.Conv2d(channels, out_channels, 1)
+        self.temporal = TemporalConvolution(channels=out_channels, norm_groups=norm_groups) if temporal_conv else None
+
+    def forward(self, x: Tensor, embedding: Tensor, frames: int) -> Tensor:
+        y = self._resample(silu(self.norm_in(x)))
+        y = self._modulate(self.conv_in(y), rearrange(self.embedding(embedding), "n c -> n c 1 1"))
+        y = self.skip(self._resample(x)) + self.conv_out(silu(y))
+        return y if self.temporal is None else self.temporal(y, frames)
+
+    def _modulate(self, x: Tensor, embedding: Tensor) -> Tensor:
+        if not self.scale_shift_norm:
+            return self.norm_out(x + embedding)
+        scale, shift = embedding.chunk(2, dim=1)
+        return self.norm_out(x) * (1 + scale) + shift
+
+    def _resample(self, x: Tensor) -> Tensor:
+        if self.resample == "up":
+            return interpolate(x, scale_factor=2, mode="nearest")
+        return avg_pool2d(x, 2) if self.resample == "down" else x

@@ -1,0 +1,201 @@
+"""Transformers over the positions of a frame (space) and over the frames at a position (time).
+
+Axes: b batch, t frames, c channels, h w latent positions, l text tokens, m image tokens, d features.
+Feature maps are frame-flattened: (b t) c h w.
+"""
+
+from typing import ClassVar, TypeVar
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from perturb.nn.attention import Attention
+
+M = TypeVar("M", bound=nn.Module)
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class FeedForward(nn.Module):
+    """Gated perceptron: ``W₂ (a · GELU(g))`` with ``[a, g] = W₁ x``; hidden width 4·d. Source: Shazeer 2020 (GEGLU)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(width, 8 * width)
+        self.contract = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.expand(x).chunk(2, dim=-1)
+        return self.contract(value * nn.functional.gelu(gate))
+
+
+class SpatialBlock(nn.Module):
+    """Self-attention over a frame, cross-attention to the text (and image) tokens, feed-forward; all residual."""
+
+    def __init__(self, *, width: int, heads: int, head_dim: int, context_dim: int, image_attention: bool) -> None:
+        super().__init__()
+        self.norm_self = nn.LayerNorm(width)
+        self.self_attention = Attention(width=width, heads=heads, head_dim=head_dim)
+        self.norm_cross = nn.LayerNorm(width)
+        self.cross_attention = Attention(
+            width=width, heads=heads, head_dim=head_dim, context_dim=context_dim, image_attention=image_attention
+        )
+        self.norm_feed_forward = nn.LayerNorm(width)
+        self.feed_forward = FeedForward(width)
+
+    def forward(self, x: Tensor, context: Tensor, image_context: Tensor | None) -> Tensor:
+        x = x + self.self_attention(self.norm_self(x))
+        # All frames of a clip share one context: queries of every frame meet it at once, and it is never repeated.
+        frames_joined = rearrange(self.norm_cross(x), "(b t) i d -> b (t i) d", b=context.shape[0])
+        x = x + self.cross_attention(frames_joined, context, image_context).reshape(x.shape)
+        return x + self.feed_forward(self.norm_feed_forward(x))
+
+
+class TemporalBlock(nn.Module):
+    """Two self-attentions over time and a feed-forward, all residual; x: n t d."""
+
+    def __init__(self, *, width: int, heads: int, head_dim: int, relative_length: int | None, causal: bool) -> None:
+        super().__init__()
+        self.norm_1 = nn.LayerNorm(width)
+        self.attention_1 = Attention(
+            width=width, heads=heads, head_dim=head_dim, relative_length=relative_length, causal=causal
+        )
+        self.norm_2 = nn.LayerNorm(width)
+        self.attention_2 = Attention(
+            width=width, heads=heads, head_dim=head_dim, relative_length=relative_length, causal=causal
+        )
+        self.norm_feed_forward = nn.LayerNorm(width)
+        self.feed_forward = FeedForward(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention_1(self.norm_1(x))
+        x = x + self.attention_2(self.norm_2(x))
+        return x + self.feed_forward(self.norm_feed_forward(x))
+
+
+class SpatialTransformer(nn.Module):
+    """``x + project_out(blocks(project_in(norm(x))))`` within each frame; (b t) c h w → the same.
+
+    GroupNorm sees one frame at a time; context is b l d, image_context b m d.
+    """
+
+    group: ClassVar[str] = "spatial"
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        heads: int,
+        head_dim: int,
+        depth: int,
+        context_dim: int,
+        image_attention: bool,
+        norm_groups: int,
+    ) -> None:
+        super().__init__()
+        inner = heads * head_dim
+        self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
+        self.project_in = nn.Linear(channels, inner)
+        self.blocks = nn.ModuleList(
+            SpatialBlock(
+                width=inner, heads=heads, head_dim=head_dim, context_dim=context_dim, image_attention=image_attention
+            )
+            for _ in range(depth)
+        )
+        self.project_out = zero(nn.Linear(inner, channels))
+
+    def forward(self, x: Tensor, context: Tensor, image_context: Tensor | None) -> Tensor:
+        tokens = self.project_in(rearrange(self.norm(x), "n c h w -> n (h w) c"))
+        for block in self.blocks:
+            tokens = block(tokens, context, image_context)
+        return x + rearrange(self.project_out(tokens), "n (h w) c -> n c h w", h=x.shape[-2])
+
+
+class TemporalTransformer(nn.Module):
+    """``x + project_out(blocks(project_in(norm(x))))`` along time at each position; (b t) c h w → the same.
+
+    GroupNorm sees all frames of a clip together, so even causal attention looks ahead through its statistics, as in
+    the published code. The zero-initialised last layer makes a fresh one the identity.
+    """
+
+    group: ClassVar[str] = "temporal"
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        heads: int,
+        head_dim: int,
+        depth: int,
+        relative_length: int | None,
+        causal: bool,
+        norm_groups: int,
+    ) -> None:
+        super().__init__()
+        inner = heads * head_dim
+        self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
+        self.project_in: nn.Module = nn.Linear(channels, inner)
+        self.blocks = nn.ModuleList(
+            TemporalBlock(width=inner, heads=heads, head_dim=head_dim, relative_length=relative_length, causal=causal)
+            for _ in range(depth)
+        )
+        self.project_out: nn.Module = zero(nn.Linear(inner, channels))
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        tokens = self._enter(self.norm(rearrange(x, "(b t) c h w -> b c t h w", t=frames)))
+        for block in self.blocks:
+            tokens = block(tokens)
+        return x + self._leave(tokens, x.shape[-2], x.shape[-1])
+
+    def _enter(self, x: Tensor) -> Tensor:
+        return self.project_in(rearrange(x, "b c t h w -> (b h w) t c"))
+
+    def _leave(self, tokens: Tensor, h: int, w: int) -> Tensor:
+        return rearrange(self.project_out(tokens), "(b h w) t c -> (b t) c h w", h=h, w=w)
+
+
+class InitialTemporalTransformer(TemporalTransformer):
+    """The temporal transformer behind the first convolution, whose projections are 1-wide convolutions.
+
+    Its inner width is heads · head_dim whatever the channels are (8 heads in the published models).
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        head_dim: int,
+        depth: int,
+        relative_length: int | None,
+        causal: bool,
+        norm_groups: int,
+        heads: int = 8,
+    ) -> None:
+        super().__init__(
+            channels=channels,
+            heads=heads,
+            head_dim=head_dim,
+            depth=depth,
+            relative_length=relative_length,
+            causal=causal,
+            norm_groups=norm_groups,
+        )
+        self.project_in = nn.Conv1d(channels, heads * head_dim, 1)
+        self.project_out = zero(nn.Conv1d(heads * head_dim, channels, 1))
+
+    def _enter(self, x: Tensor) -> Tensor:
+        # A 1-wide convolution does not mind which axis it runs along: this one needs no copy of x.
+        t, h, w = x.shape[-3:]
+        return rearrange(self.project_in(x.flatten(2)), "b d (t h w) -> (b h w) t d", t=t, h=h, w=w)
+
+    def _leave(self, tokens: Tensor, h: int, w: int) -> Tensor:
+        t = tokens.shape[1]
+        x = self.project_out(rearrange(tokens, "(b h w) t d -> b d (t h w)", h=h, w=w))
+        return rearrange(x, "b c (t h w) -> (b t) c h w", t=t, h=h, w=w)
+
+
+def zero(module: M) -> M:
+    """The module with every parameter set to zero."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module

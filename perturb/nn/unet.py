@@ -1,0 +1,191 @@
+"""The denoising network of VideoCrafter: an image UNet with temporal layers between its spatial ones.
+
+Axes: b batch, c channels, t frames, h w latent positions, l text tokens, m image tokens, d features.
+Between blocks, feature maps are frame-flattened: (b t) c h w.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from perturb.errors import UserError
+from perturb.nn.blocks import Builder, Level, MiddleStage, Plan
+from perturb.nn.embeddings import ScalarEmbedding
+from perturb.nn.transformer import zero
+
+# The published network adds an adapter feature after every third block of its way down (the first convolution counts).
+BLOCKS_PER_FEATURE = 3
+
+
+class VideoUNet(nn.Module):
+    """ε̂(x_t, t, conditioning): predicts the noise in a noisy latent video.
+
+        e = time_embedding(t) + fps_embedding(fps)
+        x → conv_in → init_attention → down → middle → up (with the skips) → conv_out(SiLU(norm_out(·)))
+
+    ``attention_resolutions`` are downsampling factors (1, 2, 4 …) whose stages attend; the middle always does.
+    ``temporal_length`` clips relative positions. Parameters without a nearer group belong to "spatial". Temporal
+    transformers, temporal convolutions and the last layer of every other residual branch start at zero, as published.
+    Source: VideoCrafter1 (arXiv 2310.19512) §3 and VideoCrafter2 (arXiv 2401.09047).
+    """
+
+    group: ClassVar[str] = "spatial"
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        out_channels: int,
+        model_channels: int,
+        channel_mult: Sequence[int],
+        num_res_blocks: int,
+        attention_resolutions: Sequence[int],
+        num_head_channels: int,
+        context_dim: int,
+        temporal_length: int,
+        transformer_depth: int = 1,
+        temporal_conv: bool,
+        fps_cond: bool,
+        relative_position: bool,
+        causal: bool,
+        image_attention: bool,
+        init_attention: bool,
+        scale_shift_norm: bool = False,
+        resblock_updown: bool = False,
+        norm_groups: int = 32,
+        text_tokens: int = 77,
+    ) -> None:
+        super().__init__()
+        self.image_attention = image_attention
+        self.text_tokens = text_tokens
+        self.gradient_checkpointing = False
+        embedding_dim = 4 * model_channels
+        build = Builder(
+            embedding_dim=embedding_dim,
+            num_head_channels=num_head_channels,
+            transformer_depth=transformer_depth,
+            context_dim=context_dim,
+            relative_length=temporal_length if relative_position else None,
+            causal=causal,
+            image_attention=image_attention,
+            temporal_conv=temporal_conv,
+            scale_shift_norm=scale_shift_norm,
+            resblock_updown=resblock_updown,
+            norm_groups=norm_groups,
+        )
+        plan = Plan.of(
+            model_channels=model_channels,
+            channel_mult=channel_mult,
+            attention_resolutions=attention_resolutions,
+            num_res_blocks=num_res_blocks,
+        )
+        self.time_embedding = ScalarEmbedding(width=model_channels, out_width=embedding_dim)
+        self.fps_embedding = ScalarEmbedding(width=model_channels, out_width=embedding_dim) if fps_cond else None
+        self.conv_in = nn.Conv2d(in_channels, model_channels, 3, padding=1)
+        self.init_attention = build.initial(model_channels) if init_attention else None
+        self.down, skips = plan.down(build)
+        deepest, finest = plan.widths[-1], plan.widths[0]
+        self.middle = MiddleStage(build.stage(deepest, deepest, attends=True), build.resblock(deepest, deepest))
+        self.up = plan.up(build, skips)
+        self.norm_out = nn.GroupNorm(norm_groups, finest)
+        self.conv_out = zero(nn.Conv2d(finest, out_channels, 3, padding=1))
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute each stage in the backward pass instead of keeping its activations: the same gradients."""
+        self.gradient_checkpointing = True
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        fps: Tensor | int,
+        *,
+        image_context: Tensor | None = None,
+        features: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """Predicted noise, b c t h w.
+
+        x: b c t h w. timesteps: b, or b t for a timestep per frame (equal values give the identical output).
+        context: b l d text tokens. fps: b or one number (ignored by models without fps conditioning).
+        image_context: b m d image tokens, for image models only. features: adapter features b c t h w, one per level
+        on the way down, added before the skip is taken. Sizes that do not fit raise UserError.
+        """
+        self._check(x, context, image_context)
+        frames = x.shape[2]
+        shared = (self._embed(timesteps, fps, x), frames, context, image_context)
+        hidden = self.conv_in(rearrange(x, "b c t h w -> (b t) c h w"))
+        if self.init_attention is not None:
+            hidden = self._run(self.init_attention, hidden, frames)
+        skips = self._descend(hidden, shared, features)
+        hidden = self._run(self.middle, skips[-1], *shared)
+        for level in Level.each(self.up):
+            for stage in level.stages:
+                hidden = self._run(stage, torch.cat([hidden, skips.pop()], dim=1), *shared)
+            if level.resample is not None:
+                hidden = self._run(level.resample, hidden, *shared[:2])
+        hidden = self.conv_out(nn.functional.silu(self.norm_out(hidden)))
+        return rearrange(hidden, "(b t) c h w -> b c t h w", t=frames)
+
+    def _descend(
+        self, hidden: Tensor, shared: tuple[Tensor, int, Tensor, Tensor | None], features: Sequence[Tensor] | None
+    ) -> list[Tensor]:
+        """The outputs of the first convolution and of every block on the way down."""
+        waiting = None if features is None else list(features)
+        skips = [hidden]
+        for module, arguments in self._blocks_down(shared):
+            hidden = self._run(module, hidden, *arguments)
+            if waiting is not None and (len(skips) + 1) % BLOCKS_PER_FEATURE == 0:
+                if not waiting:
+                    raise UserError(f"features: {len(features or ())} given, the network takes more")
+                hidden = hidden + rearrange(waiting.pop(0), "b c t h w -> (b t) c h w")
+            skips.append(hidden)
+        if waiting:
+            raise UserError(f"features: {len(features or ())} given, {len(waiting)} more than the network takes")
+        return skips
+
+    def _blocks_down(
+        self, shared: tuple[Tensor, int, Tensor, Tensor | None]
+    ) -> Iterator[tuple[nn.Module, tuple[Tensor | int | None, ...]]]:
+        for level in Level.each(self.down):
+            for stage in level.stages:
+                yield stage, shared
+            if level.resample is not None:
+                yield level.resample, shared[:2]
+
+    def _run(self, module: nn.Module, *arguments: Tensor | int | None) -> Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            # Not re-entrant: with a frozen base no input requires a gradient, and adapters would get none.
+            return checkpoint(module, *arguments, use_reentrant=False)
+        return module(*arguments)
+
+    def _embed(self, timesteps: Tensor, fps: Tensor | int, x: Tensor) -> Tensor:
+        """SiLU(e) for every frame, (b t) d. Always per frame, so that both forms of timesteps take the same path."""
+        batch, frames = x.shape[0], x.shape[2]
+        if timesteps.ndim == 1:
+            timesteps = repeat(timesteps, "b -> b t", t=frames)
+        embedding = self.time_embedding(rearrange(timesteps, "b t -> (b t)"))
+        if self.fps_embedding is not None:
+            rates = torch.as_tensor(fps, device=x.device).expand(batch)
+            embedding = embedding + repeat(self.fps_embedding(rates), "b d -> (b t) d", t=frames)
+        return nn.functional.silu(embedding)
+
+    def _check(self, x: Tensor, context: Tensor, image_context: Tensor | None) -> None:
+        factor = 2 ** (len(self.down) - 1)
+        if x.shape[-2] % factor or x.shape[-1] % factor:
+            raise UserError(
+                f"latents of {x.shape[-2]}×{x.shape[-1]} (height×width) do not fit: both must be multiples of {factor}"
+            )
+        if image_context is not None and not self.image_attention:
+            raise UserError("image tokens given, but this model has no image attention: leave image_context out")
+        if self.image_attention and image_context is None:
+            raise UserError("this model attends to an image: pass its tokens as image_context")
+        if self.image_attention and context.shape[1] > self.text_tokens:
+            raise UserError(
+                f"context has {context.shape[1]} tokens, the text at most {self.text_tokens}: pass the image tokens "
+                "apart, as image_context"
+            )

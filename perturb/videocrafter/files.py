@@ -1,0 +1,266 @@
+"""Reading and writing weights on disk without running anybody's code and without copying what can be memory-mapped.
+
+Every reader returns a flat ``{key: tensor}``; the tensors are views of the mapped file wherever the format allows it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from perturb.errors import UserError
+
+INDEX = "model.safetensors.index.json"
+WRAPPERS = ("_forward_module.", "_orig_mod.", "module.")  # DeepSpeed, torch.compile, DistributedDataParallel
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before version 1.6
+FOREIGN = {
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x1f\x8b": "a gzip archive (unpack it first)",
+    b"version https://git-lfs": "a git-lfs pointer (run `git lfs pull` to get the weights themselves)",
+    b"<": "an HTML or XML page (the download answered with a web page, not with the file)",
+    b"GGUF": "a GGUF file",
+}
+ALLOWED = "allowed: a torch .ckpt/.pt, .safetensors, sharded safetensors with their index, or a folder with spec.json"
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Official weights in any published packing, as one flat state dict on the CPU.
+
+    A torch file may hold ``{"state_dict": …}``, a bare state dict, or DeepSpeed's ``{"module": …}``; whatever else it
+    holds (epoch, optimizer) is ignored, and a wrapper prefix shared by every key is taken off.
+
+    Raises ``UserError`` for a file that is absent, empty, cut short, of another type, or that wants to run code.
+    """
+    if path.is_dir():
+        return _strip_wrappers(_read_shards(path))
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}; give the path of a file or folder that exists ({ALLOWED})")
+    if path.name.endswith(".index.json"):
+        return _strip_wrappers(_read_index(path))
+    return _strip_wrappers(read_safetensors(path) if _looks_like_safetensors(path) else _state_dict(path))
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files that ``read_weights(path)`` reads tensors from, in a fixed order."""
+    if path.is_dir():
+        return _shards_of(path)
+    return _indexed(path)[1] if path.name.endswith(".index.json") else [path]
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of one safetensors file, memory-mapped."""
+    if not path.is_file():
+        raise UserError(f"no weights at {path}; expected a .safetensors file")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty (0 bytes); download or copy it again")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} is not a whole safetensors file ({error}); it is cut short or of another type: fetch it again"
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One JSON object; anything else is a UserError naming the file."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: expected a JSON object, got {type(data).__name__}")
+    return data
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as they are (bytes, dtype, shape), whatever storage they share."""
+    save_file(separate(tensors), path, metadata={"format": "pt"})
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write an official ``{"state_dict": tensors}`` file; each tensor keeps exactly its own bytes."""
+    # Without `separate`, torch.save would store the whole mapped file behind every view of it.
+    torch.save({"state_dict": separate(tensors)}, path)
+
+
+def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same values, each as a contiguous tensor whose storage holds nothing else; copies only what it must."""
+    seen: set[int] = set()
+    result = {}
+    for key, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()  # noqa: PLW2901
+        if tensor.numel() and tensor.data_ptr() in seen:
+            tensor = tensor.clone()  # noqa: PLW2901 (two keys share bytes; both formats want them apart)
+        seen.add(tensor.data_ptr())
+        whole = tensor.untyped_storage().nbytes() == tensor.nbytes
+        result[key] = tensor if whole or not tensor.numel() else _window(tensor)
+    return result
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, streamed; of a folder: of the sorted lines ``<file hash>  <name>`` of the weights in it."""
+    path = Path(path)
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    names = sorted(item.relative_to(path).as_posix() for item in path.rglob("*") if item.is_file())
+    return sha256_of({name: path / name for name in names})
+
+
+def sha256_of(files: Mapping[str, Path]) -> str:
+    """One SHA-256 for several named files; it does not depend on where they lie."""
+    lines = "".join(f"{sha256(file)}  {name}\n" for name, file in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Keys of the tensors that hold a NaN or an infinity; one pass over each, without a copy."""
+    # min and max take a NaN over from any element, and no finite values can overflow them as they could a sum.
+    floating = {key: x for key, x in tensors.items() if x.is_floating_point() and x.numel()}
+    return [key for key, x in floating.items() if not all(math.isfinite(end) for end in torch.aminmax(x))]
+
+
+def _window(tensor: Tensor) -> Tensor:
+    """A zero-copy twin whose storage is just this tensor's stretch of memory."""
+    array = tensor.reshape(-1).view(torch.uint8).numpy()  # through numpy: torch views always drag the whole storage
+    return torch.from_numpy(array).view(tensor.dtype).view(tensor.shape)
+
+
+def _strip_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in (p for _ in range(2) for p in WRAPPERS):
+        if tensors and all(key.startswith(prefix) for key in tensors):
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
+
+
+def _looks_like_safetensors(path: Path) -> bool:
+    """By content (a length, then a JSON object), so that a wrong suffix does no harm; by suffix when cut short."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return path.suffix == ".safetensors" or (len(head) == 9 and head[8:] == b"{" and head[4:8] == b"\0\0\0\0")
+
+
+def _shards_of(folder: Path) -> list[Path]:
+    indices = sorted(folder.glob("*.index.json"))
+    if indices:
+        return _indexed(indices[0])[1]
+    shards = sorted(folder.glob("*.safetensors"))
+    if not shards:
+        raise UserError(
+            f"{folder} is a folder without spec.json, {INDEX} or any .safetensors file; give a checkpoint file, "
+            "or a folder made by `python -m perturb.convert`"
+        )
+    return shards
+
+
+def _read_shards(folder: Path) -> dict[str, Tensor]:
+    indices = sorted(folder.glob("*.index.json"))
+    return _read_index(indices[0]) if indices else _merge(_shards_of(folder))
+
+
+def _indexed(path: Path) -> tuple[dict[str, str], list[Path]]:
+    """The index's key → file table, and the files it names."""
+    table = read_json(path).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise UserError(f"{path} has no 'weight_map'; it is not the index of sharded safetensors")
+    files = [path.parent / name for name in sorted(set(table.values()))]
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        raise UserError(f"{path} names {len(files)} shards, of which {len(absent)} are missing: {_some(absent)}")
+    return table, files
+
+
+def _read_index(path: Path) -> dict[str, Tensor]:
+    table, files = _indexed(path)
+    tensors = _merge(files)
+    wrong = sorted(table.keys() ^ tensors.keys())
+    if wrong:
+        raise UserError(f"{path} and its shards disagree on {len(wrong)} keys: {_some(wrong)}")
+    return tensors
+
+
+def _merge(files: Iterable[Path]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        shard = read_safetensors(file)
+        twice = sorted(tensors.keys() & shard.keys())
+        if twice:
+            raise UserError(f"{file} repeats {len(twice)} keys of other shards: {_some(twice)}")
+        tensors |= shard
+    return tensors
+
+
+def _state_dict(path: Path) -> dict[str, Tensor]:
+    """The state dict inside a torch file."""
+    content = _torch_load(path)
+    for name in ("state_dict", "module"):
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(f"{path} holds {_describe(content)}, not a state dict")
+    alien = [str(key) for key, value in content.items() if not isinstance(value, Tensor) or not isinstance(key, str)]
+    if alien:
+        raise UserError(
+            f"{path}: expected a state dict (under 'state_dict', under 'module', or bare), but {len(alien)} of "
+            f"{len(content)} entries are not named tensors: {_some(alien)}"
+        )
+    return dict(content)
+
+
+def _torch_load(path: Path) -> Any:
+    with path.open("rb") as file:
+        head = file.read(32)
+    if not head:
+        raise UserError(f"{path} is empty (0 bytes); download or copy it again")
+    mapped = head.startswith(b"PK")
+    if not mapped and not head.startswith(LEGACY_MAGIC):
+        what = next((name for magic, name in FOREIGN.items() if head.lstrip().startswith(magic)), "of no known type")
+        raise UserError(f"{path} is not a checkpoint: it is {what}; {ALLOWED}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # A file from before torch 1.6 is no archive and cannot be mapped: it is read into memory, once.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:
+        raise UserError(_why_unreadable(path, str(error))) from error
+
+
+def _why_unreadable(path: Path, message: str) -> str:
+    wanted = re.search(r"GLOBAL\s+(\S+)", message)
+    if wanted:
+        return (
+            f"{path} was refused: besides weights it wants to import {wanted[1]!r}, which could run code. If you trust "
+            "where it comes from, save its weights alone on a machine of your own: "
+            "torch.save({'state_dict': torch.load(path, weights_only=False)['state_dict']}, new_path)"
+        )
+    reason = message.strip().splitlines()[0][:200] if message.strip() else "unexpected end of file"
+    return (
+        f"{path} cannot be read as a torch checkpoint; it is probably cut short or damaged: fetch it again ({reason})"
+    )
+
+
+def _describe(content: Any) -> str:
+    if isinstance(content, Mapping):
+        return f"a dict with {len(content)} entries ({_some(map(str, content))})" if content else "an empty dict"
+    return f"a {type(content).__name__}"
+
+
+def _some(names: Iterable[str], limit: int = 5) -> str:
+    names = list(names)
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

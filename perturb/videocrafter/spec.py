@@ -1,0 +1,296 @@
+"""Every architectural number of a model as one frozen dataclass, and the four published VideoCrafter models.
+
+Sources: VideoCrafter1 (arXiv 2310.19512), VideoCrafter2 (arXiv 2401.09047) and their published configurations.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from perturb.errors import UserError
+
+if TYPE_CHECKING:
+    from perturb.nn import VideoUNet
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetSpec:
+    """The arguments of ``perturb.nn.VideoUNet``."""
+
+    in_channels: int = 4
+    out_channels: int = 4
+    model_channels: int
+    channel_mult: tuple[int, ...]
+    num_res_blocks: int
+    attention_resolutions: tuple[int, ...]
+    num_head_channels: int
+    context_dim: int
+    temporal_length: int
+    transformer_depth: int = 1
+    temporal_conv: bool
+    fps_cond: bool
+    relative_position: bool
+    causal: bool = False
+    image_attention: bool
+    init_attention: bool = True
+    scale_shift_norm: bool = False
+    resblock_updown: bool = False
+    norm_groups: int = 32
+    text_tokens: int = 77
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAESpec:
+    """KL autoencoder: one entry of ``block_out_channels`` per resolution, so f = 2^(levels − 1)."""
+
+    block_out_channels: tuple[int, ...]
+    layers_per_block: int
+    norm_groups: int = 32
+    latent_channels: int = 4
+    scale_factor: float = 0.18215
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSpec:
+    """CLIP text transformer; ``skip_last`` = 1 reads the penultimate layer. MLP width is 4·width."""
+
+    width: int
+    heads: int
+    layers: int
+    vocab_size: int
+    tokens: int = 77
+    embed_dim: int
+    skip_last: int = 1
+    tokenizer: Literal["clip", "file"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResamplerSpec:
+    """The arguments of ``perturb.nn.Resampler``: image features → ``num_queries`` tokens of width ``output_dim``."""
+
+    dim: int
+    depth: int
+    head_dim: int
+    heads: int
+    num_queries: int
+    embedding_dim: int
+    output_dim: int
+    ff_mult: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSpec:
+    """CLIP vision transformer and its projector.
+
+    The published image encoder also carries the embeddings of its unused text half: ``text_width``,
+    ``text_tokens`` and ``vocab_size`` give their sizes, so that a checkpoint can be checked and written back whole.
+    """
+
+    width: int
+    layers: int
+    head_width: int
+    patch_size: int
+    image_size: int = 224
+    embed_dim: int
+    mlp_ratio: float = 4.0
+    text_width: int
+    text_tokens: int = 77
+    vocab_size: int
+    projector: ResamplerSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSpec:
+    """Noise schedule: β linear in √β, and the latent scale s_t falling from 1 to ``latent_scale`` (None: s_t = 1).
+
+    ``scale_table_length`` is the length of the published scale table (1400 or 1000; None where there is no table).
+    """
+
+    timesteps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    latent_scale: float | None = None
+    scale_table_length: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingDefaults:
+    """What the published scripts sample with; height and width in pixels, fps as the conditioning value."""
+
+    height: int
+    width: int
+    frames: int
+    fps: int
+    steps: int = 50
+    guidance: float = 12.0
+    eta: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """One complete model: what to build, how it was noised, what to sample it with."""
+
+    name: str
+    unet: UNetSpec
+    vae: VAESpec
+    text: TextSpec
+    image: ImageSpec | None = None
+    schedule: ScheduleSpec
+    sampling: SamplingDefaults
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent position along one axis: 2^(levels of the autoencoder − 1)."""
+        return 2 ** (len(self.vae.block_out_channels) - 1)
+
+    def build_unet(self) -> VideoUNet:
+        """The denoising network with fresh weights, on the current default device (``torch.device("meta")`` works)."""
+        from perturb.nn import VideoUNet
+
+        return VideoUNet(**_shallow(self.unet))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dict of JSON values (tuples as lists); ``from_dict`` is its inverse."""
+        return _plain(asdict(self))
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> ModelSpec:
+        """The spec in ``data``; an unknown, missing or wrongly typed key is a UserError naming it."""
+        return _read(ModelSpec, data, "spec")
+
+
+def _shallow(spec: Any) -> dict[str, Any]:
+    return {field.name: getattr(spec, field.name) for field in fields(spec)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def _read(cls: type[T], data: Any, where: str) -> T:
+    """``data`` as dataclass ``cls``, every value checked against the field's type."""
+    if not isinstance(data, Mapping):
+        raise UserError(f"{where}: expected a mapping, got {data!r}")
+    known = {field.name: field for field in fields(typing.cast(Any, cls))}
+    for key in data:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise UserError(f"{where}: unknown key {key!r}{hint} Allowed: {', '.join(known)}.")
+    hints = typing.get_type_hints(cls)
+    values = {key: _value(hints[key], item, f"{where}.{key}") for key, item in data.items()}
+    missing = [key for key, field in known.items() if field.default is MISSING and key not in values]
+    if missing:
+        raise UserError(f"{where}: missing {', '.join(missing)}")
+    return cls(**values)
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    """``value`` checked (and lists turned into tuples) for a field of type ``kind``."""
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        inner = [option for option in typing.get_args(kind) if option is not type(None)]
+        return None if value is None else _value(inner[0], value, where)
+    if is_dataclass(kind):
+        return _read(typing.cast(Any, kind), value, where)
+    if typing.get_origin(kind) is Literal:
+        if value not in typing.get_args(kind):
+            raise UserError(f"{where}: got {value!r}, allowed {', '.join(map(repr, typing.get_args(kind)))}")
+        return value
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{where}: expected a list of integers, got {value!r}")
+        return tuple(_value(int, item, where) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise UserError(f"{where}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def _unet(*, temporal_conv: bool, fps_cond: bool, relative_position: bool, image_attention: bool) -> UNetSpec:
+    return UNetSpec(
+        model_channels=320,
+        channel_mult=(1, 2, 4, 4),
+        num_res_blocks=2,
+        attention_resolutions=(4, 2, 1),
+        num_head_channels=64,
+        context_dim=1024,
+        temporal_length=16,
+        temporal_conv=temporal_conv,
+        fps_cond=fps_cond,
+        relative_position=relative_position,
+        image_attention=image_attention,
+    )
+
+
+_VAE = VAESpec(block_out_channels=(128, 256, 512, 512), layers_per_block=2)
+_TEXT = TextSpec(width=1024, heads=16, layers=24, vocab_size=49408, embed_dim=1024, tokenizer="clip")
+_IMAGE = ImageSpec(
+    width=1280,
+    layers=32,
+    head_width=80,
+    patch_size=14,
+    embed_dim=1024,
+    text_width=1024,
+    vocab_size=49408,
+    projector=ResamplerSpec(
+        dim=1024, depth=4, head_dim=64, heads=12, num_queries=16, embedding_dim=1280, output_dim=1024
+    ),
+)
+
+SPECS: dict[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        ModelSpec(
+            name="t2v_512_v1",
+            unet=_unet(temporal_conv=False, fps_cond=False, relative_position=True, image_attention=False),
+            vae=_VAE,
+            text=_TEXT,
+            schedule=ScheduleSpec(),
+            sampling=SamplingDefaults(height=320, width=512, frames=16, fps=28),
+        ),
+        ModelSpec(
+            name="t2v_1024_v1",
+            unet=_unet(temporal_conv=False, fps_cond=True, relative_position=True, image_attention=False),
+            vae=_VAE,
+            text=_TEXT,
+            schedule=ScheduleSpec(latent_scale=0.3, scale_table_length=1000),
+            sampling=SamplingDefaults(height=576, width=1024, frames=16, fps=28),
+        ),
+        ModelSpec(
+            name="i2v_512_v1",
+            unet=_unet(temporal_conv=True, fps_cond=True, relative_position=False, image_attention=True),
+            vae=_VAE,
+            text=_TEXT,
+            image=_IMAGE,
+            schedule=ScheduleSpec(latent_scale=0.7, scale_table_length=1400),
+            sampling=SamplingDefaults(height=320, width=512, frames=16, fps=8),
+        ),
+        ModelSpec(
+            name="t2v_512_v2",
+            unet=_unet(temporal_conv=True, fps_cond=True, relative_position=False, image_attention=False),
+            vae=_VAE,
+            text=_TEXT,
+            schedule=ScheduleSpec(latent_scale=0.7, scale_table_length=1400),
+            sampling=SamplingDefaults(height=320, width=512, frames=16, fps=28),
+        ),
+    )
+}
+
+
+def get_spec(name: str) -> ModelSpec:
+    """The published spec called ``name``; an unknown name is a UserError that suggests the nearest one."""
+    if name in SPECS:
+        return SPECS[name]
+    close = difflib.get_close_matches(name, SPECS, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise UserError(f"unknown model spec {name!r}.{hint} Known: {', '.join(SPECS)}.")

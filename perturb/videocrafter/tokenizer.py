@@ -1,0 +1,105 @@
+"""Prompts to token ids. Axes: b batch, l tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from perturb.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as WordTokenizer
+
+START, END, PAD, UNKNOWN = "<start>", "<end>", "<pad>", "<unk>"
+
+
+class Tokenizer(Protocol):
+    """Prompts → ids ``b l`` (int64); every row has the same fixed length l."""
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor: ...
+
+
+class ClipTokenizer:
+    """CLIP's byte-pair encoding: start 49406, end 49407, zero padding; over-long prompts are cut, their last id 49407.
+
+    Source: OpenCLIP's tokenizer, which VideoCrafter uses (other CLIP tokenizers pad with 49407 instead of 0).
+    """
+
+    def __init__(self, tokens: int = 77) -> None:
+        self.tokens = tokens
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        from open_clip.tokenizer import tokenize
+
+        return tokenize(list(prompts), context_length=self.tokens)
+
+
+class FileTokenizer:
+    """One id per word, from a ``tokenizer.json`` of the ``tokenizers`` library (a WordLevel vocabulary).
+
+    <start> words <end> <pad> … up to ``tokens`` ids. Raises UserError for words outside the vocabulary and for prompts
+    that are too long: a small model has no meaning for them, and cutting in silence would change the experiment.
+    """
+
+    def __init__(self, path: str | Path, tokens: int) -> None:
+        from tokenizers import Tokenizer as WordTokenizer
+
+        if not Path(path).is_file():
+            raise UserError(f"tokenizer file {path} does not exist")
+        self._setup(WordTokenizer.from_file(str(path)), tokens)
+
+    @classmethod
+    def from_words(cls, words: Iterable[str], tokens: int) -> FileTokenizer:
+        """A tokenizer that knows exactly ``words`` (lower case; ids in their order, after the four special ones)."""
+        from tokenizers import Tokenizer as WordTokenizer
+        from tokenizers import models, normalizers, pre_tokenizers
+
+        names = [PAD, START, END, UNKNOWN, *dict.fromkeys(word.lower() for word in words)]
+        vocabulary = {name: i for i, name in enumerate(names)}
+        inner = WordTokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+        inner.normalizer = normalizers.Lowercase()  # pyright: ignore[reportAttributeAccessIssue]
+        inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+        tokenizer = cls.__new__(cls)
+        tokenizer._setup(inner, tokens)
+        return tokenizer
+
+    def _setup(self, inner: WordTokenizer, tokens: int) -> None:
+        self.inner, self.tokens = inner, tokens
+        special = {name: inner.token_to_id(name) for name in (START, END, PAD, UNKNOWN)}
+        absent = [name for name, i in special.items() if i is None]
+        if absent:
+            raise UserError(f"the tokenizer file lacks the special words {', '.join(absent)}")
+        self.start, self.end, self.pad, self.unknown = special.values()
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """The words a prompt may use, sorted."""
+        return sorted(set(self.inner.get_vocab()) - {START, END, PAD, UNKNOWN})
+
+    def save(self, path: str | Path) -> None:
+        """Writes the ``tokenizer.json`` that the constructor reads."""
+        self.inner.save(str(path))
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        return torch.tensor([self._row(prompt) for prompt in prompts], dtype=torch.long).reshape(-1, self.tokens)
+
+    def _row(self, prompt: str) -> list[int]:
+        encoding = self.inner.encode(prompt, add_special_tokens=False)
+        special = {self.unknown, self.start, self.end, self.pad}
+        spans = zip(encoding.ids, encoding.offsets, strict=True)
+        strange = [prompt[begin:end] for i, (begin, end) in spans if i in special]
+        if strange:
+            raise UserError(
+                f"prompt {prompt!r} has words this model does not know: {', '.join(dict.fromkeys(strange))}; "
+                f"it knows: {', '.join(self.vocabulary)}"
+            )
+        ids = [self.start, *encoding.ids, self.end]
+        if len(ids) > self.tokens:
+            raise UserError(
+                f"prompt {prompt!r} has {len(encoding.ids)} words; this model reads at most {self.tokens - 2}"
+            )
+        return ids + [self.pad] * (self.tokens - len(ids))

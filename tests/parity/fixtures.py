@@ -1,0 +1,113 @@
+"""The golden fixtures: numbers of the published implementation on tiny random models, found by their kind.
+
+The folder is named by the environment variable PERTURB_PARITY, else it is ``../shared/parity`` beside the checkout.
+Every file in it is listed by kind, so that a fixture added to the folder is tested and none is skipped silently.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+ROOT = Path(__file__).parents[2]
+STATE = "state."
+
+
+def folder() -> Path:
+    """Where the golden fixtures lie (perhaps not there: see ``requires_fixtures``)."""
+    return Path(os.environ.get("PERTURB_PARITY") or ROOT.parent / "shared" / "parity")
+
+
+requires_fixtures = pytest.mark.skipif(
+    not folder().is_dir(), reason=f"no golden fixtures at {folder()}; set PERTURB_PARITY to their folder"
+)
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """One fixture: its description (``meta``), and its tensors when it has some."""
+
+    name: str
+    meta: dict[str, Any]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def kind(self) -> str:
+        return self.meta["kind"]
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        return self.meta.get("calls", [])
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        path = folder() / f"{self.name}.safetensors"
+        return load_file(path) if path.is_file() else {}
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The official weights under their official names (no checkpoint prefix), as the float32 they were run in."""
+        return {key.removeprefix(STATE): v.float() for key, v in self.tensors.items() if key.startswith(STATE)}
+
+    def given(self, name: str) -> Tensor:
+        """Input ``in.<name>``."""
+        return self.tensors[f"in.{name}"]
+
+    def expected(self, name: str) -> Tensor:
+        """Output ``out.<name>``."""
+        return self.tensors[f"out.{name}"]
+
+    def outputs(self, prefix: str = "") -> list[str]:
+        """Names (without ``out.``) of all stored outputs that start with ``prefix``."""
+        return sorted(k.removeprefix("out.") for k in self.tensors if k.startswith(f"out.{prefix}"))
+
+    def tolerance(self, name: str) -> float:
+        """The absolute tolerance that the fixture itself suggests for output ``name``."""
+        entries = self.meta["tolerance"]["per_output"]
+        return entries[name if name in entries else f"out.{name}"]["suggested_atol"]
+
+    def check(self, name: str, actual: Tensor) -> None:
+        """Compare with output ``name`` within its tolerance; integers and shapes exactly, 8-bit pixels to one level."""
+        expected = self.expected(name)
+        assert actual.shape == expected.shape, f"{self.name} {name}: {tuple(actual.shape)}, not {tuple(expected.shape)}"
+        if expected.dtype == torch.uint8:  # truncation to 8 bits may fall on either side of a boundary
+            assert (actual.int() - expected.int()).abs().max() <= 1, f"{self.name} {name}: more than one level off"
+            return
+        if not expected.is_floating_point():
+            assert torch.equal(actual.to(expected.dtype), expected), f"{self.name} {name}"
+            return
+        error = (actual.double() - expected.double()).abs().max().item()
+        allowed = self.tolerance(name)
+        assert error <= allowed, f"{self.name} {name}: max error {error:.3g} > {allowed:.3g}"
+
+
+def fixtures(kind: str) -> list[Fixture]:
+    """All fixtures of one kind, by name."""
+    found = []
+    for path in sorted(folder().glob("*.json")):
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        if meta.get("kind") == kind:
+            found.append(Fixture(path.stem, meta))
+    return found
+
+
+def kinds() -> dict[str, list[str]]:
+    """Every kind in the folder → the names of its fixtures."""
+    table: dict[str, list[str]] = {}
+    for path in sorted(folder().glob("*.json")):
+        table.setdefault(json.loads(path.read_text(encoding="utf-8")).get("kind", "?"), []).append(path.stem)
+    return table
+
+
+def fixture(name: str) -> Fixture:
+    """The fixture called ``name``."""
+    return Fixture(name, json.loads((folder() / f"{name}.json").read_text(encoding="utf-8")))

@@ -1,0 +1,109 @@
+"""The partition of a network: total, disjoint, and with the published sizes."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from perturb.errors import UserError
+from perturb.partition import GROUPS, Partition
+from perturb.videocrafter.keymap.unet import UNET_PREFIX, unet_official_to_ours
+from perturb.videocrafter.spec import SPECS
+
+# Parameters (tensors) of θ_S, θ_T, conditioning and image branch, counted in the published models.
+PUBLISHED = {
+    "t2v_512_v1": [(863_860_164, 682), (278_575_232, 510), (2_050_560, 4), (0, 0)],
+    "t2v_1024_v1": [(863_860_164, 682), (278_575_232, 510), (4_101_120, 8), (0, 0)],
+    "i2v_512_v1": [(863_860_164, 682), (545_323_136, 794), (4_101_120, 8), (25_559_040, 32)],
+    "t2v_512_v2": [(863_860_164, 682), (545_323_136, 794), (4_101_120, 8), (0, 0)],
+}
+TABLES = {"t2v_512_v1": 68, "t2v_1024_v1": 68, "i2v_512_v1": 0, "t2v_512_v2": 0}
+
+# The same groups by the official names: an independent check on the rule by classes.
+TEMPORAL = re.compile(r"^init_attn\.|^middle_block\.2\.|^(input|output)_blocks\.\d+\.2\.|\.temopral_conv\.")
+CONDITIONING = re.compile(r"^(time_embed|fps_embedding)\.")
+IMAGE = re.compile(r"\.attn2\.to_[kv]_ip\.")
+UPSAMPLE = re.compile(r"^output_blocks\.\d+\.\d+\.conv\.")
+
+
+@pytest.fixture(scope="module")
+def partitions() -> dict[str, Partition]:
+    with torch.device("meta"):
+        return {name: Partition.of(spec.build_unet()) for name, spec in SPECS.items()}
+
+
+def by_official_name(key: str) -> str:
+    if CONDITIONING.search(key):
+        return "conditioning"
+    if IMAGE.search(key):
+        return "image"
+    return "temporal" if TEMPORAL.search(key) and not UPSAMPLE.search(key) else "spatial"
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_published_counts(name: str, partitions: dict[str, Partition]) -> None:
+    partition = partitions[name]
+    assert [(partition.count(group), partition.tensors(group)) for group in GROUPS] == PUBLISHED[name]
+    assert partition.counts() == dict(zip(GROUPS, (count for count, _ in PUBLISHED[name]), strict=True))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_groups_agree_with_the_official_names(name: str, partitions: dict[str, Partition]) -> None:
+    partition = partitions[name]
+    for official, ours in unet_official_to_ours(SPECS[name].unet).items():
+        assert ours in partition.names(by_official_name(official.removeprefix(UNET_PREFIX))), official
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_total_and_disjoint(name: str, partitions: dict[str, Partition]) -> None:
+    with torch.device("meta"):
+        expected = [parameter for parameter, _ in SPECS[name].build_unet().named_parameters()]
+    assert sorted(n for group in GROUPS for n in partitions[name].names(group)) == sorted(expected)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_layers_reach_everything_but_vectors_and_position_tables(name: str, partitions: dict[str, Partition]) -> None:
+    partition = partitions[name]
+    for group in GROUPS:
+        weights = {f"{layer}.weight" for layer in partition.layers(group)}
+        matrices = {parameter for parameter in partition.names(group) if len(partition.shapes[parameter]) >= 2}
+        assert matrices - weights == set(partition.unreachable(group))
+        assert weights <= matrices
+    assert len(partition.unreachable("temporal")) == TABLES[name]
+    assert not partition.unreachable("spatial")
+
+
+def test_nearest_tagged_block_decides() -> None:
+    class Inner(nn.Module):
+        group = "temporal"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(2, 3)
+            self.table = nn.Parameter(torch.zeros(4, 2))
+
+    class Outer(nn.Module):
+        group = "spatial"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(2)
+            self.inner = nn.Sequential(Inner())
+
+    partition = Partition.of(Outer())
+    assert partition.names("spatial") == ("norm.weight", "norm.bias")
+    assert partition.names("temporal") == ("inner.0.table", "inner.0.linear.weight", "inner.0.linear.bias")
+    assert partition.layers("temporal") == ("inner.0.linear",)
+    assert partition.unreachable("temporal") == ("inner.0.table",)
+    assert (partition.count("temporal"), partition.count("spatial"), partition.count("image")) == (8 + 9, 4, 0)
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(UserError, match="allowed: spatial, temporal, conditioning, image"):
+        Partition.of(nn.Linear(2, 2))
+    with torch.device("meta"):
+        partition = Partition.of(SPECS["t2v_512_v1"].build_unet())
+    for ask in (partition.names, partition.count, partition.tensors, partition.layers, partition.unreachable):
+        with pytest.raises(UserError, match="'space'"):
+            ask("space")
