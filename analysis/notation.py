@@ -1,0 +1,44 @@
+"""A run in the field's notation: M_F' = (θ_T, θ_S + Δ_S) and its relatives."""
+
+from perturb.records import Manifest
+
+_MODEL = {"full": "F", "partial": "P", "image": "I"}
+_WORDS = {"full": "fully trained model", "partial": "partially trained model", "image": "image model"}
+
+
+def formula(training: str, group: str) -> str:
+    """Mathtext of the perturbed model: the model's letter, one prime for a spatial, two for a temporal Δ.
+
+    A θ_S that video training left at its image-model values is θ_S⁰.
+    """
+    letter = _MODEL.get(training, "?")
+    space = r"\theta_S" if training == "full" else r"\theta_S^{\,0}"
+    if group == "temporal":
+        return rf"$M_{letter}'' = (\theta_T + \Delta_T,\ {space})$"
+    return rf"$M_{letter}' = (\theta_T,\ {space} + \Delta_S)$"
+
+
+def plain_formula(training: str, group: str) -> str:
+    """`formula` for a terminal.
+
+    >>> plain_formula("partial", "spatial"), plain_formula("full", "temporal")
+    ("M_P' = (θ_T, θ_S⁰ + Δ_S)", "M_F'' = (θ_T + Δ_T, θ_S)")
+    """
+    text = formula(training, group).strip("$")
+    for mathtext, plain in ((r"\theta", "θ"), (r"\Delta", "Δ"), (r"^{\,0}", "⁰"), ("\\ ", " ")):
+        text = text.replace(mathtext, plain)
+    return text
+
+
+def in_words(training: str, group: str) -> str:
+    """One phrase.
+
+    >>> in_words("full", "spatial")
+    'spatial perturbation of the fully trained model'
+    """
+    return f"{group} perturbation of the {_WORDS.get(training, f'{training} model')}"
+
+
+def model_name(manifest: Manifest) -> str:
+    """The name of the model's specification, as the manifest gives it."""
+    return str(manifest.system.get("spec", "unnamed model"))

@@ -1,0 +1,73 @@
+"""Which clips stand for a run, read from its directory.
+
+Axis letters: t frames, h w pixels, c colour channels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from analysis.result import Result
+from analysis.statistics import changes, typical_and_most_changed
+from perturb.errors import UserError
+
+PRIMARY = "motion_quality"
+MOST_STEPS = 6
+"""More columns of frames than this would be too small to see."""
+REASONS = {
+    "typical": "typical: median change of motion quality",
+    "most changed": "largest loss of motion quality",
+}
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One trajectory to show: its clips (uint8 t h w c) by step, the prompt's text, why it was chosen."""
+
+    clips: Mapping[int, np.ndarray]
+    prompt: str
+    detail: str
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(h, w) in pixels."""
+        return next(iter(self.clips.values())).shape[1:3]
+
+
+def load_strips(result: Result) -> list[Strip]:
+    """The typical trajectory and the one whose motion quality fell most, among those whose clips are all on disk.
+
+    Raises UserError when a clip is not uint8 t h w 3.
+    """
+    directory, prompts = result.run.directory, result.run.manifest.prompts
+    steps = thin(result.steps, MOST_STEPS)
+    change = changes(result.scores, PRIMARY)
+    whole = [all(directory.clip(step, *key).is_file() for step in steps) for key in change.index]
+    last = change.loc[whole].iloc[:, -1]
+    strips = []
+    for role, key in typical_and_most_changed(last).items():
+        clips = {step: _read(directory.clip(step, *key)) for step in steps}
+        shift = f"{last[key]:+.2f}".replace("-", "−")
+        strips.append(Strip(clips, prompts[key[0]], f"{REASONS[role]} ({shift})"))
+    return strips
+
+
+def thin(steps: Sequence[int], most: int) -> list[int]:
+    """At most so many steps, evenly taken, the first and the last among them.
+
+    >>> thin([0, 1, 2, 3, 4, 5, 6, 7, 8], 3)
+    [0, 4, 8]
+    """
+    return [steps[round(i)] for i in np.linspace(0, len(steps) - 1, min(most, len(steps)))]
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        clip = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path} is not a clip ({error}). Remove it and run the study again; it resumes.") from None
+    if clip.ndim != 4 or clip.shape[-1] != 3 or clip.dtype != np.uint8:
+        raise UserError(f"{path} holds {clip.dtype} {clip.shape}; a clip is uint8 t h w 3. Sample the run again.")
+    return clip

@@ -1,0 +1,81 @@
+"""`python -m analysis.summary RUN_DIR`: the table of a run in the terminal and its figure as png and pdf."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from analysis.load import load
+from analysis.result import Result
+from analysis.table import result_table
+from perturb.errors import UserError
+from perturb.rundir import replacing
+
+WIDEST = 120
+"""Characters; also the width where the output is a file or a pipe, where the terminal says nothing."""
+
+
+def summarise(run_path: str | Path, console: Console | None = None) -> Path:
+    """Print the table of a run and return its figure, figures/summary.png, drawn unless it is newer than the scores.
+
+    Raises UserError for a folder that is not a scored run.
+    """
+    result = show_table(run_path, console or Console())
+    return figure_path(result) if _is_current(result) else write_figure(result)
+
+
+def show_table(run_path: str | Path, console: Console) -> Result:
+    """Load a run and print its table."""
+    if not console.is_terminal:
+        console = Console(file=console.file, width=WIDEST)
+    study = load([run_path])
+    run = study.runs[0]
+    result = Result.of(study, run)
+    width = min(WIDEST, console.width)
+    console.print(result_table(result, width), width=width)
+    return result
+
+
+def figure_path(result: Result) -> Path:
+    """Where the figure of a run lies; beside it, the same as .pdf."""
+    return result.run.directory.figures / "summary.png"
+
+
+def write_figure(result: Result) -> Path:
+    """Draw the figure of a run into its directory, as png and pdf; returns the path of the png."""
+    from analysis.figure import summary_figure  # matplotlib is slow to import, and the table should not wait for it
+
+    figure = summary_figure(result)
+    png = figure_path(result)
+    with replacing(png) as temporary:
+        figure.savefig(temporary)
+    figure.set_layout_engine("none")  # keep the layout just made
+    with replacing(png.with_suffix(".pdf")) as temporary:
+        figure.savefig(temporary, metadata={"CreationDate": None})  # without the time: the same run, the same bytes
+    return png
+
+
+def _is_current(result: Result) -> bool:
+    """Whether both files of the figure are younger than everything they show."""
+    directory, png = result.run.directory, figure_path(result)
+    drawn = [path.stat().st_mtime_ns for path in (png, png.with_suffix(".pdf")) if path.is_file()]
+    shown = [path for path in (directory.scores, directory.train_log, directory.manifest_path) if path.is_file()]
+    return len(drawn) == 2 and min(drawn) > max(path.stat().st_mtime_ns for path in shown)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code: 0, or 2 for a mistake of the user's."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.summary", description=__doc__)
+    parser.add_argument("run", type=Path, help="a run directory, for example runs/spatial_full/0123456789")
+    try:
+        print(write_figure(show_table(parser.parse_args(arguments).run, Console())))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
