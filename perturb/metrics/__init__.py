@@ -1,0 +1,35 @@
+"""Metrics that see clips, never models. Each says what it is (`MetricInfo`) and never invents a number."""
+
+from perturb.metrics.base import (
+    Clip,
+    ClipMetric,
+    Context,
+    Metric,
+    MetricInfo,
+    SetMetric,
+    Unavailable,
+    Value,
+    score_clips,
+)
+from perturb.metrics.motion import MOTION
+from perturb.metrics.perceptual import SSIM_DRIFT, LpipsDrift
+from perturb.metrics.visual import VISUAL
+from perturb.metrics.watermark import WatermarkStrength, WatermarkTrace
+
+__all__ = [
+    "Clip",
+    "ClipMetric",
+    "Context",
+    "Metric",
+    "MetricInfo",
+    "SetMetric",
+    "Unavailable",
+    "Value",
+    "embedded_metrics",
+    "score_clips",
+]
+
+
+def embedded_metrics(*, device: str = "cpu") -> list[Metric | SetMetric]:
+    """Every metric that comes with the package; `device` is where LPIPS runs (`unavailable` without its weights)."""
+    return [MOTION, VISUAL, WatermarkStrength(), WatermarkTrace(), SSIM_DRIFT, LpipsDrift(device=device)]

@@ -1,0 +1,20 @@
+"""Pixels as the metrics see them. Axes: t frames, h w pixels, c channels."""
+
+import cv2
+import numpy as np
+
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+def luma(frames: np.ndarray) -> np.ndarray:
+    """Y = .299 R + .587 G + .114 B of uint8 frames `t h w c`: float32 `t h w` in [0, 1] (ITU-R BT.601).
+
+    >>> luma(np.full((1, 1, 1, 3), 255, dtype=np.uint8)).round(6).item()
+    1.0
+    """
+    return (frames.astype(np.float32) @ LUMA) / np.float32(255)
+
+
+def blur(images: np.ndarray, sigma: float) -> np.ndarray:
+    """Each image of `t h w` under a Gaussian of `sigma` pixels (borders mirrored)."""
+    return np.stack([cv2.GaussianBlur(image, (0, 0), sigma) for image in images])

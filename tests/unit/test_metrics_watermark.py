@@ -1,0 +1,96 @@
+"""The mark that different prompts share, and its trace in single clips."""
+
+import numpy as np
+import pytest
+from metrics_clips import clip, pan, shape, watermarked
+
+from perturb.errors import UserError
+from perturb.metrics import Clip, Context, score_clips
+from perturb.metrics.watermark import (
+    WatermarkStrength,
+    WatermarkTrace,
+    common_mark,
+    correlation,
+    gradient,
+    reference_mark,
+    strength,
+)
+
+SCENES = [pan((i % 3, i % 2), seed=i) if i % 2 else shape((1 + i % 4, i % 3 - 1), seed=i) for i in range(12)]
+
+
+def study(opacity: float, step: int = 0) -> list[Clip]:
+    return [clip(watermarked(frames, opacity), f"p{i:03d}", 0, step) for i, frames in enumerate(SCENES)]
+
+
+def context(clips: list[Clip]) -> Context:
+    return Context({c.sample: c for c in clips})
+
+
+def test_strength_rises_with_opacity_and_is_small_without_mark() -> None:
+    got = [strength(common_mark(study(opacity))) for opacity in (0, 0.1, 0.2, 0.4)]
+    assert got == sorted(got)
+    assert got[0] < 0.35 * got[2]
+
+
+def test_gradient_and_strength_by_hand() -> None:
+    ramp = np.zeros((2, 8, 8, 3), np.uint8) + (10 * np.arange(8, dtype=np.uint8))[None, None, :, None]
+    field = gradient(Clip(ramp, 8.0, "p", 0, 0))
+    assert field[..., 0] == pytest.approx(np.zeros((8, 8)), abs=1e-7)
+    assert field[..., 1] == pytest.approx(np.full((8, 8), 10 / 255), abs=1e-6)
+    assert strength(field) == pytest.approx(10 / 255, abs=1e-6)
+
+
+def test_the_median_takes_prompts_not_seeds() -> None:
+    flat = [Clip(np.full((1, 8, 8, 3), 99, np.uint8), 8.0, f"p{i}", 0, 0) for i in range(3)]
+    ramp = np.zeros((1, 8, 8, 3), np.uint8) + (10 * np.arange(8, dtype=np.uint8))[None, None, :, None]
+    seeds = [
+        Clip(ramp, 8.0, "p9", seed, 0) for seed in range(5)
+    ]  # one prompt with five clips is still one vote of four
+    assert strength(common_mark(flat + seeds)) == 0
+
+
+def test_correlation_by_hand() -> None:
+    mark = np.zeros((4, 4, 2))
+    mark[1, 1] = [3, 4]
+    assert correlation(mark, mark) == pytest.approx(1)
+    assert correlation(-2 * mark, mark) == pytest.approx(-1)
+    assert correlation(np.zeros((4, 4, 2)), mark) == 0
+    across = np.zeros((4, 4, 2))
+    across[1, 1] = [4, -3]
+    assert correlation(across, mark) == pytest.approx(0)
+
+
+def test_trace_is_high_with_the_mark_and_low_without() -> None:
+    marked = context(study(0.3))
+
+    def traces(clips: list[Clip]) -> list[float]:
+        return [v.value for v in WatermarkTrace()(clips, marked)["watermark_trace"] if v.value is not None]
+
+    kept, gone = traces(study(0.3, step=10)), traces(study(0.0, step=10))
+    assert len(kept) == len(gone) == len(SCENES)
+    assert min(kept) > 0.7
+    assert np.mean(gone) < 0.3
+
+
+def test_absent_and_unusable_references() -> None:
+    one = study(0.3)[:1]
+    value = WatermarkTrace()(one, Context())["watermark_trace"][0]
+    assert (value.status, value.value) == ("unavailable", None)
+    value = WatermarkTrace()(one, context(study(0.3)[:3]))["watermark_trace"][0]
+    assert "at least 4 different prompts, given 3" in value.reason
+    flat = context([Clip(np.full((2, 64, 64, 3), 99, np.uint8), 8.0, f"p{i}", 0, 0) for i in range(5)])
+    value = WatermarkTrace()(one, flat)["watermark_trace"][0]
+    assert (value.status, "share no mark" in value.reason) == ("unavailable", True)
+    small = Clip(np.zeros((2, 32, 32, 3), np.uint8), 8.0, "p", 0, 0)
+    value = WatermarkTrace()([small], context(study(0.3)))["watermark_trace"][0]
+    assert (value.status, "(32, 32)" in value.reason) == ("failed", True)
+
+
+def test_too_few_prompts_and_mixed_sizes_give_no_number() -> None:
+    rows = score_clips([WatermarkStrength()], study(0.3)[:3], Context())
+    assert [(owner, value.status) for owner, _, value in rows] == [(None, "unavailable")]
+    mixed = [*study(0.3), Clip(np.zeros((2, 32, 32, 3), np.uint8), 8.0, "px", 0, 0)]
+    assert WatermarkStrength()(mixed, Context())["watermark"].status == "failed"
+    with pytest.raises(UserError, match="one size"):
+        reference_mark(context(mixed))
