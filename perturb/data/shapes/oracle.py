@@ -25,8 +25,8 @@ class Verdict:
 def judge(frames: np.ndarray) -> Verdict:
     """Read a clip, uint8 ``[t, h, w, c]``.
 
-    Weight of a pixel: its chroma max(rgb) − min(rgb) above a floor. Colour: the palette entry whose hue vector is nearest
-    to the weighted mean colour's. Direction: the axis and sign of the weighted centroid's least-squares travel.
+    Weight of a pixel: its chroma max(rgb) − min(rgb) above a floor. Colour: the palette entry whose hue vector is
+    nearest to the weighted mean colour's. Direction: the axis and sign of the weighted centroid's least-squares travel.
     """
     rgb = frames.astype(np.float64)
     weight = np.clip(rgb.max(-1) - rgb.min(-1) - CHROMA_FLOOR, 0, None)

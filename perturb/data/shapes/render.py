@@ -33,7 +33,7 @@ _GLYPHS = {
 
 
 def render(scene: Scene, grade: Grade, *, frames: int = FRAMES, fps: float = FPS, noise_seed: int = 0) -> np.ndarray:
-    """Frames of ``scene`` in ``grade``: uint8 ``[t, h, w, c]``. ``noise_seed`` seeds the sensor noise of the low grade."""
+    """Frames of ``scene`` in ``grade``: uint8 ``[t, h, w, c]``. ``noise_seed`` seeds the noise of the low grade."""
     return _render(scene, grade, frame_times(frames, fps), noise_seed)
 
 
@@ -55,7 +55,7 @@ def true_flow(scene: Scene, *, frames: int = FRAMES, fps: float = FPS) -> np.nda
 
 
 def watermark() -> tuple[np.ndarray, np.ndarray]:
-    """The mark of the low grade: (bright, dark) coverage ``[h, w]``; the dark copy is shifted so that it shows on white."""
+    """The mark of the low grade: (bright, dark) coverage ``[h, w]``; the dark copy, shifted, shows on white."""
     rows = ["0".join(_GLYPHS[letter][row] for letter in "CLIP") for row in range(7)]
     glyphs = np.kron(np.array([[int(pixel) for pixel in row] for row in rows], dtype=float), np.ones((2, 2)))
     bright, dark = np.zeros((SIZE, SIZE)), np.zeros((SIZE, SIZE))
@@ -69,7 +69,7 @@ def _render(scene: Scene, grade: Grade, seconds: np.ndarray, noise_seed: int) ->
     x, y, heading = _local(scene, seconds)
     coverage = _coverage(scene.shape, x, y, scene.radius)[..., None]
     trail = _trail(scene, x, y, heading)[..., None]
-    background, surface = (_lit(scene, x, y) if grade == "high" else _plain(scene, len(seconds)))
+    background, surface = _lit(scene, x, y) if grade == "high" else _plain(scene, len(seconds))
     surface, background = _saturate(surface, SATURATION[grade]), np.clip(background, 0, 1)
     picture = background * (1 - trail) + surface.mean(axis=(1, 2), keepdims=True) * trail
     picture = picture * (1 - coverage) + surface * coverage
@@ -131,7 +131,7 @@ def _lit(scene: Scene, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.nda
     background, surface = _plain(scene, len(x))
     lx, ly = np.cos(scene.light), np.sin(scene.light)
     slope = np.linspace(1.12, 0.82, SIZE)[None, :, None, None]
-    shadow = np.exp(-(((x + 4 * lx) ** 2 + (y + 4 * ly) ** 2) / (1.1 * scene.radius) ** 2) ** 2)
+    shadow = np.exp(-((((x + 4 * lx) ** 2 + (y + 4 * ly) ** 2) / (1.1 * scene.radius) ** 2) ** 2))
     background = background * slope * (1 - 0.35 * shadow[..., None])
     u, v = x / scene.radius, y / scene.radius
     diffuse = 0.92 + 0.3 * (u * lx + v * ly)

@@ -48,8 +48,8 @@ WORDS = (
 class Scene:
     """One scene: its labels and the free numbers that place it.
 
-    ``centre`` is where the object is at the middle of a one-second clip, ``radius`` its size, ``phase`` the phase of the
-    wave in radians and ``light`` the direction the light comes from in radians (high grade only).
+    ``centre`` is where the object is at the middle of a one-second clip, ``radius`` its size, ``phase`` the phase of
+    the wave in radians and ``light`` the direction the light comes from in radians (high grade only).
     """
 
     colour: str
@@ -96,7 +96,7 @@ class Scene:
 
     @property
     def held_out(self) -> bool:
-        """Whether this combination of labels is kept from every training set (one in eight, by a hash of the caption)."""
+        """Whether this combination of labels is kept from all training: one in eight, by a hash of the caption."""
         return hashlib.sha256(self.caption.encode()).digest()[0] % HELD_OUT_SHARE == 0
 
 

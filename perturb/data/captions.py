@@ -1,0 +1,73 @@
+"""Captions of an image folder: text files beside the images, or one csv or jsonl table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from perturb.data.tables import read_table
+from perturb.errors import UserError
+from perturb.paths import resolve
+
+TABLES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
+FILE_COLUMNS = ("file", "file_name", "image")
+CAPTION_COLUMNS = ("caption", "text", "prompt")
+NO_CAPTIONS = "none"
+
+
+def find_captions(folder: Path, files: Sequence[Path], captions: str | Path | None) -> list[str]:
+    """One caption per file: from ``captions`` (a table, or "none"), else from ``.txt`` files or a table in the folder.
+
+    Raises UserError naming the first files that have none.
+    """
+    if captions == NO_CAPTIONS:
+        return [""] * len(files)
+    table = _table_path(folder, files, captions)
+    found = _beside(files) if table is None else _from_table(table, folder, files)
+    missing = [file.relative_to(folder).as_posix() for file, text in zip(files, found, strict=True) if not text]
+    if missing:
+        where = "a .txt file beside each" if table is None else f"a row in {table}"
+        raise UserError(
+            f"{len(missing)} of {len(files)} images in {folder} have no caption, e.g. {', '.join(missing[:3])}: "
+            f"expected {where}; give a table with images.captions=/path/captions.csv, "
+            "or images.captions=none to train without captions"
+        )
+    return found
+
+
+def _table_path(folder: Path, files: Sequence[Path], captions: str | Path | None) -> Path | None:
+    """The table to read, or None for text files beside the images."""
+    if captions is not None:
+        path = resolve(captions)
+        candidates = [path] if path.is_absolute() else [path, folder / path]
+        for candidate in candidates:
+            if candidate.is_file():
+                return candidate
+        raise UserError(f"no captions file {path}: give a .csv or .jsonl with images.captions=/path/captions.csv")
+    if any(file.with_suffix(".txt").is_file() for file in files):
+        return None
+    return next((folder / name for name in TABLES if (folder / name).is_file()), None)
+
+
+def _beside(files: Sequence[Path]) -> list[str]:
+    return [_read_text(file.with_suffix(".txt")) for file in files]
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return " ".join(file.read_text(encoding="utf-8-sig").split()) if file.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 text: {error}") from None
+
+
+def _from_table(table: Path, folder: Path, files: Sequence[Path]) -> list[str]:
+    """Captions by the path relative to the folder; rows of files that are not there are passed over."""
+    captions: dict[str, str] = {}
+    for number, row in enumerate(read_table(table), 1):
+        name = next((row[column].strip() for column in FILE_COLUMNS if row.get(column, "").strip()), "")
+        if not name or not any(column in row for column in CAPTION_COLUMNS):
+            raise UserError(f"{table}, entry {number}: it needs 'file' and 'caption' (or 'text'); found {sorted(row)}")
+        if name in captions:
+            raise UserError(f"{table}, entry {number} names {name} a second time")
+        captions[name] = next((row[column].strip() for column in CAPTION_COLUMNS if column in row), "")
+    return [captions.get(file.relative_to(folder).as_posix(), "") for file in files]

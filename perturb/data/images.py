@@ -1,0 +1,200 @@
+"""Image sets D_I: stills with captions, as tensors in [−1, 1].
+
+Axes: b batch, c channels (RGB), h w pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from perturb.data.captions import find_captions
+from perturb.errors import UserError
+from perturb.paths import resolve
+
+Policy = Literal["single_frame", "repeat"]
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+# what Pillow raises on damaged files: SyntaxError for broken PNG chunks, ValueError and EOFError for cut headers
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+class ImageSet(Protocol):
+    """Captioned stills, and the policy by which a still stands in for a video.
+
+    ``single_frame``: a video of one frame (t = 1). ``repeat``: the still repeated along the frames.
+    """
+
+    as_video: Policy
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int, height: int, width: int) -> Tensor:
+        """Image ``index`` as c h w in [−1, 1]."""
+        ...
+
+    def caption(self, index: int) -> str: ...
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest: source, count, what was skipped, a digest of the content."""
+        ...
+
+
+class ImageFolder:
+    """The images of a folder and its subfolders, in the order of their sorted relative paths.
+
+    ``captions``: null looks for ``.txt`` files beside the images, then for captions.csv, captions.jsonl, metadata.csv
+    or metadata.jsonl in the folder; a path names a csv or jsonl file with ``file`` and ``caption``; "none" means no
+    captions. Every image is decoded once at the start: damaged ones are skipped and listed. Raises UserError for a
+    missing or empty folder, missing captions, and more than ``max_corrupt_fraction`` damaged images.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        captions: str | Path | None = None,
+        as_video: Policy = "single_frame",
+        max_corrupt_fraction: float = 0.05,
+    ) -> None:
+        if as_video not in get_args(Policy):
+            raise UserError(f"images.as_video is {as_video!r}; allowed: {', '.join(get_args(Policy))}")
+        if not 0 <= max_corrupt_fraction <= 1:
+            raise UserError(f"images.max_corrupt_fraction must lie in [0, 1], but it is {max_corrupt_fraction}")
+        self.as_video: Policy = as_video
+        self.folder = resolve(folder)
+        files = _list_images(self.folder)
+        with ThreadPoolExecutor() as pool:
+            digests = dict(zip(files, pool.map(_digest_if_sound, files), strict=True))
+        self.files = [file for file in files if digests[file]]
+        self.skipped = [file.relative_to(self.folder).as_posix() for file in files if not digests[file]]
+        _check_damage(self.skipped, len(files), max_corrupt_fraction, self.folder)
+        self.captions = find_captions(self.folder, self.files, captions)
+        self._digest = _digest_set(self.files, self.captions, digests)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def load(self, index: int, height: int, width: int) -> Tensor:
+        """Image ``index``, upright, on white, its shorter side resized and the centre cropped: c h w in [−1, 1]."""
+        with Image.open(self.files[index]) as image:
+            pixels = to_rgb(image)
+        return resize_and_crop(pixels, height, width) * 2 - 1
+
+    def caption(self, index: int) -> str:
+        return self.captions[index]
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest: source, count, policy, the skipped files and a digest of bytes and captions."""
+        return {
+            "source": str(self.folder),
+            "count": len(self),
+            "as_video": self.as_video,
+            "skipped_count": len(self.skipped),
+            "skipped": self.skipped,
+            "sha256": self._digest,
+        }
+
+
+def to_rgb(image: Image.Image) -> Tensor:
+    """A decoded file as c h w in [0, 1]: turned upright by its EXIF tag, transparency laid on white, 16-bit kept."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        # Pillow's own conversion of 16-bit grey to RGB clips at 255
+        limit = 1.0 if image.mode == "F" else 65535.0
+        grey = torch.from_numpy(np.asarray(image).astype(np.float32) / limit).clamp(0, 1)
+        return grey.expand(3, -1, -1)
+    if image.has_transparency_data:
+        pixels = _channels_first(image.convert("RGBA"))
+        return pixels[:3] * pixels[3:] + (1 - pixels[3:])
+    return _channels_first(image.convert("RGB"))
+
+
+def resize_and_crop(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Resize c h w so that it just covers height × width (anti-aliased bilinear), then cut out the centre."""
+    h, w = pixels.shape[-2:]
+    factor = max(height / h, width / w)
+    size = (max(round(h * factor), height), max(round(w * factor), width))
+    if size != (h, w):
+        pixels = F.interpolate(pixels[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0]
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return pixels[:, top : top + height, left : left + width].contiguous()
+
+
+def published_resize(image_u8: np.ndarray, height: int, width: int) -> Tensor:
+    """h w c uint8 → b c h w in [−1, 1] as the published I2V script loads it: stretched, bilinear, no anti-aliasing.
+
+    Half-pixel centres (cv2.INTER_LINEAR on float32); the aspect ratio is not kept.
+    """
+    pixels = rearrange(torch.from_numpy(image_u8.astype(np.float32)), "h w c -> 1 c h w")
+    resized = F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False)
+    return (resized / 255 - 0.5) * 2
+
+
+def load_conditioning_image(path: str | Path, height: int, width: int) -> Tensor:
+    """The image that conditions I2V, b c h w in [−1, 1], resized as published. Raises UserError if it is unreadable."""
+    file = resolve(path)
+    if not file.is_file():
+        raise UserError(f"no image file {file}: give one with image=/path/image.png")
+    try:
+        with Image.open(file) as image:
+            pixels = to_rgb(image)
+    except DAMAGED as error:
+        raise UserError(f"{file} cannot be read as an image: {error}") from None
+    levels = (pixels * 255).round().to(torch.uint8)
+    return published_resize(rearrange(levels, "c h w -> h w c").numpy(), height, width)
+
+
+def _channels_first(image: Image.Image) -> Tensor:
+    return rearrange(torch.from_numpy(np.asarray(image).astype(np.float32) / 255), "h w c -> c h w")
+
+
+def _list_images(folder: Path) -> list[Path]:
+    advice = "give a folder of images with images.folder=/path/with/images"
+    if not folder.is_dir():
+        raise UserError(f"no image folder {folder}: {advice}")
+    files = [
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in SUFFIXES and file.is_file() and not file.name.startswith(".")
+    ]
+    if not files:
+        raise UserError(f"{folder} holds no images ({', '.join(SUFFIXES)}): {advice}")
+    return sorted(files, key=lambda file: file.relative_to(folder).as_posix())
+
+
+def _digest_if_sound(file: Path) -> str:
+    """SHA-256 of a file that decodes to the end, else an empty string."""
+    try:
+        content = file.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            # a JPEG is read to its end but decoded at an eighth of its size: enough to notice a cut file
+            image.draft("RGB", (8, 8))
+            image.load()
+    except DAMAGED:
+        return ""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _check_damage(skipped: Sequence[str], total: int, allowed: float, folder: Path) -> None:
+    if len(skipped) == total or len(skipped) > allowed * total:
+        raise UserError(
+            f"{len(skipped)} of {total} images in {folder} cannot be read, e.g. {', '.join(skipped[:3])}: "
+            f"mend or remove them, or raise images.max_corrupt_fraction (now {allowed})"
+        )
+
+
+def _digest_set(files: Sequence[Path], captions: Sequence[str], digests: Mapping[Path, str]) -> str:
+    total = hashlib.sha256()
+    for file, caption in zip(files, captions, strict=True):
+        total.update(f"{digests[file]}\0{caption}\0".encode())
+    return total.hexdigest()

@@ -1,0 +1,69 @@
+"""Adapters on disk in peft's own format, so that any peft user can load them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from perturb.errors import UserError
+from perturb.rundir import write_atomic
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+PREFIX = "base_model.model."
+
+
+def write(folder: Path, config: LoraConfig, weights: Mapping[tuple[str, str], Tensor]) -> None:
+    """``weights``: (layer name, "A" or "B") → factor. The weights come last, so a folder with weights is whole."""
+    saved = copy.copy(config)
+    saved.inference_mode = True  # as peft itself writes it: a loaded adapter is not trained unless one asks for it
+    with tempfile.TemporaryDirectory() as scratch:
+        saved.save_pretrained(scratch)
+        write_atomic(folder / SETTINGS, (Path(scratch) / SETTINGS).read_bytes())
+    tensors = {
+        f"{PREFIX}{name}.lora_{which}.weight": w.to("cpu", torch.float32).contiguous()
+        for (name, which), w in weights.items()
+    }
+    write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[tuple[str, str], Tensor]]:
+    """Settings and weights as `write` takes them. Raises UserError naming the file that is missing or broken."""
+    for name in (SETTINGS, WEIGHTS):
+        if not (folder / name).is_file():
+            raise UserError(f"no adapter in {folder}: {name} is missing; give a folder in peft's format")
+    try:
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        tensors = load((folder / WEIGHTS).read_bytes())
+        kind, rank_alpha = settings["peft_type"], (settings["r"], settings["lora_alpha"])
+        plain = not (settings.get("use_dora") or settings.get("use_rslora") or settings.get("rank_pattern"))
+    except (json.JSONDecodeError, SafetensorError, KeyError, TypeError) as error:
+        raise UserError(f"the adapter in {folder} cannot be read: {error!r}") from None
+    if kind != "LORA" or not plain:
+        raise UserError(f"the adapter in {folder} is {kind} {rank_alpha}: only plain LoRA with one rank is read here")
+    settings.setdefault("lora_dropout", 0.0)
+    return settings, {_split(key, folder): tensor for key, tensor in tensors.items()}
+
+
+def layer_names(weights: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """The layers that have weights, in order, each once."""
+    return tuple(dict.fromkeys(name for name, _ in weights))
+
+
+def _split(key: str, folder: Path) -> tuple[str, str]:
+    for which in ("A", "B"):
+        suffix = f".lora_{which}.weight"
+        if key.startswith(PREFIX) and key.endswith(suffix):
+            return key.removeprefix(PREFIX).removesuffix(suffix), which
+    raise UserError(f"the adapter in {folder} holds {key!r}, which is no LoRA factor of a named layer")

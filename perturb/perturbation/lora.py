@@ -1,0 +1,265 @@
+"""LoRA through peft: Δ = (α/r) B A on exactly named layers.
+
+Source: Hu et al. 2021 (arXiv 2106.09685). For a convolution A has the kernel of the layer and r output channels, and
+B is a pointwise convolution, so Δ[o, i, k] = (α/r) Σ_r B[o, r] A[r, i, k].
+Axes: o outputs, i inputs, r rank, k kernel positions.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from perturb.diffusion.noise import sample_generator
+from perturb.errors import UserError
+from perturb.perturbation import files
+from perturb.perturbation.base import Magnitude
+from perturb.perturbation.targets import Targets, check_targets, select_layers
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
+
+    from perturb.partition import Partition
+
+ADAPTER = "default"
+
+
+class LoraPerturbation:
+    """A low-rank Δ on every Linear and convolution of one group (or on the part of them that ``targets`` names).
+
+    ``rank`` r, ``alpha`` of the factor α/r, ``dropout`` on the adapter's input while fitting. Raises UserError for
+    values out of range.
+    """
+
+    def __init__(self, rank: int = 8, alpha: float = 8.0, dropout: float = 0.0, targets: Targets = "all") -> None:
+        if not isinstance(rank, int) or rank < 1:
+            raise UserError(f"perturbation.rank must be a whole number of at least 1, but it is {rank!r}")
+        if not (math.isfinite(alpha) and alpha > 0):
+            raise UserError(f"perturbation.alpha must be a positive number, but it is {alpha}")
+        if not 0 <= dropout < 1:
+            raise UserError(f"perturbation.dropout must lie in [0, 1), but it is {dropout}")
+        check_targets(targets)
+        self.rank, self.alpha, self.dropout = rank, float(alpha), float(dropout)
+        self.targets: Targets = targets
+        self.unreachable: tuple[str, ...] = ()
+        self._unet: nn.Module | None = None
+        self._layers: dict[str, LoraLayer] = {}
+        self._trainable_before: dict[nn.Parameter, bool] = {}
+        self._base_squares: dict[str, float] = {}
+
+    # attaching ----------------------------------------------------------------------------------------------------
+
+    def attach(self, unet: nn.Module, partition: Partition, group: str, seed: int) -> None:
+        """Put Δ = 0 on ``group``: A uniform as in peft, from a generator per layer name and ``seed``; B = 0.
+
+        ``partition`` must have been made of ``unet``. Parameters outside the adapter stop requiring gradients until
+        ``detach``. Raises UserError when something is attached already or the group has no such layers.
+        """
+        _refuse_second(unet, self._unet)
+        names = select_layers(unet, partition, group, self.targets)
+        self._inject(unet, names)
+        self.unreachable = partition.unreachable(group)
+        for name, layer in self._layers.items():
+            # a generator per layer: an adapter does not depend on which other layers have one, nor on their order
+            generator = sample_generator("lora", seed, name)
+            weight = torch.empty(_factor(layer, "A").shape)
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+            with torch.no_grad():
+                _factor(layer, "A").copy_(weight)
+
+    @classmethod
+    def restore(cls, unet: nn.Module, folder: str | Path) -> LoraPerturbation:
+        """Attach a saved adapter, with the settings and the layers it was saved with.
+
+        Raises UserError when the folder holds no adapter or one of another network.
+        """
+        settings, weights = files.read(Path(folder))
+        names = files.layer_names(weights)
+        present = {name for name, _ in unet.named_modules()}
+        if unknown := [name for name in names if name not in present]:
+            raise UserError(f"the adapter in {folder} was made for another network: no layers {unknown[:3]} here")
+        perturbation = cls(settings["r"], settings["lora_alpha"], settings["lora_dropout"])
+        _refuse_second(unet, None)
+        perturbation._inject(unet, names)
+        try:
+            perturbation.load(Path(folder))
+        except UserError:
+            perturbation.detach()
+            raise
+        return perturbation
+
+    def _inject(self, unet: nn.Module, names: Sequence[str]) -> None:
+        from peft import LoraConfig, inject_adapter_in_model
+        from peft.tuners.lora import LoraLayer
+
+        self._config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # pyright: ignore[reportArgumentType]  (annotated int, used as a factor)
+            lora_dropout=self.dropout,
+            # lists match by suffix and peft shortens long ones; an expression is matched against the full name
+            target_modules="|".join(re.escape(name) for name in names),
+        )
+        self._trainable_before = {p: p.requires_grad for p in unet.parameters()}
+        # peft initialises from the global generator before `attach` overwrites it: do not let it advance
+        with torch.random.fork_rng(devices=[]):
+            inject_adapter_in_model(self._config, unet, ADAPTER)
+        injected = {name: m for name, m in unet.named_modules() if isinstance(m, LoraLayer)}
+        assert set(injected) == set(names), f"LoRA differs from what was meant: {set(injected) ^ set(names)}"
+        self._unet, self._layers = unet, injected
+        for layer in injected.values():
+            # float32 factors on a bf16 network, else small updates are rounded away
+            layer.lora_A.float()
+            layer.lora_B.float()
+            layer.train(layer.get_base_layer().training)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def detach(self) -> None:
+        """Put the original layers back: the same objects, with the flags they had. Does nothing when not attached."""
+        if self._unet is None:
+            return
+        for name, layer in self._layers.items():
+            parent, _, child = name.rpartition(".")
+            setattr(self._unet.get_submodule(parent), child, layer.get_base_layer())
+        del self._unet.peft_config
+        for parameter, trainable in self._trainable_before.items():
+            parameter.requires_grad_(trainable)
+        self._unet, self._layers, self._trainable_before, self._base_squares = None, {}, {}, {}
+        self.unreachable = ()
+
+    # use ----------------------------------------------------------------------------------------------------------
+
+    def parameters(self) -> list[nn.Parameter]:
+        """A and B of every layer, in the network's order."""
+        return [_factor(layer, which) for layer in self._attached().values() for which in "AB"]
+
+    def train(self, mode: bool) -> None:
+        """Switch the adapter's dropout; the frozen layers under it keep their mode."""
+        for layer in self._attached().values():
+            layer.lora_dropout.train(mode)
+
+    def scale(self, alpha: float) -> None:
+        """θ + α Δ from now on; exact at 0 and 1. Raises UserError unless ``alpha`` is finite."""
+        if not math.isfinite(alpha):
+            raise UserError(f"the scale of the adapter must be a finite number, but it is {alpha}")
+        for layer in self._attached().values():
+            layer.set_scale(ADAPTER, alpha)
+
+    def magnitude(self) -> Magnitude:
+        """‖Δ‖_F/‖θ‖_F at the current scale, in float64 and without building Δ: ‖BA‖_F² = tr((BᵀB)(AAᵀ))."""
+        if not self._base_squares:
+            self._base_squares = {name: _square(_weight(layer)) for name, layer in self._attached().items()}
+        squares = {name: _delta_square(layer) for name, layer in self._attached().items()}
+        return Magnitude(
+            total=_ratio(sum(squares.values()), sum(self._base_squares.values())),
+            per_layer={name: _ratio(square, self._base_squares[name]) for name, square in squares.items()},
+        )
+
+    @torch.no_grad()
+    def merged(self, unet: nn.Module) -> nn.Module:
+        """A float32 copy of ``unet`` with αΔ added into its weights and no adapter left; ``unet`` stays as it is."""
+        if unet is not self._unet:
+            raise UserError("merged() needs the network this adapter is attached to")
+        plain = copy.deepcopy(unet).float()
+        for name in self._attached():
+            wrapper: Any = plain.get_submodule(name)
+            base = wrapper.get_base_layer()
+            # not peft's own merge: it fails on Conv3d kernels of (1, 1, k)
+            base.weight += _delta(wrapper)
+            parent, _, child = name.rpartition(".")
+            setattr(plain.get_submodule(parent), child, base)
+        del plain.peft_config
+        return plain.requires_grad_(False)
+
+    # files --------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write peft's own format: adapter_config.json and adapter_model.safetensors. The scale α is not saved."""
+        weights = {
+            (name, which): _factor(layer, which).detach() for name, layer in self._attached().items() for which in "AB"
+        }
+        files.write(folder, self._config, weights)
+
+    @torch.no_grad()
+    def load(self, folder: Path) -> None:
+        """Replace Δ by the one saved in ``folder``. Raises UserError unless rank, alpha and layers are the same."""
+        layers = self._attached()
+        settings, weights = files.read(folder)
+        for key, mine in (("r", self.rank), ("lora_alpha", self.alpha)):
+            if settings[key] != mine:
+                raise UserError(f"the adapter in {folder} has {key} = {settings[key]}; the one attached has {mine}")
+        expected = {(name, which): _factor(layer, which) for name, layer in layers.items() for which in "AB"}
+        if different := sorted({name for name, _ in expected.keys() ^ weights.keys()}):
+            raise UserError(f"the adapter in {folder} is of other layers, e.g. {different[:3]} are only on one side")
+        for key, parameter in expected.items():
+            if parameter.shape != weights[key].shape:
+                raise UserError(
+                    f"the adapter in {folder} has shape {tuple(weights[key].shape)} at {key[0]}, here it is "
+                    f"{tuple(parameter.shape)}: it was made for another network"
+                )
+        for key, parameter in expected.items():
+            parameter.copy_(weights[key])
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest: settings, targeted layers, number of parameters, weights that LoRA cannot reach."""
+        return {
+            "kind": "lora",
+            "rank": self.rank,
+            "alpha": self.alpha,
+            "dropout": self.dropout,
+            "targets": self.targets,
+            "parameters": sum(p.numel() for p in self.parameters()),
+            "layers": list(self._attached()),
+            "unreachable": list(self.unreachable),
+        }
+
+    def _attached(self) -> dict[str, LoraLayer]:
+        if self._unet is None:
+            raise UserError("the adapter is not attached to a network: call attach() or restore() first")
+        return self._layers
+
+
+def _refuse_second(unet: nn.Module, mine: nn.Module | None) -> None:
+    if mine is not None or hasattr(unet, "peft_config"):
+        raise UserError("an adapter is attached already: call detach() first")
+
+
+def _factor(layer: LoraLayer, which: str) -> nn.Parameter:
+    return getattr(layer, f"lora_{which}")[ADAPTER].weight
+
+
+def _weight(layer: LoraLayer) -> Tensor:
+    weight = layer.get_base_layer().weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+@torch.no_grad()
+def _delta(layer: LoraLayer) -> Tensor:
+    """Δ in float32, with the shape of the layer's weight."""
+    a, b = _factor(layer, "A").float(), _factor(layer, "B").float()
+    return (layer.scaling[ADAPTER] * (b.flatten(1) @ a.flatten(1))).view_as(_weight(layer))
+
+
+@torch.no_grad()
+def _square(weight: Tensor) -> float:
+    """‖θ‖_F²."""
+    return float(torch.linalg.vector_norm(weight, dtype=torch.float64)) ** 2
+
+
+@torch.no_grad()
+def _delta_square(layer: LoraLayer) -> float:
+    """‖Δ‖_F²."""
+    a, b = (_factor(layer, which).flatten(1).double() for which in "AB")
+    return layer.scaling[ADAPTER] ** 2 * float(((b.T @ b) * (a @ a.T)).sum().clamp(min=0))
+
+
+def _ratio(delta_square: float, base_square: float) -> float:
+    if base_square == 0:
+        return math.inf if delta_square else 0.0
+    return math.sqrt(delta_square / base_square)

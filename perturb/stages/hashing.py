@@ -1,0 +1,50 @@
+"""SHA-256 of weights: proof that what was frozen has not moved."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Hashes = dict[str, dict[str, str]]
+"""Component → parameter or buffer → hash."""
+
+
+def hash_modules(modules: Mapping[str, nn.Module]) -> Hashes:
+    """Hashes of every parameter and buffer of every component, over bytes, dtype and shape."""
+    return {component: _hash_module(module) for component, module in modules.items()}
+
+
+def summarise(hashes: Hashes) -> dict[str, Any]:
+    """For the manifest: per component the number of tensors and one hash over all of theirs."""
+    summary = {}
+    for component, tensors in hashes.items():
+        lines = "".join(f"{name} {tensors[name]}\n" for name in sorted(tensors))
+        summary[component] = {"tensors": len(tensors), "sha256": hashlib.sha256(lines.encode()).hexdigest()}
+    return summary
+
+
+def moved(before: Hashes, after: Hashes) -> list[str]:
+    """Full names of what differs, is missing or is new."""
+    old, new = _flat(before), _flat(after)
+    return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+
+
+def _flat(hashes: Hashes) -> dict[str, str]:
+    return {f"{component}.{name}": value for component, tensors in hashes.items() for name, value in tensors.items()}
+
+
+def _hash_module(module: nn.Module) -> dict[str, str]:
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    with ThreadPoolExecutor() as pool:  # hashlib lets go of the interpreter lock
+        return dict(zip(tensors, pool.map(_hash_tensor, tensors.values()), strict=True))
+
+
+def _hash_tensor(tensor: Tensor) -> str:
+    total = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()

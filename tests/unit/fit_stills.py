@@ -1,0 +1,35 @@
+"""What the fit tests share: five stills of noise with captions, and settings for a short fit."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perturb.data.images import Policy
+from perturb.stages.fit import FitConfig
+
+SMALL = FitConfig(batch_size=2, warmup_steps=2, save_every=3, learning_rate=0.01)
+
+
+class Stills:
+    """Five images of noise."""
+
+    captions = ("a red circle", "a blue star", "a green square", "a cyan circle", "a purple star")
+
+    def __init__(self, as_video: Policy = "single_frame") -> None:
+        self.as_video: Policy = as_video
+        self.loaded: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def load(self, index: int, height: int, width: int) -> Tensor:
+        self.loaded.append(index)
+        generator = torch.Generator().manual_seed(index)
+        return torch.rand(3, height, width, generator=generator) * 2 - 1
+
+    def caption(self, index: int) -> str:
+        return self.captions[index]
+
+    def describe(self) -> dict[str, Any]:
+        return {"source": "test", "count": len(self), "as_video": self.as_video}

@@ -1,0 +1,241 @@
+"""Fitting: exactly one group moves, the same bits whatever interrupts it, and every draw from (seed, step, place)."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fit_stills import SMALL, Stills
+from torch import Tensor
+
+import perturb.stages.fit as fit_module
+from perturb.errors import UserError
+from perturb.partition import Partition
+from perturb.perturbation import LoraPerturbation
+from perturb.records import read_train
+from perturb.rundir import RunDir
+from perturb.stages.fit import FitConfig, fit
+from perturb.stages.fit_data import Batch, FitData
+from perturb.stages.hashing import hash_modules, moved, summarise
+from perturb.videocrafter.system import VideoSystem
+
+PROBES = (0, 2, 4)
+
+
+def run_fit(
+    system: VideoSystem, path: Path, config: FitConfig = SMALL, group: str = "spatial", **changes: Any
+) -> LoraPerturbation:
+    lora = LoraPerturbation(rank=2, alpha=2.0, dropout=changes.pop("dropout", 0.1))
+    images = changes.pop("images", None) or Stills()
+    probes = changes.pop("probe_steps", PROBES)
+    assert not changes
+    fit(system, lora, images, probe_steps=probes, config=config, run=RunDir(path), group=group)
+    return lora
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Every file that a fit leaves, but the manifest."""
+    files = [*path.glob("adapters/*/*"), path / "train.csv"]
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize("group", ["spatial", "temporal", "conditioning"])
+def test_only_the_adapter_of_the_group_moves(tiny_system: VideoSystem, tmp_path: Path, group: str) -> None:
+    before = hash_modules(tiny_system.modules())
+    partition = Partition.of(tiny_system.unet)
+    lora = run_fit(tiny_system, tmp_path, group=group, probe_steps=(0, 1))
+    wrapped = {name for name, module in tiny_system.unet.named_modules() if hasattr(module, "base_layer")}
+    assert wrapped == set(partition.layers(group))
+    assert lora.magnitude().total > 0
+    assert min(lora.magnitude().per_layer.values()) > 0 or group == "temporal"  # t = 1: queries have nothing to choose
+    lora.detach()
+    assert hash_modules(tiny_system.modules()) == before
+    manifest = RunDir(tmp_path).manifest()
+    assert manifest.frozen == {"before": summarise(before), "after": summarise(before), "unchanged": True}
+    assert manifest.perturbation["group"] == group
+    assert manifest.perturbation["parameters"] == sum(p.numel() for p in _fresh(tiny_system, group).parameters())
+    assert manifest.images["frames"] == 1
+
+
+def _fresh(system: VideoSystem, group: str) -> LoraPerturbation:
+    lora = LoraPerturbation(rank=2)
+    lora.attach(system.unet, Partition.of(system.unet), group, 0)
+    return lora
+
+
+def test_a_tensor_that_moves_is_named(
+    tiny_system: VideoSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fit_module._loss
+
+    def disturbing(system: VideoSystem, *rest: Any) -> Tensor:
+        with torch.no_grad():
+            next(system.vae.parameters()).flatten()[0] += 1
+        return real(system, *rest)
+
+    monkeypatch.setattr(fit_module, "_loss", disturbing)
+    with pytest.raises(RuntimeError, match=r"1 tensors .*vae\."):
+        run_fit(tiny_system, tmp_path, probe_steps=(1,))
+    assert not RunDir(tmp_path).is_done("fit", "all")
+
+
+def test_what_is_left_on_disk_and_a_finished_fit_only_attaches(tiny_system: VideoSystem, tmp_path: Path) -> None:
+    lora = run_fit(tiny_system, tmp_path)
+    fitted = [parameter.detach().clone() for parameter in lora.parameters()]
+    rows = read_train(tmp_path / "train.csv")
+    assert [row.step for row in rows] == [0, 1, 2, 3, 4]
+    assert [row.step for row in rows if row.magnitude is not None] == [0, 2, 4]
+    assert rows[0].magnitude == 0
+    assert rows[-1].magnitude == lora.magnitude().total
+    assert [row.learning_rate for row in rows[1:]] == [0.005, 0.01, 0.01, 0.01]
+    assert sorted(path.name for path in (tmp_path / "adapters").iterdir()) == [f"step_00000{step}" for step in PROBES]
+    assert not (tmp_path / "fit_state.pt").exists()
+    before = contents(tmp_path)
+    lora.detach()
+    again = run_fit(tiny_system, tmp_path)
+    assert contents(tmp_path) == before
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), fitted, strict=True))
+
+
+def test_a_fit_stopped_anywhere_goes_on_to_the_same_bits(
+    tiny_system: VideoSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_fit(tiny_system, tmp_path / "whole").detach()
+    real = fit_module._loss
+    left = 0
+
+    def stopping(*arguments: Any) -> Tensor:
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        return real(*arguments)
+
+    monkeypatch.setattr(fit_module, "_loss", stopping)
+    for left in (0, 1, 3):  # before the first step; between two states; after a state that is no probe step
+        with pytest.raises(KeyboardInterrupt):
+            run_fit(tiny_system, tmp_path / "cut")
+        assert (tmp_path / "cut" / "fit_state.pt").is_file()
+        torch.manual_seed(left)  # the global state has no say
+    monkeypatch.setattr(fit_module, "_loss", real)
+    run_fit(tiny_system, tmp_path / "cut").detach()
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_the_state_of_another_fit_is_refused(
+    tiny_system: VideoSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> Tensor:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit_module, "_loss", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(tiny_system, tmp_path)
+    with pytest.raises(UserError, match="another fit: config differ"):
+        run_fit(tiny_system, tmp_path, replace(SMALL, learning_rate=0.5))
+    with pytest.raises(UserError, match="dropout"):
+        run_fit(tiny_system, tmp_path, dropout=0.0)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_what_is_kept(
+    tiny_system: VideoSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fit_module._loss
+    losses = iter([1.0, 1.0, float("nan")])
+    monkeypatch.setattr(fit_module, "_loss", lambda *arguments: real(*arguments) * next(losses))
+    with pytest.raises(UserError, match=r"loss became nan at step 3 .*step 2, .*fit_state\.pt"):
+        run_fit(tiny_system, tmp_path)
+    kept = torch.load(tmp_path / "fit_state.pt", weights_only=True)
+    assert kept["step"] == 2
+    assert all(value.isfinite().all() for value in kept["parameters"])
+    assert (tmp_path / "adapters" / "step_000002" / "adapter_model.safetensors").is_file()
+    assert not any("lora" in name for name, _ in tiny_system.unet.named_parameters())
+
+
+def test_the_frozen_network_has_no_dropout_and_the_adapter_has(
+    tiny_system: VideoSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fit_module._loss
+    modes: dict[str, set[bool]] = {"adapter": set(), "network": set()}
+
+    def watching(system: VideoSystem, *rest: Any) -> Tensor:
+        for name, module in system.unet.named_modules():
+            if isinstance(module, torch.nn.Dropout):
+                modes["adapter" if "lora_dropout" in name else "network"].add(module.training)
+        return real(system, *rest)
+
+    monkeypatch.setattr(fit_module, "_loss", watching)
+    tiny_system.unet.train()
+    run_fit(tiny_system, tmp_path, probe_steps=(1,))
+    assert modes == {"adapter": {True}, "network": {False}}
+
+
+def test_gradient_checkpointing_gives_the_same_adapter(tiny_system: VideoSystem, tmp_path: Path) -> None:
+    plain = run_fit(tiny_system, tmp_path / "a", dropout=0.0, probe_steps=(1,))
+    values = [parameter.detach().clone() for parameter in plain.parameters()]
+    plain.detach()
+    lora = run_fit(
+        tiny_system, tmp_path / "b", replace(SMALL, gradient_checkpointing=True), dropout=0.0, probe_steps=(1,)
+    )
+    for value, parameter in zip(values, lora.parameters(), strict=True):
+        torch.testing.assert_close(parameter.detach(), value, atol=1e-5, rtol=1e-3)
+    assert not tiny_system.unet.gradient_checkpointing
+
+
+def test_bfloat16_keeps_the_adapter_in_float32_and_stays_near(tiny_system: VideoSystem, tmp_path: Path) -> None:
+    run_fit(tiny_system, tmp_path / "a", probe_steps=(2,)).detach()
+    lora = run_fit(tiny_system, tmp_path / "b", replace(SMALL, precision="bfloat16"), probe_steps=(2,))
+    assert {parameter.dtype for parameter in lora.parameters()} == {torch.float32}
+    exact, rough = (read_train(tmp_path / name / "train.csv")[-1] for name in "ab")
+    assert exact.loss != rough.loss
+    assert rough.loss == pytest.approx(exact.loss, rel=0.05)
+
+
+@torch.no_grad()
+def _loss_of(system: VideoSystem, batch: Batch) -> float:
+    return fit_module._loss(system, batch, "float32").item()
+
+
+def test_fitting_lowers_the_loss(tiny_system: VideoSystem, tmp_path: Path) -> None:
+    config = replace(SMALL, batch_size=4)
+    batch = FitData(tiny_system, Stills(), config).batch(0)
+    before = _loss_of(tiny_system, batch)
+    lora = run_fit(tiny_system, tmp_path, config, probe_steps=(0, 6))
+    assert _loss_of(tiny_system, batch) < 0.95 * before
+    lora.load(RunDir(tmp_path).adapter(0))
+    assert _loss_of(tiny_system, batch) == pytest.approx(before, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"warmup_steps": -1}, "warmup_steps"),
+        ({"gradient_clip": 0.0}, "gradient_clip"),
+        ({"text_dropout": 1.5}, "text_dropout"),
+        ({"precision": "float16"}, "float32, bfloat16"),
+        ({"frames": 0}, "frames"),
+    ],
+)
+def test_settings_out_of_range_are_named(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        FitConfig(**change)
+
+
+@pytest.mark.parametrize("probes", [(), (-1, 3)])
+def test_probe_steps_that_cannot_be(tiny_system: VideoSystem, tmp_path: Path, probes: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="probe_steps"):
+        run_fit(tiny_system, tmp_path, probe_steps=probes)
+
+
+def test_hashes_see_one_bit_and_a_changed_shape(tiny_system: VideoSystem) -> None:
+    before = hash_modules(tiny_system.modules())
+    weight = tiny_system.unet.conv_in.weight
+    with torch.no_grad():
+        weight.view(torch.int32).flatten()[0] ^= 1
+    assert moved(before, hash_modules(tiny_system.modules())) == ["unet.conv_in.weight"]
+    assert json.dumps(summarise(before))
