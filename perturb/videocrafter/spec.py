@@ -6,18 +6,15 @@ Sources: VideoCrafter1 (arXiv 2310.19512), VideoCrafter2 (arXiv 2401.09047) and 
 from __future__ import annotations
 
 import difflib
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 from perturb.errors import UserError
+from perturb.structured import read
 
 if TYPE_CHECKING:
     from perturb.nn import VideoUNet
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +160,7 @@ class ModelSpec:
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> ModelSpec:
         """The spec in ``data``; an unknown, missing or wrongly typed key is a UserError naming it."""
-        return _read(ModelSpec, data, "spec")
+        return read(ModelSpec, data, "spec")
 
 
 def _shallow(spec: Any) -> dict[str, Any]:
@@ -174,46 +171,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
-
-
-def _read(cls: type[T], data: Any, where: str) -> T:
-    """``data`` as dataclass ``cls``, every value checked against the field's type."""
-    if not isinstance(data, Mapping):
-        raise UserError(f"{where}: expected a mapping, got {data!r}")
-    known = {field.name: field for field in fields(typing.cast(Any, cls))}
-    for key in data:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise UserError(f"{where}: unknown key {key!r}{hint} Allowed: {', '.join(known)}.")
-    hints = typing.get_type_hints(cls)
-    values = {key: _value(hints[key], item, f"{where}.{key}") for key, item in data.items()}
-    missing = [key for key, field in known.items() if field.default is MISSING and key not in values]
-    if missing:
-        raise UserError(f"{where}: missing {', '.join(missing)}")
-    return cls(**values)
-
-
-def _value(kind: Any, value: Any, where: str) -> Any:
-    """``value`` checked (and lists turned into tuples) for a field of type ``kind``."""
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        inner = [option for option in typing.get_args(kind) if option is not type(None)]
-        return None if value is None else _value(inner[0], value, where)
-    if is_dataclass(kind):
-        return _read(typing.cast(Any, kind), value, where)
-    if typing.get_origin(kind) is Literal:
-        if value not in typing.get_args(kind):
-            raise UserError(f"{where}: got {value!r}, allowed {', '.join(map(repr, typing.get_args(kind)))}")
-        return value
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise UserError(f"{where}: expected a list of integers, got {value!r}")
-        return tuple(_value(int, item, where) for item in value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f"{where}: expected {kind.__name__}, got {value!r}")
-    return value
 
 
 def _unet(*, temporal_conv: bool, fps_cond: bool, relative_position: bool, image_attention: bool) -> UNetSpec:

@@ -27,13 +27,17 @@ def test_get_spec_suggests() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("unet", "model_chanels"), 320, r"spec\.unet: unknown key 'model_chanels'; did you mean 'model_channels'"),
-        (("unet", "temporal_conv"), "yes", r"spec\.unet\.temporal_conv: expected bool, got 'yes'"),
-        (("unet", "channel_mult"), 4, r"spec\.unet\.channel_mult: expected a list"),
-        (("unet", "channel_mult"), [1, 2.5], r"channel_mult: expected int, got 2\.5"),
-        (("unet", "num_res_blocks"), True, r"num_res_blocks: expected int, got True"),
-        (("text", "tokenizer"), "bert", r"allowed 'clip', 'file'"),
-        (("image",), {"width": 8}, r"spec\.image: missing .*layers"),
+        (
+            ("unet", "model_chanels"),
+            320,
+            r"model_chanels: unknown key\. Did you mean 'spec.unet.model_channels'",
+        ),
+        (("unet", "temporal_conv"), "yes", r"spec\.unet\.temporal_conv is 'yes'; allowed: true or false"),
+        (("unet", "channel_mult"), 4, r"spec\.unet\.channel_mult is 4; allowed: a list"),
+        (("unet", "channel_mult"), [1, 2.5], r"channel_mult\[1\] is 2\.5; allowed: a whole number"),
+        (("unet", "num_res_blocks"), True, r"num_res_blocks is True; allowed: a whole number"),
+        (("text", "tokenizer"), "bert", r"allowed: clip, file"),
+        (("image",), {"width": 8}, r"spec\.image\.layers, .*: missing"),
         (("vae",), None, r"spec\.vae: expected a mapping"),
     ],
 )

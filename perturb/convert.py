@@ -1,0 +1,114 @@
+"""``python -m perturb.convert SRC DST``: an official VideoCrafter checkpoint into our folder, or back, bit for bit."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from perturb.errors import UserError
+
+if TYPE_CHECKING:
+    from perturb.videocrafter.checkpoint import Source
+    from perturb.videocrafter.spec import ModelSpec
+
+Format = Literal["folder", "official"]
+
+DESCRIPTION = """\
+Convert between an official VideoCrafter checkpoint (.ckpt, safetensors, sharded safetensors) and a perturb folder
+(spec.json and one safetensors file per component). Every tensor keeps its bytes and dtype; there and back again gives
+the same state dict. Of an official file only the state dict is read (not the epoch, nor the optimizer)."""
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    spec: str | ModelSpec | None = None,
+    to: Format | None = None,
+    force: bool = False,
+) -> str:
+    """Convert ``source`` into ``target`` and return one line that says what was done.
+
+    ``to`` defaults to the other format than the source's. The target appears whole or not at all.
+    Raises ``UserError`` when the source cannot be read or does not fit the spec, and when the target exists (without
+    ``force``) or cannot be written.
+    """
+    from perturb.paths import resolve
+    from perturb.videocrafter.checkpoint import open_checkpoint
+
+    target = resolve(target)
+    _check_target(target, resolve(source), force=force)
+    opened = open_checkpoint(source, spec)
+    to = to or ("official" if opened.format == "folder" else "folder")
+    write = _write_folder if to == "folder" else _write_official
+    try:
+        write(target, opened)
+    except UserError:
+        raise
+    except Exception as error:  # torch, safetensors and the system each report a full disk in their own way
+        raise UserError(f"cannot write {target} ({str(error).splitlines()[0]}); nothing was left behind") from error
+    count = sum(tensor.numel() for part in opened.components.values() for tensor in part.values())
+    return f"{opened.spec.name}: {source} → {target} ({to}, {count:,} values)"
+
+
+def _check_target(target: Path, source: Path, *, force: bool) -> None:
+    if target.exists() and not force:
+        raise UserError(f"{target} exists; give another path, or --force to overwrite it")
+    if target.resolve() == source.resolve():
+        raise UserError(f"source and target are the same: {target}")
+    if target.exists() and target.is_dir() and any(target.iterdir()) and not (target / "spec.json").is_file():
+        raise UserError(f"{target} is a folder that is no checkpoint of ours; it will not be overwritten")
+
+
+def _write_folder(target: Path, opened: Source) -> None:
+    from perturb.videocrafter.folder import write_folder
+
+    tokenizer = opened.tokenizer()
+    write_folder(target, opened.spec, opened.components, tokenizer=tokenizer, overwrite=True)
+
+
+def _write_official(target: Path, opened: Source) -> None:
+    from perturb.rundir import replacing
+    from perturb.videocrafter.files import write_checkpoint, write_safetensors
+    from perturb.videocrafter.keymap import EXTRA, extra_keys, to_official
+
+    if target.is_dir():
+        raise UserError(f"{target} is a folder; an official checkpoint is one file (.ckpt or .safetensors)")
+    if opened.spec.text.tokenizer == "file":
+        raise UserError(f"{opened.spec.name} reads its words from tokenizer.json, which an official file cannot hold")
+    if not opened.components[EXTRA]:
+        # Made from scratch: the official loader wants tensors this model never had, and inventing them would be a lie.
+        wanted = ", ".join(extra_keys(opened.spec))
+        raise UserError(
+            f"the source has no {EXTRA}.safetensors, so it never was official, and the official format wants what is "
+            f"missing: {wanted}"
+        )
+    state = to_official(opened.components, opened.spec)
+    with replacing(target) as temporary:
+        (write_safetensors if target.suffix == ".safetensors" else write_checkpoint)(temporary, state)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code: 0, or 2 with a message when the user has to mend something."""
+    parser = argparse.ArgumentParser(
+        prog="python -m perturb.convert", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="SRC", help="checkpoint to read")
+    parser.add_argument("target", metavar="DST", help="folder, .ckpt or .safetensors to write")
+    parser.add_argument("--spec", help="published model that an official SRC is (default: recognised by its keys)")
+    parser.add_argument("--to", choices=("folder", "official"), help="format of DST (default: the one SRC has not)")
+    parser.add_argument("--force", action="store_true", help="overwrite DST")
+    options = parser.parse_args(arguments)
+    try:
+        print(convert(options.source, options.target, spec=options.spec, to=options.to, force=options.force))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

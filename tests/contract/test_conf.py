@@ -1,0 +1,112 @@
+"""Every yaml of conf/ composes, is valid, and builds what it names."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from PIL import Image
+
+from perturb.config import GenerateConfig, RunConfig, build, load
+from perturb.data.prompts import load_prompts
+from perturb.paths import conf_dir, resolve
+from perturb.plan import architecture
+from perturb.sample import STUDY_ONLY
+from perturb.structured import read
+from perturb.videocrafter.spec import SPECS
+
+CONF = conf_dir()
+GROUPS = sorted(
+    folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name not in ("hydra", "__pycache__")
+)
+CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+TRAININGS = sorted(path.stem for path in (CONF / "experiment" / "train").glob("*.yaml"))
+PUBLISHED = [name for group, name in CHOICES if group == "system" and name.startswith("videocrafter")]
+NANO = [name for group, name in CHOICES if group == "system" and name.startswith("nano")]
+
+
+def composed(config_name: str, *overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(config_name, overrides=list(overrides))
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "black.png")
+    (tmp_path / "black.txt").write_text("a black square")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_every_choice_is_a_valid_study(group: str, name: str):
+    config = read(RunConfig, composed("config", f"{group}={name}"))
+    assert config.name == f"{config.group}_{config.training}"
+
+
+@pytest.mark.parametrize(("group", "name"), [c for c in CHOICES if c[0] in ("perturbation", "sampler", "metrics")])
+def test_every_plain_seam_builds(group: str, name: str):
+    assert build(group, composed("config", f"{group}={name}")[group]) is not None
+
+
+def test_every_image_set_builds(image_folder: Path):
+    folder = build("images", composed("config", "images=folder", f"images.folder={image_folder}")["images"])
+    shapes = build("images", composed("config", "images=shapes", "images.count=2")["images"])
+    for images in (folder, shapes):
+        pixels = images.load(0, 64, 64)
+        assert pixels.shape == (3, 64, 64)
+        assert -1 <= pixels.min() <= pixels.max() <= 1
+        assert images.caption(0)
+        assert images.as_video == "single_frame"
+        assert images.describe()["count"] == len(images)
+
+
+def test_the_shipped_prompts_are_32_different_ones():
+    prompts = load_prompts(composed("config")["prompts"]["file"])
+    assert len({prompt.text for prompt in prompts}) == len(prompts) == 32
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_systems_bring_their_spec_and_nothing_of_the_embedded_world(name: str):
+    values = composed("config", f"system={name}")
+    assert architecture(read(RunConfig, values)) in SPECS.values()
+    missing = [values["system"]["checkpoint"], values["images"]["folder"], values["prompts"]["file"]]
+    assert missing == ["???"] * 3
+
+
+@pytest.mark.parametrize("name", NANO)
+def test_shipped_systems_load(name: str):
+    system = composed("config", f"system={name}")["system"]
+    if not resolve(system["checkpoint"]).exists():
+        pytest.skip(f"{system['checkpoint']} is not trained yet")
+    assert load(system).spec.unet.temporal_conv
+
+
+def test_experiments_say_what_they_perturb():
+    for group in ("spatial", "temporal"):
+        for training in ("full", "partial"):
+            values = composed("config", f"experiment={group}_{training}")
+            assert (values["group"], values["training"], values["name"]) == (group, training, f"{group}_{training}")
+            assert values["system"]["checkpoint"].endswith(training)
+
+
+def test_the_command_line_wins_over_the_experiment():
+    values = composed("config", "experiment=spatial_partial", "system=videocrafter2", "images=shapes")
+    assert values["system"]["spec"] == "t2v_512_v2"
+    assert values["name"] == "spatial_full"
+    assert values["images"]["_target_"].endswith("HighGradeStills")
+
+
+@pytest.mark.parametrize("name", [*NANO, *PUBLISHED])
+def test_plain_generation_takes_every_system(name: str):
+    values = composed("generate", f"system={name}", "prompt=x")
+    assert read(GenerateConfig, {k: v for k, v in values.items() if k not in STUDY_ONLY}).prompt == "x"
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_every_training_composes(name: str):
+    assert composed("train", f"experiment=train/{name}")["recipe"] != "???"

@@ -1,0 +1,163 @@
+"""The commands as a user runs them, on a tiny model."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perturb.rundir import RunDir
+from tests.e2e.conftest import PROMPTS, Commands
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def finished(commands: Commands, study: list[str], runs: Path) -> RunDir:
+    """A finished spatial_full; made once."""
+    if not list(runs.glob("spatial_full/*/.done/study/all")):
+        outcome = commands("perturb.run", *study, f"runs_dir={runs}")
+        assert outcome.code == 0, outcome.log
+    (path,) = runs.glob("spatial_full/*")
+    return RunDir(path)
+
+
+def test_a_study_leaves_everything_it_promises(finished: RunDir, commands: Commands):
+    manifest = finished.manifest()
+    assert manifest.run_id == finished.path.name
+    assert manifest.stages == {"fit": "done", "sample": "done", "score": "done"}
+    assert list(manifest.prompts.values()) == list(PROMPTS)
+    assert manifest.frozen["unchanged"] is True
+    assert manifest.frozen["before"] == manifest.frozen["after"]
+    assert manifest.images["as_video"] == "single_frame"
+    assert manifest.clips["fps"] == 8
+    assert len(manifest.system["sha256"]) == 64
+    assert finished.steps() == [0, 2, 4]
+    with finished.scores.open() as file:
+        rows = list(csv.DictReader(file))
+    metrics = {info["name"] for info in manifest.metrics}
+    per_clip = {row["metric"] for row in rows if row["prompt_id"] != "*"}
+    assert {row["metric"] for row in rows} == metrics
+    assert len(rows) == 3 * (4 * len(per_clip) + len(metrics - per_clip))
+    assert {row["run_id"] for row in rows} == {manifest.run_id}
+    assert all(np.isfinite(float(row["value"])) == (row["status"] == "ok") for row in rows if row["value"])
+
+
+def test_step_zero_is_the_unperturbed_model(
+    finished: RunDir, commands: Commands, checkpoint: Path, inputs: Path, tmp_path: Path
+):
+    outcome = commands(
+        "perturb.sample",
+        f"system.checkpoint={checkpoint}",
+        f"prompts.file={inputs / 'prompts.txt'}",
+        "sample.batch_size=2",
+        "sampler.steps=2",
+        f"output={tmp_path}",
+    )
+    assert outcome.code == 0, outcome.log
+    assert (tmp_path / "sheet.png").is_file()
+    for number in range(4):
+        plain = np.load(tmp_path / f"p{number:03d}_s0.npy").astype(int)
+        assert np.abs(plain - np.load(finished.clip(0, f"p{number:03d}", 0)).astype(int)).max() <= 1
+    perturbed = np.load(finished.clip(4, "p000", 0)).astype(int)
+    assert np.abs(perturbed - np.load(tmp_path / "p000_s0.npy").astype(int)).max() > 1
+
+
+def test_an_adapter_at_scale_zero_changes_nothing_and_at_one_gives_the_study(
+    finished: RunDir, commands: Commands, checkpoint: Path, inputs: Path, tmp_path: Path
+):
+    clips = {}
+    for scale in (0.0, 1.0):
+        outcome = commands(
+            "perturb.sample",
+            f"system.checkpoint={checkpoint}",
+            f"prompts.file={inputs / 'prompts.txt'}",
+            "sample.batch_size=2",
+            "sampler.steps=2",
+            f"adapter={finished.adapter(4)}",
+            f"adapter_scale={scale}",
+            f"output={tmp_path / str(scale)}",
+        )
+        assert outcome.code == 0, outcome.log
+        clips[scale] = np.load(tmp_path / str(scale) / "p001_s0.npy").astype(int)
+    for scale, step in ((0.0, 0), (1.0, 4)):
+        assert np.abs(clips[scale] - np.load(finished.clip(step, "p001", 0)).astype(int)).max() <= 1
+
+
+def test_a_finished_run_answers_without_running(finished: RunDir, commands: Commands, study: list[str], runs: Path):
+    before = {path: path.stat().st_mtime_ns for path in finished.path.rglob("*") if path.suffix in (".npy", ".csv")}
+    outcome = commands("perturb.run", *study, f"runs_dir={runs}")
+    assert outcome.code == 0
+    assert str(finished.figures / "summary.png") in outcome.log
+    assert "fit:" not in outcome.log
+    after = {path: path.stat().st_mtime_ns for path in finished.path.rglob("*") if path.suffix in (".npy", ".csv")}
+    assert after == before
+
+
+def test_a_run_in_use_names_its_holder(commands: Commands, study: list[str], finished: RunDir, tmp_path: Path):
+    with RunDir(tmp_path / "spatial_full" / finished.path.name).lock():
+        outcome = commands("perturb.run", *study, f"runs_dir={tmp_path}")
+    assert outcome.code == 2
+    assert "is in use by pid" in outcome.log
+    assert "Traceback" not in outcome.log
+
+
+def test_multirun_goes_on_after_a_failing_job(commands: Commands, study: list[str], tmp_path: Path, inputs: Path):
+    outcome = commands(
+        "perturb.run", "--multirun", *study, f"runs_dir={tmp_path}", "group=image,temporal", "probe_steps=[0,1]"
+    )
+    assert outcome.code == 2
+    assert "group=image" in outcome.log
+    assert "'image' of this model has no layers" in outcome.log
+    assert "Traceback" not in outcome.log
+    assert len(list(tmp_path.glob("temporal_full/*/figures/summary.png"))) == 1
+    (perturbed,) = tmp_path.glob("temporal_full/*")
+    assert json.loads((perturbed / "manifest.json").read_text())["perturbation"]["group"] == "temporal"
+
+
+def test_published_systems_need_three_paths_and_say_so_at_once(commands: Commands, tmp_path: Path):
+    outcome = commands("perturb.run", "system=videocrafter2", f"images.folder={tmp_path / 'nowhere'}")
+    assert outcome.code == 2
+    for text in ("system.checkpoint=…  is not given", "nowhere  does not exist", "prompts.file=…  is not given"):
+        assert text in outcome.log
+
+
+@pytest.mark.parametrize(
+    ("mistake", "answer"),
+    [
+        ("fit.batchsize=3", "Did you mean 'fit.batch_size'?"),
+        ("experiment=spatial_ful", "spatial_partial"),
+        ("fit.batch_size=0", "fit.batch_size is 0; allowed: at least 1"),
+        ("sample.seeds=[1,1]", "sample.seeds is [1, 1]; allowed: different whole numbers from 0"),
+        ("sample.height=33", "sample.height is 33; allowed for tiny: multiples of 16"),
+        ("group=spacial", "group is 'spacial'; allowed: spatial, temporal"),
+        ("+perturbation.rang=1", "Did you mean 'perturbation.rank'?"),
+    ],
+)
+def test_mistakes_are_one_message_and_exit_code_2(
+    mistake: str, answer: str, commands: Commands, study: list[str], tmp_path: Path
+):
+    outcome = commands("perturb.run", *study, mistake, f"runs_dir={tmp_path}")
+    assert outcome.code == 2
+    assert answer in outcome.log
+    assert "Traceback" not in outcome.log
+
+
+def test_plan_prints_and_runs_nothing(commands: Commands, study: list[str], tmp_path: Path):
+    outcome = commands("perturb.run", *study, "plan=true", f"runs_dir={tmp_path}")
+    assert outcome.code == 0, outcome.log
+    assert "12: 4 prompts × 1 noises × 3 probe steps, each 4 frames of 32×32" in outcome.log
+    assert "estimate" in outcome.log
+    assert not any(tmp_path.iterdir())
+
+
+def test_help_lists_the_choices(commands: Commands):
+    outcome = commands("perturb.run", "--help")
+    assert outcome.code == 0
+    assert "experiment: spatial_full, spatial_partial, temporal_full, temporal_partial" in outcome.log
+    assert "videocrafter2" in outcome.log
+    assert "perturbation: lora" in outcome.log
