@@ -7,6 +7,7 @@ Axis letters: t frames.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,5 +135,6 @@ def _draw(rng: np.random.Generator) -> Scene:
     )
 
 
-def _choose(rng: np.random.Generator, options: dict[str, object] | tuple[str, ...]) -> str:
-    return str(list(options)[rng.integers(len(options))])
+def _choose(rng: np.random.Generator, options: Iterable[str]) -> str:
+    names = list(options)
+    return names[rng.integers(len(names))]

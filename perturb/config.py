@@ -1,0 +1,123 @@
+"""The configuration of a study: one dataclass, validated; hydra's DictConfig ends before it."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import hydra.utils
+import torch
+from hydra.errors import InstantiationException
+
+from perturb.errors import UserError
+from perturb.stages.fit import FitConfig
+from perturb.stages.sample import SampleConfig
+from perturb.structured import check_range, unknown_key
+
+if TYPE_CHECKING:
+    from perturb.videocrafter.system import VideoSystem
+
+Seam = dict[str, Any]
+"""``_target_`` (a class or function) and its arguments; `build` makes the object."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsConfig:
+    """A prompt file, and how many of its prompts to take (None: all)."""
+
+    file: str
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        check_range("prompts.limit", self.limit, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratePromptsConfig:
+    """As `PromptsConfig`, but a file need not be given."""
+
+    file: str | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One study. ``training`` is how the model came about (full, partial, …), ``group`` what is perturbed.
+
+    The seams ``system, perturbation, images, sampler, metrics`` are the only places where `build` is used.
+    """
+
+    name: str
+    training: str
+    group: Literal["spatial", "temporal", "conditioning", "image"]
+    probe_steps: tuple[int, ...]
+    system: Seam
+    perturbation: Seam
+    images: Seam
+    sampler: Seam
+    metrics: Seam
+    prompts: PromptsConfig
+    fit: FitConfig
+    sample: SampleConfig
+    image: str | None = None
+    runs_dir: str = "runs"
+    plan: bool = False
+
+    def __post_init__(self) -> None:
+        steps = self.probe_steps
+        if not steps or list(steps) != sorted(set(steps)) or steps[0] != 0:
+            raise UserError(
+                f"probe_steps is {list(steps)}; allowed: rising whole numbers that begin with 0, the unperturbed model "
+                "with which all later steps are compared, for example [0,20,50]"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """Plain generation: one ``prompt`` or a prompt file; ``adapter`` is added with the factor ``adapter_scale``."""
+
+    system: Seam
+    sampler: Seam
+    sample: SampleConfig
+    prompts: GeneratePromptsConfig
+    prompt: str | None = None
+    image: str | None = None
+    adapter: str | None = None
+    adapter_scale: float = 1.0
+    output: str = "generated"
+
+
+def build(key: str, seam: Seam) -> Any:
+    """The object a seam describes. UserError for an unknown target, unknown or missing arguments, and bad values."""
+    try:
+        target = hydra.utils.get_object(seam["_target_"])
+    except KeyError:
+        raise UserError(f"{key} lacks _target_: name the class to build, for example in conf/{key}/mine.yaml") from None
+    except Exception as error:
+        raise UserError(f"{key}._target_ is {seam['_target_']!r}, which cannot be imported: {error}") from error
+    parameters = inspect.signature(target).parameters
+    given = [name for name in seam if name != "_target_"]
+    for name in given:
+        if name not in parameters:
+            raise UserError(unknown_key(f"{key}.{name}", parameters))
+    if missing := [n for n, p in parameters.items() if p.default is p.empty and n not in given]:
+        raise UserError(f"{', '.join(f'{key}.{name}' for name in missing)}: missing for {seam['_target_']}")
+    try:
+        return hydra.utils.instantiate(seam, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        raise
+
+
+def load(system: Seam) -> VideoSystem:
+    """The system of a configuration on the device it names; ``auto`` is a GPU where there is one, else the CPU."""
+    return build("system", system | {"device": pick_device(system)})
+
+
+def pick_device(system: Seam) -> str:
+    """The device a system's configuration asks for, ``auto`` decided."""
+    if (name := system.get("device", "auto")) != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,62 @@
+"""Which run a configuration means: the content of everything that affects results, and nothing else."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from perturb.paths import resolve
+
+# Where things are put and shown, and what they run on.
+WITHOUT_EFFECT = ("name", "runs_dir", "plan", "system.device", "sample.playback_fps")
+FILES = ("system.checkpoint", "prompts.file", "image")
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The resolved configuration without `WITHOUT_EFFECT`, each file in `FILES` replaced by the hash of its content.
+
+    An image folder stands there by the names and sizes of its files; its bytes are in the manifest.
+    """
+    result = copy.deepcopy(dict(config))
+    for key in WITHOUT_EFFECT:
+        parent, name = _parent(result, key)
+        parent.pop(name, None)
+    for key in FILES:
+        parent, name = _parent(result, key)
+        if parent.get(name) is not None:
+            parent[name] = content_digest(resolve(parent[name]))
+    if "folder" in result["images"]:
+        result["images"]["folder"] = listing_digest(resolve(result["images"]["folder"]))
+    return result
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of a file's content; of a folder: of its files and of those its spec.json names, with their names.
+
+    Kept apart from the checkpoint reader so that a finished run answers without importing torch.
+    """
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    files = {str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()}
+    if "spec.json" in files:
+        elsewhere = json.loads(files["spec.json"].read_text(encoding="utf-8")).get("files", {})
+        files |= {name: path / name for name in elsewhere.values()}
+    lines = [f"{content_digest(file)}  {name}\n" for name, file in sorted(files.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def listing_digest(folder: Path) -> str:
+    """SHA-256 of the names and sizes of the files in a folder: cheap for millions of images."""
+    files = sorted((str(p.relative_to(folder)), p.stat().st_size) for p in folder.rglob("*") if p.is_file())
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
+def _parent(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The mapping that holds the dotted ``key``, and its last part."""
+    *parents, name = key.split(".")
+    for parent in parents:
+        config = config[parent]
+    return config, name

@@ -1,0 +1,174 @@
+"""What is written on disk: score rows, training rows, the manifest. Knows neither torch nor hydra."""
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from perturb.errors import UserError
+
+SCHEMA_VERSION = 1
+"""Version of the run directory's files; a reader refuses what a newer program has written."""
+
+SET_PROMPT = "*"
+"""``prompt_id`` of a row that measures the whole set of clips of one step."""
+SET_SEED = -1
+"""``seed`` of such a row."""
+
+Status = Literal["ok", "unavailable", "failed"]
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One value of one metric for one clip, or (prompt ``*``, seed -1) for all clips of one perturbation step.
+
+    ``value`` is None unless ``status`` is ``ok``; ``reason`` then says why.
+    """
+
+    run_id: str
+    training: str
+    group: str
+    lora_seed: int
+    step: int
+    prompt_id: str
+    seed: int
+    metric: str
+    value: float | None
+    status: Status = "ok"
+    reason: str = ""
+
+    @property
+    def order(self) -> tuple[int, str, int, str]:
+        """Sort key of scores.csv: perturbation step, prompt, noise seed, metric."""
+        return (self.step, self.prompt_id, self.seed, self.metric)
+
+
+@dataclass(frozen=True)
+class TrainRow:
+    """One fitting step. ``magnitude`` is ‖Δ‖_F/‖θ‖_F over the targeted weights, written at probe steps only."""
+
+    step: int
+    loss: float | None
+    learning_rate: float | None
+    gradient_norm: float | None
+    magnitude: float | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a run was made from and how far it got; every section is plain JSON.
+
+    ``versions`` package → version · ``git`` revision or "unavailable" · ``system`` checkpoint, sha256, spec name,
+    training · ``partition`` group → parameter count · ``perturbation`` group, layers, parameters · ``images`` set
+    description with its ``as_video`` policy and fps · ``prompts`` id → text · ``clips`` height, width, frames, fps,
+    sampler, seeds · ``metrics`` metric infos · ``frozen`` hashes before and after fitting · ``stages`` stage → status.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str = ""
+    experiment: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    git: str = "unavailable"
+    system: dict[str, Any] = field(default_factory=dict)
+    partition: dict[str, Any] = field(default_factory=dict)
+    perturbation: dict[str, Any] = field(default_factory=dict)
+    images: dict[str, Any] = field(default_factory=dict)
+    prompts: dict[str, str] = field(default_factory=dict)
+    clips: dict[str, Any] = field(default_factory=dict)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    frozen: dict[str, Any] = field(default_factory=dict)
+    stages: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Readable JSON, one section per key, ending in a newline."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @staticmethod
+    def from_json(text: str, source: str = "manifest") -> "Manifest":
+        """The inverse of `to_json`. Raises UserError for text that is no manifest or one of a newer schema."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{source} is not JSON ({error}). Remove the run directory and run again.") from None
+        version = values.get("schema_version") if isinstance(values, dict) else None
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
+            raise UserError(
+                f"{source} has schema version {version!r}; this program reads up to {SCHEMA_VERSION}. Update perturb."
+            )
+        known = {f.name for f in dataclasses.fields(Manifest)}
+        if unknown := sorted(set(values) - known):
+            raise UserError(f"{source} has unknown sections {unknown}; allowed: {sorted(known)}.")
+        return Manifest(**values)
+
+
+SCORE_COLUMNS = tuple(f.name for f in dataclasses.fields(ScoreRow))
+TRAIN_COLUMNS = tuple(f.name for f in dataclasses.fields(TrainRow))
+
+
+def _cell(value: object) -> str:
+    """None → empty; floats by repr, so that reading and writing again gives the same bytes."""
+    if value is None:
+        return ""
+    return repr(float(value)) if isinstance(value, float) else str(value)
+
+
+def _to_csv(columns: Sequence[str], rows: Sequence[ScoreRow] | Sequence[TrainRow]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(getattr(row, name)) for name in columns] for row in rows)
+    return buffer.getvalue()
+
+
+def _from_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != tuple(columns):
+            raise UserError(f"{path} has the columns {reader.fieldnames}; expected {list(columns)}.")
+        return list(reader)
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def scores_csv(rows: Iterable[ScoreRow]) -> str:
+    """scores.csv as text, rows sorted by `ScoreRow.order`."""
+    return _to_csv(SCORE_COLUMNS, sorted(rows, key=lambda row: row.order))
+
+
+def read_scores(path: Path) -> list[ScoreRow]:
+    """The rows of a scores.csv. Raises UserError when its columns are not those of `ScoreRow`."""
+    return [
+        ScoreRow(
+            run_id=row["run_id"],
+            training=row["training"],
+            group=row["group"],
+            lora_seed=int(row["lora_seed"]),
+            step=int(row["step"]),
+            prompt_id=row["prompt_id"],
+            seed=int(row["seed"]),
+            metric=row["metric"],
+            value=_number(row["value"]),
+            status=row["status"],  # type: ignore[arg-type]
+            reason=row["reason"],
+        )
+        for row in _from_csv(path, SCORE_COLUMNS)
+    ]
+
+
+def train_csv(rows: Iterable[TrainRow]) -> str:
+    """train.csv as text, rows sorted by step."""
+    return _to_csv(TRAIN_COLUMNS, sorted(rows, key=lambda row: row.step))
+
+
+def read_train(path: Path) -> list[TrainRow]:
+    """The rows of a train.csv. Raises UserError when its columns are not those of `TrainRow`."""
+    return [
+        TrainRow(int(row["step"]), *(_number(row[name]) for name in TRAIN_COLUMNS[1:]))
+        for row in _from_csv(path, TRAIN_COLUMNS)
+    ]

@@ -1,0 +1,82 @@
+"""`python -m perturb.run experiment=spatial_full`: one perturbation study, from configuration to table and figure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from perturb.command import check_paths, run_command
+from perturb.identity import identity
+from perturb.paths import resolve
+from perturb.rundir import RunDir, run_id, write_atomic
+
+if TYPE_CHECKING:
+    from perturb.config import RunConfig
+
+# torch, peft and diffusers take seconds to import: a finished run, --help and plain mistakes do not wait for them.
+
+
+def run(values: dict[str, Any]) -> None:
+    """The study that the resolved configuration describes: begun, gone on with, or shown when it is finished."""
+    if values["plan"]:
+        from perturb.plan import print_plan
+
+        return print_plan(values)
+    check_paths(values)
+    directory = RunDir(resolve(values["runs_dir"]) / values["name"] / run_id(identity(values)))
+    if not directory.is_done("study", "all"):
+        from perturb.config import RunConfig
+        from perturb.structured import read
+
+        config = read(RunConfig, values)
+        with directory.lock():
+            write_atomic(directory.config, OmegaConf.to_yaml(OmegaConf.create(values)))
+            study(config, directory)
+    return show(directory)
+
+
+def study(config: RunConfig, run: RunDir) -> None:
+    """Load the system, perturb one group of it on images, sample at each probe step, score; resumes what was begun."""
+    from perturb.config import build, load
+    from perturb.data.prompts import load_prompts
+    from perturb.partition import Partition
+    from perturb.provenance import record
+    from perturb.stages.fit import fit
+    from perturb.stages.sample import Generator, sample
+    from perturb.stages.score import Labels, score
+
+    system = load(config.system)
+    partition = Partition.of(system.unet)
+    perturbation, images = build("perturbation", config.perturbation), build("images", config.images)
+    sampler, metrics = build("sampler", config.sampler), build("metrics", config.metrics)
+    prompts = load_prompts(config.prompts.file, config.prompts.limit)
+    generate = Generator(system, sampler, prompts, config.sample, image=config.image)
+    record(run, config, system=system, partition=partition, images=images, generate=generate, metrics=metrics)
+
+    steps = config.probe_steps
+    labels = Labels(run.path.name, config.training, config.group, config.fit.seed)
+    with run.stage("fit"):
+        fit(system, perturbation, images, probe_steps=steps, config=config.fit, run=run, group=config.group)
+    with run.stage("sample"):
+        sample(generate, perturbation, steps, run, playback_fps=config.sample.playback_fps)
+    with run.stage("score"):
+        score(metrics, generate.samples, steps, run, labels=labels, fps=generate.format.fps)
+    run.mark_done("study", "all")
+
+
+def show(run: RunDir) -> None:
+    """Print the table and the path of the figure."""
+    from analysis.summary import summarise
+
+    figure = summarise(run.path)
+    print(f"run     {run.path}\nfigure  {figure}")
+
+
+def main() -> None:
+    """The command."""
+    run_command(run, "config")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""`python -m perturb.sample system=nano_full prompt="…"`: plain generation, optionally with an adapter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from perturb.command import check_paths, run_command
+from perturb.errors import UserError
+from perturb.paths import resolve
+
+if TYPE_CHECKING:
+    from perturb.data.prompts import Prompt
+
+STUDY_ONLY = ("training", "images", "fit", "probe_steps")
+"""What a system's configuration brings for studies."""
+
+# torch and diffusers take seconds to import: --help and plain mistakes do not wait for them.
+
+
+def generate(values: dict[str, Any]) -> None:
+    """Clips of the given prompts as .npy, .mp4 and one contact sheet in the folder ``output``."""
+    for key in STUDY_ONLY:
+        values.pop(key, None)
+    check_paths(values)
+
+    from perturb.config import GenerateConfig, build, load
+    from perturb.perturbation import LoraPerturbation
+    from perturb.progress import progress
+    from perturb.stages.sample import Generator, save_clip
+    from perturb.structured import read
+    from perturb.video import write_contact_sheet, write_mp4
+
+    config = read(GenerateConfig, values)
+    prompts = _prompts(config.prompt, config.prompts.file, config.prompts.limit)
+    system = load(config.system)
+    if config.adapter is not None:
+        LoraPerturbation.restore(system.unet, resolve(config.adapter)).scale(config.adapter_scale)
+    make = Generator(system, build("sampler", config.sampler), prompts, config.sample, image=config.image)
+
+    output, rows = resolve(config.output), []
+    with progress("sample", len(make.jobs)) as advance:
+        for batch in make.batches:
+            for (index, seed), frames in zip(batch, make(batch, advance), strict=True):
+                path = output / f"{prompts[index].id}_s{seed}.npy"
+                save_clip(path, frames)
+                write_mp4(path.with_suffix(".mp4"), frames, config.sample.playback_fps)
+                rows.append(frames)
+    write_contact_sheet(output / "sheet.png", rows)
+    print(f"clips  {output} ({len(rows)})\nsheet  {output / 'sheet.png'}")
+
+
+def _prompts(text: str | None, file: str | None, limit: int | None) -> list[Prompt]:
+    """The one prompt, or those of the file. UserError unless exactly one of them is given."""
+    from perturb.data.prompts import Prompt, load_prompts
+
+    if (text is None) == (file is None):
+        found = "neither is" if text is None else "both are"
+        raise UserError(f'give either prompt="…" or prompts.file=/path/prompts.txt; {found} given')
+    return load_prompts(file, limit) if file is not None else [Prompt(id="p000", text=str(text))]
+
+
+def main() -> None:
+    """The command."""
+    run_command(generate, "generate")
+
+
+if __name__ == "__main__":
+    main()

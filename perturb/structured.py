@@ -1,0 +1,98 @@
+"""Plain mappings (from yaml or json) to dataclasses, every key and every type checked."""
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, Literal, TypeVar
+
+from perturb.errors import UserError
+
+T = TypeVar("T")
+
+
+def read(cls: type[T], data: object, where: str = "") -> T:
+    """``data`` as dataclass ``cls``; lists become tuples, whole numbers become floats where a float is wanted.
+
+    Raises UserError naming the key, what was given and what is allowed: for an unknown or missing key and for a value
+    of the wrong type. Ranges are the business of the dataclass's own ``__post_init__``.
+    """
+    if not isinstance(data, Mapping):
+        raise UserError(f"{where or cls.__name__}: expected a mapping, got {data!r}")
+    known = {field.name: field for field in fields(typing.cast(Any, cls))}
+    for key in data:
+        if key not in known:
+            raise UserError(unknown_key(_join(where, str(key)), known))
+    required = [f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [_join(where, name) for name in required if name not in data]:
+        raise UserError(f"{', '.join(missing)}: missing; give {' '.join(f'{name}=…' for name in missing)}")
+    hints = typing.get_type_hints(cls)
+    return cls(**{key: convert(value, hints[key], _join(where, key)) for key, value in data.items()})
+
+
+def unknown_key(key: str, allowed: Iterable[str]) -> str:
+    """The message for a key that does not exist, with the nearest one that does."""
+    allowed = sorted(allowed)
+    parent, _, name = key.rpartition(".")
+    close = difflib.get_close_matches(name, allowed, n=1)
+    hint = f" Did you mean {_join(parent, close[0])!r}?" if close else ""
+    return f"{key}: unknown key.{hint} Allowed{f' under {parent}' if parent else ''}: {', '.join(allowed)}."
+
+
+def convert(value: Any, kind: Any, where: str) -> Any:
+    """``value`` as type ``kind`` (a class, dataclass, X | None, Literal, tuple[X, ...], dict), or a UserError."""
+    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return _convert_union(value, options, where)
+    if is_dataclass(kind):
+        return value if isinstance(value, typing.cast(Any, kind)) else read(typing.cast(Any, kind), value, where)
+    if origin is Literal:
+        if value not in options:
+            raise UserError(f"{where} is {value!r}; allowed: {', '.join(map(str, options))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{where} is {value!r}; allowed: a list, for example [1,2]")
+        return tuple(convert(item, options[0], f"{where}[{i}]") for i, item in enumerate(value))
+    return _convert_plain(value, origin or kind, where)
+
+
+def _convert_union(value: Any, options: tuple[Any, ...], where: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    errors = []
+    for option in options:
+        if option is not type(None):
+            try:
+                return convert(value, option, where)
+            except UserError as error:
+                errors.append(str(error))
+    suffix = " or null" if type(None) in options else ""
+    raise UserError(f"{errors[0]}{suffix}")
+
+
+def _convert_plain(value: Any, kind: Any, where: str) -> Any:
+    if kind is Any:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is dict or kind is Mapping:
+        kind = Mapping
+    if not isinstance(value, kind) or (type(value) is bool and kind is not bool):
+        raise UserError(f"{where} is {value!r}; allowed: {_NAMES.get(kind, kind.__name__)}")
+    return value
+
+
+_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Mapping: "a mapping"}
+
+
+def _join(parent: str, name: str) -> str:
+    return f"{parent}.{name}" if parent else name
+
+
+def check_range(where: str, value: float | None, *, low: float = float("-inf"), high: float = float("inf")) -> None:
+    """Raise UserError unless ``low ≤ value ≤ high`` (None passes: it means the model's default)."""
+    if value is not None and not low <= value <= high:
+        allowed = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
+        raise UserError(f"{where} is {value!r}; allowed: {allowed}")
