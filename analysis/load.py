@@ -3,6 +3,7 @@
 Works on runs copied from another machine: only scores.csv, train.csv and manifest.json are read here.
 """
 
+import csv
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -135,7 +136,7 @@ def _read(path: Path, reader: Callable[[Path], list[Row]]) -> list[Row]:
         return reader(path)
     except UserError:
         raise
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, TypeError, csv.Error) as error:  # TypeError: a line that ends too early
         raise UserError(f"{path} has a cell that is not of its column's type ({error}). Run the study again.") from None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -28,10 +28,14 @@ WANTED = {
 """Paths that users give, and what to give."""
 
 
+QUOTING = "Text with , ' ( ) or [ ] needs two pairs of quotes: 'prompt=\"a cat, a dog\"'; or put it in prompts.file"
+
+
 def run_command(task: Callable[[dict[str, Any]], None], config_name: str) -> None:
     """Compose ``config_name`` with the command line and call ``task`` with the resolved configuration.
 
-    With --multirun a job that fails is named and the others go on. Exit code 2 after a UserError, 130 after Ctrl-C.
+    With --multirun a job that ends in a UserError is named and the others go on. Exit code 2 after a UserError, 130
+    after Ctrl-C.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra hands its exceptions over instead of printing them itself
     failed: list[str] = []
@@ -51,7 +55,7 @@ def run_command(task: Callable[[dict[str, Any]], None], config_name: str) -> Non
         print(f"error: {_explain(error, config_name)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
+        print("stopped; a study or training goes on where it was when the same command is given again", file=sys.stderr)
         sys.exit(130)
     if failed:
         sys.exit(2)
@@ -90,6 +94,8 @@ def select(config: Mapping[str, Any], key: str) -> Any:
 def _explain(error: Exception, config_name: str) -> str:
     """Hydra's message; where a key is unknown, the keys that are allowed in its place."""
     message = str(error).strip().split("\nConfig search path")[0]
+    if isinstance(error, OverrideParseException) or message.startswith("Ambiguous value"):
+        return f"{message}\n{QUOTING}"
     unknown = re.search(r"Could not override '([\w.]+)'", message)
     return unknown_key(unknown[1], _siblings(unknown[1], config_name)) if unknown else message
 

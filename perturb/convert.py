@@ -49,7 +49,8 @@ def convert(
     except UserError:
         raise
     except Exception as error:  # torch, safetensors and the system each report a full disk in their own way
-        raise UserError(f"cannot write {target} ({str(error).splitlines()[0]}); nothing was left behind") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"cannot write {target} ({reason}); nothing was left behind") from error
     count = sum(tensor.numel() for part in opened.components.values() for tensor in part.values())
     return f"{opened.spec.name}: {source} → {target} ({to}, {count:,} values)"
 
@@ -66,6 +67,8 @@ def _check_target(target: Path, source: Path, *, force: bool) -> None:
 def _write_folder(target: Path, opened: Source) -> None:
     from perturb.videocrafter.folder import write_folder
 
+    if target.is_file():
+        raise UserError(f"{target} is a file, and our format is a folder; give another path, or --to official")
     tokenizer = opened.tokenizer()
     write_folder(target, opened.spec, opened.components, tokenizer=tokenizer, overwrite=True)
 

@@ -27,8 +27,13 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         parent, name = _parent(result, key)
         if parent.get(name) is not None:
             parent[name] = content_digest(resolve(parent[name]))
-    if "folder" in result["images"]:
-        result["images"]["folder"] = listing_digest(resolve(result["images"]["folder"]))
+    if "folder" in (images := result["images"]):
+        folder = resolve(images["folder"])
+        images["folder"] = listing_digest(folder)
+        if isinstance(captions := images.get("captions"), str):
+            # as in data.captions: a table by its path or by its place in the folder; "none" is no file
+            tables = [path for path in (resolve(captions), folder / captions) if path.is_file()]
+            images["captions"] = content_digest(tables[0]) if tables else captions
     return result
 
 
@@ -37,15 +42,21 @@ def content_digest(path: Path) -> str:
 
     Kept apart from the checkpoint reader so that a finished run answers without importing torch.
     """
+    if path.name.endswith(".index.json"):  # of sharded weights: the shards lie beside it
+        return content_digest(path.parent)
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return _file_digest(path)
     files = {str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()}
     if "spec.json" in files:
         elsewhere = json.loads(files["spec.json"].read_text(encoding="utf-8")).get("files", {})
         files |= {name: path / name for name in elsewhere.values()}
-    lines = [f"{content_digest(file)}  {name}\n" for name, file in sorted(files.items())]
+    lines = [f"{_file_digest(file)}  {name}\n" for name, file in sorted(files.items())]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def listing_digest(folder: Path) -> str:

@@ -7,7 +7,7 @@ estimate: operations over the measured speed of one convolution of the network's
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from perturb.videocrafter.spec import ModelSpec, get_spec
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 GIB = 2**30
 ADAPTER_BYTES = 16  # float32: weight, gradient and AdamW's two averages
+DECODED = 8  # frames at a time
 LIVE = 4  # intermediate results of the largest layer's size that are alive at once without autograd
 
 
@@ -85,24 +86,27 @@ def architecture(config: RunConfig) -> ModelSpec:
 
 def sampling_cost(unet: nn.Module, spec: ModelSpec, form: ClipFormat) -> Cost:
     """One forward pass of one clip."""
-    outputs: list[int] = []
-    handles = [
-        module.register_forward_hook(lambda _module, _inputs, output: outputs.append(_bytes(output)))
-        for module in unet.modules()
-    ]
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        _forward(unet, spec, form.latent(spec))
-    for handle in handles:
-        handle.remove()
-    return Cost(flops=counter.get_total_flops(), largest=max(outputs))
+    return _measured(unet, lambda: _forward(unet, spec, form.latent(spec)))
 
 
 def decoding_cost(vae: Any, spec: ModelSpec, form: ClipFormat) -> Cost:
-    """Decoding one clip."""
+    """Decoding one clip; memory is that of the frames that `VideoSystem.decode` takes at a time."""
     c, t, h, w = form.latent(spec)
+    frame = _measured(vae, lambda: vae.decode(torch.empty(1, c, h, w, device="meta")))
+    return Cost(flops=frame.flops * t, largest=frame.largest * DECODED)
+
+
+def _measured(network: nn.Module, forward: Callable[[], object]) -> Cost:
+    outputs: list[int] = []
+    handles = [
+        module.register_forward_hook(lambda _module, _inputs, output: outputs.append(_bytes(output)))
+        for module in network.modules()
+    ]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        vae.decode(torch.empty(1, c, h, w, device="meta"))
-    return Cost(flops=counter.get_total_flops() * t)
+        forward()
+    for handle in handles:
+        handle.remove()
+    return Cost(flops=counter.get_total_flops(), largest=max(outputs))
 
 
 def fitting_cost(unet: nn.Module, spec: ModelSpec, config: RunConfig) -> Cost:
@@ -111,11 +115,12 @@ def fitting_cost(unet: nn.Module, spec: ModelSpec, config: RunConfig) -> Cost:
     frames = 1 if config.images.get("as_video", "single_frame") == "single_frame" else fit.frames or defaults.frames
     shape = (spec.vae.latent_channels, frames, (fit.height or defaults.height) // f, (fit.width or defaults.width) // f)
     kept: dict[int, Tensor] = {}
-    weights = {id(parameter) for parameter in unet.parameters()}
+    # by storage: a linear layer keeps a transposed view of its weight
+    weights = {parameter.untyped_storage()._cdata for parameter in unet.parameters()}
 
     def keep(tensor: Tensor) -> Tensor:
-        if id(tensor) not in weights:
-            kept[tensor.untyped_storage()._cdata] = tensor
+        if (storage := tensor.untyped_storage()._cdata) not in weights:
+            kept[storage] = tensor
         return tensor
 
     unet.gradient_checkpointing = fit.gradient_checkpointing  # pyright: ignore[reportArgumentType]
@@ -176,7 +181,16 @@ def _estimates(
     share = BYTES[fit.precision] / 4
     memory = {
         "fit": weights + ADAPTER_BYTES * adapter + fit.batch_size * still.kept * share,
-        "sample": weights + 2 * config.sample.batch_size * LIVE * forward.largest * BYTES[config.sample.precision] / 4,
+        "sample": weights
+        + LIVE
+        * max(
+            2
+            * config.sample.batch_size
+            * forward.largest
+            * BYTES[config.sample.precision]
+            / 4,  # both sides of guidance
+            decode.largest,
+        ),
     }
     device = pick_device(config.system)
     clip = sampler.steps * (1 if sampler.guidance == 1 else 2) * forward.flops
@@ -197,7 +211,8 @@ def speed(spec: ModelSpec, device: str, precision: str) -> float:
     """FLOP/s of a 3×3 convolution at the size of the network's first level, measured for about half a second."""
     c, f, size = spec.unet.model_channels, spec.downsampling, spec.sampling
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    x = torch.randn(size.frames, c, size.height // f, size.width // f, device=device, dtype=dtype)
+    frames = size.frames if device.startswith("cuda") else 1  # one is enough to keep a CPU busy
+    x = torch.randn(frames, c, size.height // f, size.width // f, device=device, dtype=dtype)
     kernel = torch.randn(c, c, 3, 3, device=device, dtype=dtype)
     F.conv2d(x, kernel, padding=1)
     _wait(device)

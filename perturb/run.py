@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
@@ -24,7 +25,7 @@ def run(values: dict[str, Any]) -> None:
 
         return print_plan(values)
     check_paths(values)
-    directory = RunDir(resolve(values["runs_dir"]) / values["name"] / run_id(identity(values)))
+    directory = RunDir(resolve(values["runs_dir"]) / str(values["name"]) / run_id(identity(values)))
     if not directory.is_done("study", "all"):
         from perturb.config import RunConfig
         from perturb.structured import read
@@ -53,6 +54,8 @@ def study(config: RunConfig, run: RunDir) -> None:
     prompts = load_prompts(config.prompts.file, config.prompts.limit)
     generate = Generator(system, sampler, prompts, config.sample, image=config.image)
     record(run, config, system=system, partition=partition, images=images, generate=generate, metrics=metrics)
+    if skipped := images.describe()["skipped"]:
+        print(f"{len(skipped)} damaged images are left out: {', '.join(skipped[:5])}", file=sys.stderr)
 
     steps = config.probe_steps
     labels = Labels(run.path.name, config.training, config.group, config.fit.seed)

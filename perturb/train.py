@@ -39,6 +39,7 @@ class TrainConfig:
     text_dropout: float = 0.1
     kl_weight: float = 1e-5
     crop_steps: int = 0
+    gamma: float = 0.0
     seed: int
     threads: int | None = None
 
@@ -101,7 +102,7 @@ def _train_unet(config: TrainConfig, recipe: Literal["image", "full", "partial"]
         text_dropout=config.text_dropout,
         timesteps=system.spec.schedule.timesteps,
     )
-    card = train_diffusion(system, stream, recipe, config.loop, resolve(config.work))
+    card = train_diffusion(system, stream, recipe, config.loop, resolve(config.work), gamma=config.gamma)
     shared = None
     if config.share is not None:
         files = {"vae": "vae.safetensors", "text_encoder": "text_encoder.safetensors", "tokenizer": "tokenizer.json"}

@@ -1,6 +1,5 @@
 """What many tests share: the golden data's folder, and a complete model small enough for a test."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,24 +9,17 @@ from perturb.data.shapes.world import WORDS
 from perturb.videocrafter.spec import ModelSpec, SamplingDefaults, ScheduleSpec, TextSpec, UNetSpec, VAESpec
 from perturb.videocrafter.system import VideoSystem, build_system
 from perturb.videocrafter.tokenizer import FileTokenizer
+from tests.parity.fixtures import folder
 
-ROOT = Path(__file__).parents[1]
 TOKENS = 16
-
-
-def parity_folder() -> Path | None:
-    """The folder with the golden data (environment PERTURB_PARITY, else ../shared/parity), None when absent."""
-    folder = Path(os.environ.get("PERTURB_PARITY") or ROOT.parent / "shared" / "parity")
-    return folder if folder.is_dir() else None
 
 
 @pytest.fixture(scope="session")
 def parity_dir() -> Path:
     """The golden data; without it the test is skipped, saying so."""
-    folder = parity_folder()
-    if folder is None:
+    if not folder().is_dir():
         pytest.skip("no golden data: set PERTURB_PARITY to the folder with the parity fixtures")
-    return folder
+    return folder()
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,7 @@ class ImageSet(Protocol):
     def caption(self, index: int) -> str: ...
 
     def describe(self) -> dict[str, Any]:
-        """For the manifest: source, count, what was skipped, a digest of the content."""
+        """For the manifest: source, count, ``skipped`` (the list of files left out), a digest of the content."""
         ...
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 from perturb.errors import UserError
 
@@ -17,12 +18,18 @@ def read_table(path: Path) -> list[dict[str, str]]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}") from None
     if path.suffix == ".csv":
-        # DictReader puts surplus cells under None and fills missing ones with None
-        rows = csv.DictReader(io.StringIO(text, newline=""))
-        return [{key: value or "" for key, value in row.items() if isinstance(key, str)} for row in rows]
+        table = csv.DictReader(io.StringIO(text, newline=""))
+        return [_cells(row, path, table.line_num) for row in table]
     if path.suffix == ".jsonl":
         return [_parse(line, path, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     raise UserError(f"{path} ends in {path.suffix!r}: allowed are .txt, .csv and .jsonl")
+
+
+def _cells(row: dict[str | None, Any], path: Path, number: int) -> dict[str, str]:
+    # DictReader puts surplus cells under None and fills missing ones with None
+    if any(row.get(None) or ()):
+        raise UserError(f'{path}, line {number} has more cells than the header: put a text with commas in "quotes"')
+    return {key: value or "" for key, value in row.items() if key is not None}
 
 
 def _parse(line: str, path: Path, number: int) -> dict[str, str]:

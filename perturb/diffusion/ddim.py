@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,17 @@ class DDIMSampler:
             guidance=defaults.guidance if self.guidance is None else self.guidance,
             eta=defaults.eta if self.eta is None else self.eta,
         )
+
+    def check(self, schedule: NoiseSchedule) -> None:
+        """Raise UserError for settings that are left open, are no numbers, or do not fit ``schedule``."""
+        if self.steps is None or self.guidance is None or self.eta is None:
+            raise UserError(f"{self} leaves settings open; call .resolved(spec.sampling) before sampling")
+        if type(self.steps) is not int:
+            raise UserError(f"sampler.steps is {self.steps!r}; allowed: a whole number from 1")
+        for name, value in (("guidance", self.guidance), ("eta", self.eta)):
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise UserError(f"sampler.{name} is {value!r}; allowed: a finite number")
+        schedule.ddim_table(self.steps, self.eta)
 
     def __call__(  # noqa: PLR0917 - the order of the Sampler protocol
         self,

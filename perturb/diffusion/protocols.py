@@ -35,6 +35,10 @@ class Sampler(Protocol):
         """The same sampler with every setting left open taken from ``defaults``."""
         ...
 
+    def check(self, schedule: NoiseSchedule) -> None:
+        """Raise UserError for settings that ``schedule`` cannot take, before anything expensive is begun."""
+        ...
+
     def __call__(  # noqa: PLR0917 - the order in which a sampler reads: from what, told what, with what
         self,
         denoise: Denoise,

@@ -120,7 +120,9 @@ class LpipsDrift:
         path = trunk_path()
         if self._loaded is None or self._loaded[0] != path:
             if not path.is_file():
-                raise Unavailable(f"AlexNet weights not found: looked for {path}; get them from {ALEXNET_URL}")
+                # the reason goes into scores.csv, which people share: no home folder in it
+                shown = str(path).replace(str(Path.home()), "~", 1)
+                raise Unavailable(f"AlexNet weights not found: looked for {shown}; get them from {ALEXNET_URL}")
             self._loaded = path, load_lpips(path).to(self.device)
         return self._loaded[1]
 

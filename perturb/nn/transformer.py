@@ -13,8 +13,6 @@ from perturb.nn.attention import Attention
 
 M = TypeVar("M", bound=nn.Module)
 
-M = TypeVar("M", bound=nn.Module)
-
 
 class FeedForward(nn.Module):
     """Gated perceptron: ``W₂ (a · GELU(g))`` with ``[a, g] = W₁ x``; hidden width 4·d. Source: Shazeer 2020 (GEGLU)."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
+VARIANTS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern")  # settings that make Δ another one
 
 
 def write(folder: Path, config: LoraConfig, weights: Mapping[tuple[str, str], Tensor]) -> None:
@@ -47,11 +48,13 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[tuple[str, str], Tensor]]:
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         tensors = load((folder / WEIGHTS).read_bytes())
         kind, rank_alpha = settings["peft_type"], (settings["r"], settings["lora_alpha"])
-        plain = not (settings.get("use_dora") or settings.get("use_rslora") or settings.get("rank_pattern"))
+        plain = not any(settings.get(name) for name in VARIANTS)
     except (json.JSONDecodeError, SafetensorError, KeyError, TypeError) as error:
         raise UserError(f"the adapter in {folder} cannot be read: {error!r}") from None
     if kind != "LORA" or not plain:
-        raise UserError(f"the adapter in {folder} is {kind} {rank_alpha}: only plain LoRA with one rank is read here")
+        raise UserError(
+            f"the adapter in {folder} is {kind} {rank_alpha}: only plain LoRA with one rank and alpha is read here"
+        )
     settings.setdefault("lora_dropout", 0.0)
     return settings, {_split(key, folder): tensor for key, tensor in tensors.items()}
 

@@ -117,7 +117,8 @@ def _fit_and_verify(
         # the frozen temporal convolutions have a dropout of their own: the network stays in eval mode
         system.unet.eval()
         perturbation.train(True)
-        identity = {"config": asdict(config), "base": summarise(before), "images": data.describe(), **described}
+        origin = {"base": summarise(before), "images": data.describe()}
+        identity = {"config": asdict(config), "probe_steps": list(probes), **origin, **described}
         _Fitting(system, perturbation, data, config=config, run=run, identity=identity).to(probes)
     finally:
         perturbation.detach()

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from perturb.data.images import ImageSet
 from perturb.diffusion import Conditioning, sample_generator
+from perturb.errors import UserError
+from perturb.videocrafter.spec import ModelSpec
 from perturb.videocrafter.system import VideoSystem
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class FitData:
         defaults = system.spec.sampling
         self.system, self.images, self.config = system, images, config
         self.height, self.width = config.height or defaults.height, config.width or defaults.width
+        _check_size(system.spec, height=self.height, width=self.width)
         self.frames = 1 if images.as_video == "single_frame" else config.frames or defaults.frames
         self.fps = config.fps or defaults.fps
         self._moments: dict[int, tuple[Tensor, Tensor]] = {}
@@ -121,3 +124,9 @@ class FitData:
         if self.config.cache_latents:
             self._image_tokens[index] = tokens
         return tokens
+
+
+def _check_size(spec: ModelSpec, **sizes: int) -> None:
+    for name, value in sizes.items():
+        if value % spec.size_multiple:
+            raise UserError(f"fit.{name} is {value}; allowed for {spec.name}: multiples of {spec.size_multiple}")

@@ -11,13 +11,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from perturb.data.shapes.render import Grade, render, render_still
 from perturb.data.shapes.world import FPS, scene
 from perturb.progress import progress
 from perturb.rundir import replacing
+from perturb.videocrafter.files import write_safetensors
 from perturb.videocrafter.system import VideoSystem
 
 
@@ -70,7 +71,7 @@ def encode_world(system: VideoSystem, data: WorldData, folder: Path) -> LatentSe
     path = folder / f"latents_{data.kind}_{name}.safetensors"
     if not path.is_file():
         with replacing(path) as temporary:
-            save_file(_encode(system, data.frames, data.count), temporary)
+            write_safetensors(temporary, _encode(system, data.frames, data.count))
     stored = load_file(path)
     captions = [data.caption(index) for index in range(data.count)]
     fps = torch.tensor([data.fps(index) for index in range(data.count)])

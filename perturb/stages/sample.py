@@ -66,10 +66,10 @@ class ClipFormat:
             name: getattr(spec.sampling if getattr(config, name) is None else config, name)
             for name in ("height", "width", "frames", "fps")
         }
-        step = spec.downsampling * 2 ** (len(spec.unet.channel_mult) - 1)
         for name in ("height", "width"):
-            if chosen[name] % step:
-                raise UserError(f"sample.{name} is {chosen[name]}; allowed for {spec.name}: multiples of {step}")
+            if chosen[name] % spec.size_multiple:
+                allowed = f"multiples of {spec.size_multiple}"
+                raise UserError(f"sample.{name} is {chosen[name]}; allowed for {spec.name}: {allowed}")
         return ClipFormat(**chosen)
 
     def latent(self, spec: ModelSpec) -> tuple[int, int, int, int]:
@@ -94,6 +94,7 @@ class Generator:
         image: str | None,
     ) -> None:
         self.system, self.sampler = system, sampler.resolved(system.spec.sampling)
+        self.sampler.check(system.schedule)  # here, because fitting comes before the first clip
         self.prompts, self.precision = prompts, config.precision
         self.format = ClipFormat.of(config, system.spec)
         pixels = None if image is None else load_conditioning_image(image, self.format.height, self.format.width)

@@ -15,7 +15,7 @@ from perturb.videocrafter.encoders import fresh_position_ids
 from perturb.videocrafter.files import non_finite, read_weights, sha256, sha256_of, weight_files
 from perturb.videocrafter.folder import TOKENIZER, flat_shapes, is_folder, read_folder, write_folder
 from perturb.videocrafter.keymap import EXTRA, Components, to_components
-from perturb.videocrafter.keymap.diffusion import diffusion_buffers
+from perturb.videocrafter.keymap.diffusion import SCHEDULE_TABLES, diffusion_buffers
 from perturb.videocrafter.skeleton import skeleton
 from perturb.videocrafter.spec import SPECS, ModelSpec, get_spec
 from perturb.videocrafter.strict import check_official, differences, nearest, recognise, shapes_of
@@ -25,6 +25,7 @@ from perturb.videocrafter.tokenizer import ClipTokenizer, FileTokenizer, Tokeniz
 __all__ = ["Source", "load_system", "open_checkpoint", "save_system", "sha256"]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+STORED = (*DTYPES.values(), torch.float64)  # what a file may hold: anything else is quantised or no weight
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def open_checkpoint(checkpoint: str | Path, spec: str | ModelSpec | None = None)
     path = resolve(checkpoint)
     wanted = get_spec(spec) if isinstance(spec, str) else spec
     source = _open_folder(path, wanted) if is_folder(path) else _open_official(path, wanted)
+    _check_dtypes(source, path)
     _check_schedule(source, path)
     return source
 
@@ -169,10 +171,25 @@ def _check_finite(source: Source, checkpoint: str | Path) -> None:
         )
 
 
+def _check_dtypes(source: Source, path: Path) -> None:
+    strange = {
+        f"{name}.{key}": str(tensor.dtype).removeprefix("torch.")
+        for name, tensors in source.components.items()
+        for key, tensor in tensors.items()
+        if tensor.dtype not in STORED
+    }
+    if strange:
+        key, dtype = next(iter(strange.items()))
+        allowed = ", ".join(str(each).removeprefix("torch.") for each in STORED)
+        raise UserError(
+            f"{path}: {len(strange)} tensors are no plain weights, e.g. {key} is {dtype}; allowed: {allowed}"
+        )
+
+
 def _check_schedule(source: Source, path: Path) -> None:
-    """The noise tables in the file must be those of the spec; the other diffusion buffers follow from these three."""
+    """The noise tables in the file must be those of the spec."""
     tables = diffusion_buffers(source.spec.schedule)
-    for name in ("betas", "alphas_cumprod", "scale_arr"):
+    for name in SCHEDULE_TABLES:
         given = source.components[EXTRA].get(name)
         if given is None or name not in tables:
             continue

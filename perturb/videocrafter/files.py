@@ -89,7 +89,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors as they are (bytes, dtype, shape), whatever storage they share."""
+    path.touch()
+    mode = path.stat().st_mode  # as the umask has it: safetensors would leave a file that only its owner can read
     save_file(separate(tensors), path, metadata={"format": "pt"})
+    path.chmod(mode)
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -155,10 +158,18 @@ def _looks_like_safetensors(path: Path) -> bool:
     return path.suffix == ".safetensors" or (len(head) == 9 and head[8:] == b"{" and head[4:8] == b"\0\0\0\0")
 
 
-def _shards_of(folder: Path) -> list[Path]:
+def _index_of(folder: Path) -> Path | None:
+    """The one index in a folder of shards, None where there is none."""
     indices = sorted(folder.glob("*.index.json"))
-    if indices:
-        return _indexed(indices[0])[1]
+    if len(indices) > 1:
+        raise UserError(f"{folder} holds several checkpoints; give one index: {_some(str(path) for path in indices)}")
+    return indices[0] if indices else None
+
+
+def _shards_of(folder: Path) -> list[Path]:
+    index = _index_of(folder)
+    if index is not None:
+        return _indexed(index)[1]
     shards = sorted(folder.glob("*.safetensors"))
     if not shards:
         raise UserError(
@@ -169,8 +180,8 @@ def _shards_of(folder: Path) -> list[Path]:
 
 
 def _read_shards(folder: Path) -> dict[str, Tensor]:
-    indices = sorted(folder.glob("*.index.json"))
-    return _read_index(indices[0]) if indices else _merge(_shards_of(folder))
+    index = _index_of(folder)
+    return _merge(_shards_of(folder)) if index is None else _read_index(index)
 
 
 def _indexed(path: Path) -> tuple[dict[str, str], list[Path]]:

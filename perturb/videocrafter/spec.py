@@ -147,6 +147,11 @@ class ModelSpec:
         """Pixels per latent position along one axis: 2^(levels of the autoencoder − 1)."""
         return 2 ** (len(self.vae.block_out_channels) - 1)
 
+    @property
+    def size_multiple(self) -> int:
+        """What height and width in pixels must be multiples of: the autoencoder halves them, then the network."""
+        return self.downsampling * 2 ** (len(self.unet.channel_mult) - 1)
+
     def build_unet(self) -> VideoUNet:
         """The denoising network with fresh weights, on the current default device (``torch.device("meta")`` works)."""
         from perturb.nn import VideoUNet

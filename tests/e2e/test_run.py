@@ -44,7 +44,8 @@ def test_a_study_leaves_everything_it_promises(finished: RunDir, commands: Comma
     assert {row["metric"] for row in rows} == metrics
     assert len(rows) == 3 * (4 * len(per_clip) + len(metrics - per_clip))
     assert {row["run_id"] for row in rows} == {manifest.run_id}
-    assert all(np.isfinite(float(row["value"])) == (row["status"] == "ok") for row in rows if row["value"])
+    assert all((row["value"] != "") == (row["status"] == "ok") for row in rows)
+    assert all(np.isfinite(float(row["value"])) for row in rows if row["value"])
 
 
 def test_step_zero_is_the_unperturbed_model(
@@ -135,6 +136,9 @@ def test_published_systems_need_three_paths_and_say_so_at_once(commands: Command
         ("sample.seeds=[1,1]", "sample.seeds is [1, 1]; allowed: different whole numbers from 0"),
         ("sample.height=33", "sample.height is 33; allowed for tiny: multiples of 16"),
         ("group=spacial", "group is 'spacial'; allowed: spatial, temporal"),
+        ("sampler.steps=27", "27 sampling steps do not fit"),
+        ("name=a, b", "needs two pairs of quotes"),
+        ("name=a dog's", "needs two pairs of quotes"),
         ("+perturbation.rang=1", "Did you mean 'perturbation.rank'?"),
     ],
 )

@@ -21,8 +21,11 @@ STATE = "state."
 
 
 def folder() -> Path:
-    """Where the golden fixtures lie (perhaps not there: see ``requires_fixtures``)."""
-    return Path(os.environ.get("PERTURB_PARITY") or ROOT.parent / "shared" / "parity")
+    """Where the golden fixtures lie (perhaps not there: ``requires_fixtures``); a wrong PERTURB_PARITY is an error."""
+    named = os.environ.get("PERTURB_PARITY")
+    if named and not Path(named).is_dir():
+        raise NotADirectoryError(f"PERTURB_PARITY names {named}, which is no folder")
+    return Path(named) if named else ROOT.parent / "shared" / "parity"
 
 
 requires_fixtures = pytest.mark.skipif(

@@ -18,6 +18,7 @@ def kinds_asked_for() -> set[str]:
 
 
 def test_every_kind_has_a_test():
+    assert kinds(), f"{folder()} holds no fixtures"
     untested = {kind: names for kind, names in kinds().items() if kind not in kinds_asked_for()}
     assert not untested, f"fixtures of kinds that no test knows: {untested}"
 

@@ -200,6 +200,13 @@ def test_weights_that_are_not_numbers_are_refused_unless_asked_for(tmp_path: Pat
     assert load_system(path, spec, expect_finite=False).unet.state_dict()
 
 
+def test_quantised_weights_are_refused_by_name(tmp_path: Path, spec: ModelSpec):
+    state = random_state(spec)
+    state[UNET + "out.2.bias"] = torch.zeros(4, dtype=torch.int8)
+    with pytest.raises(UserError, match=r"1 tensors are no plain weights, e\.g\. unet\.conv_out\.bias is int8"):
+        load_system(official(tmp_path / "model.ckpt", state), spec)
+
+
 @pytest.mark.parametrize(("table", "t"), [("betas", 0), ("alphas_cumprod", 500), ("scale_arr", 999)])
 def test_another_noise_schedule_is_refused(tmp_path: Path, spec: ModelSpec, table: str, t: int):
     state = random_state(spec)
@@ -286,7 +293,7 @@ def test_what_is_wrong_in_a_folder_is_named(tmp_path: Path, tiny_system: VideoSy
     refused("{", "not valid JSON")
     refused([1], "expected a JSON object, got list")
     refused(good | {"format": 2}, "format 2 is unknown")
-    refused({"format": 1}, "spec: missing name")
+    refused({"format": 1}, r"spec\.name, .*: missing")
     refused(good | {"files": {"vea": "x"}}, "got {'vea': 'x'}")
     refused(good | {"files": {"vae": "../x.safetensors"}}, r"lacks: vae \(.*x\.safetensors\)")
     wider = good["spec"] | {"unet": good["spec"]["unet"] | {"model_channels": 64}}

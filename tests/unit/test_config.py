@@ -120,6 +120,21 @@ def test_parts_shared_by_a_checkpoint_folder_count(tmp_path: Path):
     assert content_digest(tmp_path / "a") != first
 
 
+def test_identity_follows_shards_and_caption_tables(config: dict[str, Any], tmp_path: Path):
+    (tmp_path / "model" / "model.safetensors.index.json").write_text("{}")
+    (tmp_path / "captions.csv").write_text("file,caption\na.png,a\n")
+    config["system"]["checkpoint"] = str(tmp_path / "model" / "model.safetensors.index.json")
+    config["images"] = {"folder": str(tmp_path / "model"), "captions": str(tmp_path / "captions.csv")}
+    seen = [identity(config)]
+    (tmp_path / "captions.csv").write_text("file,caption\na.png,b\n")
+    seen.append(identity(config))
+    (tmp_path / "model" / "unet.safetensors").write_bytes(b"WEIGHTS")  # of the same size
+    seen.append(identity(config))
+    assert seen[0] != seen[1] != seen[2]
+    config["images"]["captions"] = "none"
+    assert identity(config)["images"]["captions"] == "none"
+
+
 def test_all_missing_paths_are_named_at_once(config: dict[str, Any], tmp_path: Path):
     check_paths(config)
     config["system"]["checkpoint"] = "???"

@@ -132,6 +132,11 @@ def test_existing_targets_need_force(tmp_path: Path, checkpoint: Path, capsys):
     assert (tmp_path / "mine" / "diary.txt").exists()
     assert main([str(checkpoint), str(checkpoint), "--force", "--to", "official"]) == 2
     assert "are the same" in capsys.readouterr().err
+    other = tmp_path / "other.ckpt"
+    other.write_bytes(b"weights")
+    assert main([str(checkpoint), str(other), "--force"]) == 2  # the default format would be a folder
+    assert "is a file, and our format is a folder" in capsys.readouterr().err
+    assert other.read_bytes() == b"weights"
 
 
 @pytest.mark.parametrize("name", ["out.ckpt", "out.safetensors", "out"])

@@ -95,6 +95,9 @@ def test_index_that_disagrees_with_its_shards_is_refused(tmp_path: Path, weights
     (tmp_path / "m.index.json").write_text(json.dumps({"weight_map": {"model.ghost": "a.safetensors"}}))
     with pytest.raises(UserError, match=r"disagree on 6 keys: ids, model\.a\.weight"):
         read_weights(tmp_path)
+    (tmp_path / "n.index.json").write_text("{}")
+    with pytest.raises(UserError, match=r"several checkpoints.*m\.index\.json.*n\.index\.json"):
+        read_weights(tmp_path)
 
 
 class Evil:
@@ -184,6 +187,14 @@ def test_views_are_written_with_their_own_bytes_only(tmp_path: Path):
     assert (tmp_path / "small.ckpt").stat().st_size < 3000  # of the 4000 bytes of the base, 480 are wanted
     write_safetensors(tmp_path / "x.safetensors", tensors)
     assert same(read_weights(tmp_path / "x.safetensors"), tensors)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
+def test_written_weights_can_be_read_by_whom_the_umask_allows(tmp_path: Path):
+    (tmp_path / "plain").touch()
+    write_safetensors(tmp_path / "x.safetensors", {"a": torch.ones(1)})
+    write_checkpoint(tmp_path / "x.ckpt", {"a": torch.ones(1)})
+    assert len({file.stat().st_mode for file in tmp_path.iterdir()}) == 1
 
 
 def test_sha256_of_a_file_and_of_a_folder(tmp_path: Path):

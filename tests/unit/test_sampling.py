@@ -44,6 +44,22 @@ def test_the_format_is_the_models_where_left_open(tiny_spec: ModelSpec):
         ClipFormat.of(SampleConfig(width=40), tiny_spec)
 
 
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        (DDIMSampler(steps=27), "27 sampling steps do not fit"),
+        (DDIMSampler(eta=2.0), "eta must lie in"),
+        (DDIMSampler(guidance=float("nan")), r"sampler\.guidance is nan"),
+        (DDIMSampler(steps="many"), r"sampler\.steps is 'many'"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_sampler_that_cannot_be_is_refused_before_anything_is_fitted(
+    sampler: DDIMSampler, message: str, tiny_system: VideoSystem
+):
+    with pytest.raises(UserError, match=message):
+        Generator(tiny_system, sampler, PROMPTS, SampleConfig(), image=None)
+
+
 def test_mp4_keeps_frames_rate_and_content_and_evens_odd_sizes(tmp_path: Path):
     frames = np.repeat(np.linspace(30, 220, 5).astype(np.uint8), 33 * 47 * 3).reshape(5, 33, 47, 3)
     write_mp4(tmp_path / "clip.mp4", frames, 8)

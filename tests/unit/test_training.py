@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from perturb.diffusion import NoiseSchedule
 from perturb.errors import UserError
 from perturb.stages.latents import LatentSet, WorldData, encode_world
-from perturb.stages.train_diffusion import Recipe, Stream, train_diffusion, trained_parameters
+from perturb.stages.train_diffusion import Recipe, Stream, loss_weights, train_diffusion, trained_parameters
 from perturb.stages.train_vae import VAEData
 from perturb.stages.training_loop import Ema, LoopConfig, learning_rate_factor, optimise
 from perturb.videocrafter.spec import ModelSpec
@@ -94,6 +95,17 @@ def test_the_stream_depends_on_seed_and_step_alone(latents: LatentSet) -> None:
     assert stream(latents).digest(7) != stream(latents).digest(6)
 
 
+def test_loss_weights_by_hand() -> None:
+    schedule = NoiseSchedule(latent_scale=0.7)
+    alpha = float(schedule.alphas_cumprod[600])
+    expected = 0.2 * (1 - alpha) / (alpha * 0.49)
+    weights = loss_weights(schedule, 0.2)
+    assert 1 < expected < 20
+    assert weights[600].item() == pytest.approx(expected, rel=1e-4)
+    assert (weights[0].item(), weights[999].item()) == (1, 20)
+    assert loss_weights(schedule, 0.0).unique().tolist() == [1]
+
+
 def test_an_epoch_shows_every_sample_once(latents: LatentSet) -> None:
     seen = torch.cat([stream(latents).draw(step).index for step in range(3)])
     assert sorted(seen.tolist()) == list(range(12))
@@ -105,7 +117,7 @@ def test_a_recipe_moves_what_it_names_and_nothing_else(
 ) -> None:
     trained = trained_parameters(tiny_system, recipe)
     before = {name: p.detach().clone() for name, p in _all(tiny_system).items()}
-    train_diffusion(tiny_system, stream(latents), recipe, loop(2), tmp_path)
+    train_diffusion(tiny_system, stream(latents), recipe, loop(2), tmp_path, gamma=0.2)
     changed = {name for name, p in _all(tiny_system).items() if not torch.equal(p, before[name])}
     assert changed <= set(trained)
     groups = {name.split(".")[1] for name in changed if name.startswith("unet.")}

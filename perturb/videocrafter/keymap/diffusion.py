@@ -7,6 +7,8 @@ from torch import Tensor
 from perturb.diffusion.schedule import NoiseSchedule, latent_scale_table
 from perturb.videocrafter.spec import ScheduleSpec
 
+SCHEDULE_TABLES = ("betas", "alphas_cumprod", "scale_arr")  # the other buffers follow from these
+
 
 def diffusion_buffers(spec: ScheduleSpec) -> dict[str, Tensor]:
     """Every diffusion buffer of the official state dict (no prefix) as float32: 12 of length T, and the scale table.
