@@ -86,7 +86,8 @@ def _motion(part: SubFigure, result: Result) -> None:
     if collapse and collapse.measured:
         curve(ax, collapse, colour=style.COLLAPSE, label="collapse rate", linestyle="--", marker="s", band=False)
     _heading(part, title)
-    ax.set_ylim(-0.03, 1.03)
+    top = next((scale for scale in (0.25, 0.5) if ax.dataLim.y1 <= scale), 1.0)  # the same few scales in every figure
+    ax.set_ylim(-0.03 * top, 1.03 * top)
     ax.grid(axis="y")
     ax.set_xlabel("perturbation step")
     step_axis(ax, result.steps)

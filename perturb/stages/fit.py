@@ -44,7 +44,7 @@ class FitConfig:
     """
 
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     warmup_steps: int = 10
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
