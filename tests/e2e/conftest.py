@@ -97,6 +97,7 @@ def study(checkpoint: Path, inputs: Path) -> list[str]:
         f"prompts.file={inputs / 'prompts.txt'}",
         "probe_steps=[0,2,4]",
         "fit.batch_size=2",
+        "fit.learning_rate=1e-2",  # four steps must show in eight-bit frames
         "fit.save_every=1",
         "sample.batch_size=2",
         "sampler.steps=2",
