@@ -197,9 +197,15 @@ class _Fitting:
             )
 
     def _keep(self, step: int, *, probe: bool) -> None:
-        """Write adapter, log and state, in this order: a state on disk means that all before it is there."""
+        """Write the adapter (‖Δ‖/‖θ‖ of every layer beside it), the log and the state, in this order.
+
+        So a state on disk means that all before it is there.
+        """
         if probe:
             self.perturbation.save(self.run.adapter(step))
+            ratios = self.perturbation.magnitude().per_layer
+            lines = ["layer,delta_ratio", *(f"{layer},{ratio!r}" for layer, ratio in ratios.items())]
+            write_atomic(self.run.adapter(step) / "magnitude.csv", "\n".join(lines) + "\n")
         write_atomic(self.run.train_log, train_csv(self.rows))
         buffer = io.BytesIO()
         content = {

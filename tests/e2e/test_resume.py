@@ -43,7 +43,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(
         outcome = commands("perturb.run", *study, f"runs_dir={tmp_path / 'whole'}")
         assert outcome.code == 0, outcome.log
         finished |= results(tmp_path / "whole")
-        assert len(finished) == 2 + 3 * 4 + 3 * 2
+        assert len(finished) == 2 + 3 * 4 + 3 * 3  # logs, clips, and of each adapter: settings, weights, magnitude
 
     for point in CHAINS[chain]:
         outcome = commands("perturb.run", *study, f"runs_dir={tmp_path / 'killed'}", kill=point)

@@ -1,5 +1,6 @@
 """Fitting: exactly one group moves, the same bits whatever interrupts it, and every draw from (seed, step, place)."""
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,8 @@ def test_only_the_adapter_of_the_group_moves(tiny_system: VideoSystem, tmp_path:
     wrapped = {name for name, module in tiny_system.unet.named_modules() if hasattr(module, "base_layer")}
     assert wrapped == set(partition.layers(group))
     assert lora.magnitude().total > 0
+    written = csv.DictReader((tmp_path / "adapters" / "step_000001" / "magnitude.csv").open())
+    assert {row["layer"]: float(row["delta_ratio"]) for row in written} == lora.magnitude().per_layer
     assert min(lora.magnitude().per_layer.values()) > 0 or group == "temporal"  # t = 1: queries have nothing to choose
     lora.detach()
     assert hash_modules(tiny_system.modules()) == before
