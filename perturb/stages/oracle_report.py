@@ -26,18 +26,18 @@ def held_out_scenes(count: int) -> list[Scene]:
 
 
 def oracle_report(system: VideoSystem, *, count: int = 64) -> dict[str, float]:
-    """Share of ``count`` held-out prompts whose clip shows the named colour, and the named direction of motion.
+    """Share of ``count`` held-out prompts whose clip shows the named colour, the named shape, the named direction.
 
     Clips are sampled with the model's defaults, noise seed 0, one per prompt.
     """
     scenes = held_out_scenes(count)
     prompts = [Prompt(f"h{index:03d}", here.caption) for index, here in enumerate(scenes)]
     generate = Generator(system, DDIMSampler(), prompts, SampleConfig(), image=None)
-    colour = direction = 0
+    right = dict.fromkeys(("colour", "shape", "direction"), 0)
     with progress("oracle", count) as advance:
         for batch in generate.batches:
             for frames, (index, _) in zip(generate(batch, advance), batch, strict=True):
                 verdict = judge(frames)
-                colour += verdict.colour == scenes[index].colour
-                direction += verdict.direction == scenes[index].direction
-    return {"prompts": count, "colour": colour / count, "direction": direction / count}
+                for label in right:
+                    right[label] += getattr(verdict, label) == getattr(scenes[index], label)
+    return {"prompts": count} | {label: hits / count for label, hits in right.items()}

@@ -78,7 +78,7 @@ def test_objects_stay_inside_the_picture() -> None:
 def test_the_oracle_reads_every_grade(grade: str) -> None:
     for index, here in enumerate(SCENES):
         verdict = judge(render(here, grade, noise_seed=index))  # pyright: ignore[reportArgumentType]
-        assert (verdict.colour, verdict.direction) == (here.colour, here.direction)
+        assert (verdict.colour, verdict.shape, verdict.direction) == (here.colour, here.shape, here.direction)
 
 
 def test_the_oracle_sees_no_direction_in_a_still_and_the_other_in_reverse() -> None:

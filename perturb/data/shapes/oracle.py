@@ -1,23 +1,28 @@
-"""What a clip of the embedded world shows, read from its pixels: the object's colour and its direction of motion.
+"""What a clip of the embedded world shows, read from its pixels: the object's colour, shape and direction of motion.
 
 The backgrounds and the mark are grey, so chroma alone finds the object. Axis letters: t frames, h w pixels, c channels.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+from scipy.signal import fftconvolve
 
-from perturb.data.shapes.world import COLOURS, DIRECTIONS
+from perturb.data.shapes.render import coverage
+from perturb.data.shapes.world import COLOURS, DIRECTIONS, RADII, SHAPES
 
 CHROMA_FLOOR = 24.0  # of 255: sensor noise and compression stay below
 MIN_TRAVEL = 4.0  # pixels over the clip; less is "no direction"
+SOLID = 0.65  # of the object's chroma: its trail stays below
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Colour and direction by name, None where the clip shows none; ``travel`` is the displacement in pixels (x, y)."""
+    """Colour, shape, direction by name, None where a clip shows none; ``travel``: displacement in pixels (x, y)."""
 
     colour: str | None
+    shape: str | None
     direction: str | None
     travel: tuple[float, float]
 
@@ -26,15 +31,16 @@ def judge(frames: np.ndarray) -> Verdict:
     """Read a clip, uint8 ``[t, h, w, c]``.
 
     Weight of a pixel: its chroma max(rgb) − min(rgb) above a floor. Colour: the palette entry whose hue vector is
-    nearest to the weighted mean colour's. Direction: the axis and sign of the weighted centroid's least-squares travel.
+    nearest to the weighted mean colour's. Shape: the one whose silhouette, at the best size and place in each frame,
+    overlaps the solid pixels best. Direction: the axis and sign of the weighted centroid's least-squares travel.
     """
     rgb = frames.astype(np.float64)
     weight = np.clip(rgb.max(-1) - rgb.min(-1) - CHROMA_FLOOR, 0, None)
     if (weight.sum(axis=(1, 2)) < 255).any():
-        return Verdict(None, None, (0.0, 0.0))
+        return Verdict(None, None, None, (0.0, 0.0))
     mean = (rgb * weight[..., None]).sum(axis=(0, 1, 2)) / weight.sum()
     travel = _travel(weight)
-    return Verdict(_nearest_hue(mean), _direction(travel), travel)
+    return Verdict(_nearest_hue(mean), _shape(weight), _direction(travel), travel)
 
 
 def _travel(weight: np.ndarray) -> tuple[float, float]:
@@ -46,6 +52,30 @@ def _travel(weight: np.ndarray) -> tuple[float, float]:
     time = np.arange(len(weight))
     fitted = [np.polyfit(time, centroid, 1)[0] * (len(weight) - 1) for centroid in centroids]
     return float(fitted[0]), float(fitted[1])
+
+
+def _shape(weight: np.ndarray) -> str:
+    """The shape with the greatest intersection over union, Σ_t max over size and place, with the solid pixels."""
+    peak = np.quantile(weight, 0.97, axis=(1, 2), keepdims=True)
+    solid = (weight > SOLID * peak).astype(np.float64)
+    overlap = {shape: sum(_best_overlap(frame, shape) for frame in solid) for shape in SHAPES}
+    return max(overlap, key=lambda shape: overlap[shape])
+
+
+def _best_overlap(solid: np.ndarray, shape: str) -> float:
+    """Intersection over union of a mask ``h w`` with a silhouette, the best over sizes and places."""
+    best = 0.0
+    for silhouette in _silhouettes(shape):
+        intersection = fftconvolve(solid, silhouette[::-1, ::-1], mode="same")
+        best = max(best, float((intersection / (solid.sum() + silhouette.sum() - intersection)).max()))
+    return best
+
+
+@cache
+def _silhouettes(shape: str) -> list[np.ndarray]:
+    grid = np.arange(-20, 21, dtype=float)
+    x, y = np.meshgrid(grid, grid)
+    return [coverage(shape, x, y, radius) for radius in np.arange(RADII[0] - 1, RADII[1] + 1.01, 0.5)]
 
 
 def _direction(travel: tuple[float, float]) -> str | None:

@@ -4,7 +4,7 @@
 - ``low``: blurred, noisy, desaturated, watermarked video (the role of WebVid-10M);
 - ``high``: crisp, saturated, textured and lit, no watermark (the role of JDB; D_I of the perturbation).
 
-Every grade draws a short fading trail behind the object, as motion shows in a photograph: it is how a still can carry
+Every grade draws a fading trail behind the object, as motion shows in a photograph: it is how a still can carry
 the words "left" or "fast".
 
 Axis letters: t frames, h w pixels, c channels. Colours are float in [0, 1] until the end.
@@ -45,7 +45,7 @@ def render_still(scene: Scene, grade: Grade, *, moment: float = 0.5, noise_seed:
 def object_mask(scene: Scene, *, frames: int = FRAMES, fps: float = FPS) -> np.ndarray:
     """True coverage of the object (without its trail): float ``[t, h, w]`` in [0, 1]."""
     x, y, _ = _local(scene, frame_times(frames, fps))
-    return _coverage(scene.shape, x, y, scene.radius)
+    return coverage(scene.shape, x, y, scene.radius)
 
 
 def true_flow(scene: Scene, *, frames: int = FRAMES, fps: float = FPS) -> np.ndarray:
@@ -67,12 +67,12 @@ def watermark() -> tuple[np.ndarray, np.ndarray]:
 
 def _render(scene: Scene, grade: Grade, seconds: np.ndarray, noise_seed: int) -> np.ndarray:
     x, y, heading = _local(scene, seconds)
-    coverage = _coverage(scene.shape, x, y, scene.radius)[..., None]
+    covered = coverage(scene.shape, x, y, scene.radius)[..., None]
     trail = _trail(scene, x, y, heading)[..., None]
     background, surface = _lit(scene, x, y) if grade == "high" else _plain(scene, len(seconds))
     surface, background = _saturate(surface, SATURATION[grade]), np.clip(background, 0, 1)
     picture = background * (1 - trail) + surface.mean(axis=(1, 2), keepdims=True) * trail
-    picture = picture * (1 - coverage) + surface * coverage
+    picture = picture * (1 - covered) + surface * covered
     if grade == "low":
         picture = _degrade(picture, noise_seed)
     return np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
@@ -88,8 +88,8 @@ def _local(scene: Scene, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     return np.broadcast_to(x, (len(seconds), SIZE, SIZE)), np.broadcast_to(y, (len(seconds), SIZE, SIZE)), heading
 
 
-def _coverage(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Antialiased coverage from a signed distance d: clip(½ − d, 0, 1)."""
+def coverage(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """Antialiased coverage of a shape at pixels (x, y) from its centre, from a signed distance d: clip(½ − d, 0, 1)."""
     if shape == "circle":
         distance = np.hypot(x, y) - radius
     elif shape == "square":
@@ -113,12 +113,12 @@ def _star_distance(x: np.ndarray, y: np.ndarray, radius: float, points: int = 5,
 
 def _trail(scene: Scene, x: np.ndarray, y: np.ndarray, heading: np.ndarray) -> np.ndarray:
     """Opacity of the trail: fades linearly behind the object over a length that grows with its speed."""
-    length = scene.radius * (1.0 + SPEEDS[scene.speed] / 32)
+    length = scene.radius * (1.6 + SPEEDS[scene.speed] / 22)
     hx, hy = heading[:, 0, None, None], heading[:, 1, None, None]
     behind = -(x * hx + y * hy)
     across = np.abs(x * hy - y * hx)
     fade = np.clip(1 - behind / length, 0, 1) * (behind > 0)
-    return 0.6 * fade * np.clip(0.55 * scene.radius - across, 0, 1)
+    return 0.8 * fade * np.clip(0.7 * scene.radius - across, 0, 1)
 
 
 def _plain(scene: Scene, frames: int) -> tuple[np.ndarray, np.ndarray]:

@@ -26,12 +26,13 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle", "star")
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
-SPEEDS = {"slowly": 16.0, "fast": 40.0}
+SPEEDS = {"slowly": 22.0, "fast": 40.0}
 PATHS = ("straight", "wavy")
 BACKGROUNDS = {"white": 232, "gray": 128, "black": 28}
 
-WAVE_AMPLITUDE = 4.0  # pixels
-WAVE_FREQUENCY = 1.5  # cycles per second
+RADII = (10.0, 12.5)  # pixels: the smallest and the largest object
+WAVE_AMPLITUDE = 3.0  # pixels
+WAVE_FREQUENCY = 1.0  # cycles per second
 HELD_OUT_SHARE = 8  # one combination of labels in eight is never trained on
 
 WORDS = (
@@ -117,7 +118,7 @@ def scene(seed: int, index: int, *, held_out: bool = False) -> Scene:
 
 def _draw(rng: np.random.Generator) -> Scene:
     direction, speed = _choose(rng, DIRECTIONS), _choose(rng, SPEEDS)
-    along = 3.0 if speed == "fast" else 10.0  # keeps the whole trajectory inside the picture
+    along = 3.0 if speed == "fast" else 8.0  # keeps the whole trajectory inside the picture
     forward = np.abs(DIRECTIONS[direction])
     spread = forward * along + (1 - forward) * 10.0
     centre = SIZE / 2 + rng.uniform(-1, 1, 2) * spread
@@ -129,7 +130,7 @@ def _draw(rng: np.random.Generator) -> Scene:
         path="wavy" if rng.random() < 0.25 else "straight",
         background=_choose(rng, BACKGROUNDS),
         centre=(float(centre[0]), float(centre[1])),
-        radius=float(rng.uniform(10, 12.5)),
+        radius=float(rng.uniform(*RADII)),
         phase=float(rng.uniform(0, 2 * np.pi)),
         light=float(rng.uniform(-np.pi, 0)),
     )
