@@ -25,6 +25,8 @@ class TrainConfig:
 
     ``work`` holds the log and the resumable state, ``output`` the finished system, ``share`` the sibling folder whose
     autoencoder, text encoder and tokenizer the finished system points to instead of carrying copies.
+    For an image model, ``latent_std`` is the standard deviation that latents are scaled to, and ``text_steps`` how long
+    the text encoder is taught (``perturb.stages.text_init``) before it is frozen.
     """
 
     recipe: Literal["vae", "image", "full", "partial"]
@@ -40,6 +42,8 @@ class TrainConfig:
     kl_weight: float = 1e-5
     crop_steps: int = 0
     gamma: float = 0.0
+    latent_std: float = 1.0
+    text_steps: int = 0
     seed: int
     threads: int | None = None
 
@@ -85,6 +89,7 @@ def _train_vae(config: TrainConfig, output: Path) -> dict[str, Any]:
 
 def _train_unet(config: TrainConfig, recipe: Literal["image", "full", "partial"], output: Path) -> dict[str, Any]:
     from perturb.stages.oracle_report import oracle_report
+    from perturb.stages.text_init import teach_labels
     from perturb.stages.train_diffusion import Stream, train_diffusion
     from perturb.videocrafter.checkpoint import load_system, save_system
 
@@ -93,7 +98,7 @@ def _train_unet(config: TrainConfig, recipe: Literal["image", "full", "partial"]
     system = _fresh_image_system(config) if recipe == "image" else load_system(config.init)
     latents = encode_world(system, config.data, resolve(config.cache))
     if recipe == "image":
-        scaled = dataclasses.replace(system.spec.vae, scale_factor=1 / latent_std(latents))
+        scaled = dataclasses.replace(system.spec.vae, scale_factor=config.latent_std / latent_std(latents))
         system.spec = dataclasses.replace(system.spec, vae=scaled)
     stream = Stream(
         latents=latents,
@@ -102,7 +107,9 @@ def _train_unet(config: TrainConfig, recipe: Literal["image", "full", "partial"]
         text_dropout=config.text_dropout,
         timesteps=system.spec.schedule.timesteps,
     )
-    card = train_diffusion(system, stream, recipe, config.loop, resolve(config.work), gamma=config.gamma)
+    named = teach_labels(system, steps=config.text_steps, seed=config.seed) if config.text_steps else None
+    card = {"text_labels_named": named} if named is not None else {}
+    card |= train_diffusion(system, stream, recipe, config.loop, resolve(config.work), gamma=config.gamma)
     shared = None
     if config.share is not None:
         files = {"vae": "vae.safetensors", "text_encoder": "text_encoder.safetensors", "tokenizer": "tokenizer.json"}

@@ -25,7 +25,7 @@ from perturb.videocrafter.system import VideoSystem
 Recipe = Literal["image", "full", "partial"]
 
 TRAINED: dict[Recipe, str] = {
-    "image": "θ_S and conditioning of the UNet, and the text encoder, on stills (t = 1); θ_T stays the identity",
+    "image": "θ_S and conditioning of the UNet, on stills (t = 1); θ_T stays the identity",
     "full": "θ_S, θ_T and conditioning",
     "partial": "θ_T and the fps embedding; θ_S and the time embedding stay those of the image model",
 }
@@ -89,17 +89,7 @@ def trained_parameters(system: VideoSystem, recipe: Recipe) -> dict[str, nn.Para
         "full": (*partition.names("spatial"), *partition.names("temporal"), *conditioning),
         "partial": (*partition.names("temporal"), *(name for name in conditioning if name.startswith("fps_embedding"))),
     }[recipe]
-    parameters = {f"unet.{name}": system.unet.get_parameter(name) for name in names}
-    if recipe == "image":
-        read = {name: p for name, p in system.text_encoder.named_parameters() if not _unread(name, system)}
-        parameters |= {f"text_encoder.{name}": p for name, p in read.items()}
-    return parameters
-
-
-def _unread(name: str, system: VideoSystem) -> bool:
-    """Whether a text-encoder parameter lies in the blocks after the penultimate layer, whose output nobody reads."""
-    text = system.spec.text
-    return any(f"layers.{i}." in name for i in range(text.layers - text.skip_last, text.layers))
+    return {f"unet.{name}": system.unet.get_parameter(name) for name in names}
 
 
 def loss_weights(schedule: NoiseSchedule, gamma: float) -> Tensor:
@@ -129,7 +119,7 @@ def train_diffusion(
     # Dropout of the temporal convolutions acts only where θ_T is trained.
     system.unet.train(recipe != "image")
     weights = loss_weights(system.schedule, gamma)
-    captions = _Captions(system, stream.latents, trainable=recipe == "image")
+    captions = _Captions(system, stream.latents)
 
     def loss_of_step(step: int) -> Tensor:
         d = stream.draw(step)
@@ -163,16 +153,13 @@ def _frozen_hashes(system: VideoSystem, trained: dict[str, nn.Parameter]) -> dic
 
 
 class _Captions:
-    """Text tokens ``b l d`` of a draw, the empty prompt where the caption is dropped; encoded once unless trained."""
+    """Text tokens ``b l d`` of a draw, the empty prompt where the caption is dropped; encoded once."""
 
-    def __init__(self, system: VideoSystem, latents: LatentSet, *, trainable: bool) -> None:
-        self.system = system
+    def __init__(self, system: VideoSystem, latents: LatentSet) -> None:
         unique = ["", *sorted(set(latents.captions))]
         position = {caption: i for i, caption in enumerate(unique)}
         self.position = torch.tensor([position[caption] for caption in latents.captions])
-        self.ids = system.tokenizer(unique)
-        self.table = None if trainable else system.embed(unique)
+        self.tokens = system.embed(unique)
 
     def __call__(self, d: Draw) -> Tensor:
-        rows = self.position[d.index].masked_fill(d.dropped, 0)
-        return self.system.text_encoder(self.ids[rows]) if self.table is None else self.table[rows]
+        return self.tokens[self.position[d.index].masked_fill(d.dropped, 0)]
