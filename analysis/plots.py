@@ -62,6 +62,7 @@ def change_panel(ax: Axes, line: Curve, *, colour: str, title: str, detail: str 
     if high - low < 1e-9:  # nothing changed: without this the axis would show rounding errors
         ax.set_ylim(-0.1, 0.1)
     ax.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))
+    ax.ticklabel_format(axis="y", style="plain", useOffset=False)  # a factor like 1e-5 would lie on the detail
     return ax
 
 
