@@ -108,7 +108,7 @@ def _train_unet(config: TrainConfig, recipe: Literal["image", "full", "partial"]
         timesteps=system.spec.schedule.timesteps,
     )
     named = teach_labels(system, steps=config.text_steps, seed=config.seed) if config.text_steps else None
-    card = {"text_labels_named": named} if named is not None else {}
+    card: dict[str, Any] = {} if named is None else {"text_labels_named": named}
     card |= train_diffusion(system, stream, recipe, config.loop, resolve(config.work), gamma=config.gamma)
     shared = None
     if config.share is not None:
