@@ -1,49 +1,51 @@
-"""Captions of an image folder: text files beside the images, or one csv or jsonl table."""
+"""Captions of a folder of images or videos: text files beside them, or one csv or jsonl table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from perturb.data.tables import read_table
+from perturb.data.tables import iterate_table
 from perturb.errors import UserError
 from perturb.paths import resolve
 
 TABLES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
-FILE_COLUMNS = ("file", "file_name", "image")
+FILE_COLUMNS = ("file", "file_name", "image", "path", "video")
 CAPTION_COLUMNS = ("caption", "text", "prompt")
 NO_CAPTIONS = "none"
 
 
-def find_captions(folder: Path, files: Sequence[Path], captions: str | Path | None) -> list[str]:
+def find_captions(
+    folder: Path, files: Sequence[Path], captions: str | Path | None, *, setting: str = "images.captions"
+) -> list[str]:
     """One caption per file: from ``captions`` (a table, or "none"), else from ``.txt`` files or a table in the folder.
 
-    Raises UserError naming the first files that have none.
+    Raises UserError naming the first files that have none, and the ``setting`` by which to give them.
     """
     if captions == NO_CAPTIONS:
         return [""] * len(files)
-    table = _table_path(folder, files, captions)
+    table = _table_path(folder, files, captions, setting)
     found = _beside(files) if table is None else _from_table(table, folder, files)
     missing = [file.relative_to(folder).as_posix() for file, text in zip(files, found, strict=True) if not text]
     if missing:
         where = "a .txt file beside each" if table is None else f"a row in {table}"
         raise UserError(
-            f"{len(missing)} of {len(files)} images in {folder} have no caption, e.g. {', '.join(missing[:3])}: "
-            f"expected {where}; give a table with images.captions=/path/captions.csv, "
-            "or images.captions=none to train without captions"
+            f"{len(missing)} of {len(files)} files in {folder} have no caption, e.g. {', '.join(missing[:3])}: "
+            f"expected {where}; give a table with {setting}=/path/captions.csv, "
+            f"or {setting}=none to train without captions"
         )
     return found
 
 
-def _table_path(folder: Path, files: Sequence[Path], captions: str | Path | None) -> Path | None:
-    """The table to read, or None for text files beside the images."""
+def _table_path(folder: Path, files: Sequence[Path], captions: str | Path | None, setting: str) -> Path | None:
+    """The table to read, or None for text files beside the files."""
     if captions is not None:
         path = resolve(captions)
         candidates = [path] if path.is_absolute() else [path, folder / path]
         for candidate in candidates:
             if candidate.is_file():
                 return candidate
-        raise UserError(f"no captions file {path}: give a .csv or .jsonl with images.captions=/path/captions.csv")
+        raise UserError(f"no captions file {path}: give a .csv or .jsonl with {setting}=/path/captions.csv")
     if any(file.with_suffix(".txt").is_file() for file in files):
         return None
     return next((folder / name for name in TABLES if (folder / name).is_file()), None)
@@ -63,7 +65,7 @@ def _read_text(file: Path) -> str:
 def _from_table(table: Path, folder: Path, files: Sequence[Path]) -> list[str]:
     """Captions by the path relative to the folder; rows of files that are not there are passed over."""
     captions: dict[str, str] = {}
-    for number, row in enumerate(read_table(table), 1):
+    for number, row in enumerate(iterate_table(table), 1):
         name = next((row[column].strip() for column in FILE_COLUMNS if row.get(column, "").strip()), "")
         if not name or not any(column in row for column in CAPTION_COLUMNS):
             raise UserError(f"{table}, entry {number}: it needs 'file' and 'caption' (or 'text'); found {sorted(row)}")

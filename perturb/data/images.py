@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from perturb.data.captions import find_captions
+from perturb.data.source import BrokenSample, check_choice
 from perturb.errors import UserError
 from perturb.paths import resolve
 
@@ -50,13 +51,74 @@ class ImageSet(Protocol):
         ...
 
 
-class ImageFolder:
+class ImageFiles:
+    """Captioned image files below one folder; what `ImageFolder` and `ImageTable` share.
+
+    ``captions_of`` is asked for the captions of the files that are left. With ``max_corrupt_fraction`` every image is
+    decoded once at the start, damaged ones are skipped and listed, and more than that fraction is a UserError; None
+    reads no image before it is wanted.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        files: Sequence[Path],
+        captions_of: Callable[[Sequence[Path]], list[str]],
+        *,
+        as_video: Policy,
+        max_corrupt_fraction: float | None,
+    ) -> None:
+        self.as_video: Policy = as_video
+        self.folder, self.checked = root, max_corrupt_fraction is not None
+        digests = {file: self._name(file) for file in files}
+        self.skipped: list[str] = []
+        if max_corrupt_fraction is not None:
+            with ThreadPoolExecutor() as pool:
+                digests = dict(zip(files, pool.map(_digest_if_sound, files), strict=True))
+            self.skipped = [self._name(file) for file in files if not digests[file]]
+            _check_damage(self.skipped, len(files), max_corrupt_fraction, root)
+        self.files = [file for file in files if digests[file]]
+        self.captions = captions_of(self.files)
+        self._digest = _digest_set(self.files, self.captions, digests)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def picture(self, index: int) -> Tensor:
+        """Image ``index``, upright and on white, at its own size: c h w in [0, 1]. Raises BrokenSample."""
+        return decode_image(self.files[index], str(self.files[index]))
+
+    def load(self, index: int, height: int, width: int) -> Tensor:
+        """Image ``index``, upright, on white, its shorter side resized and the centre cropped: c h w in [−1, 1]."""
+        return resize_and_crop(self.picture(index), height, width) * 2 - 1
+
+    def caption(self, index: int) -> str:
+        return self.captions[index]
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest: source, count, policy, the skipped files and a digest of bytes (or names) and captions."""
+        return {
+            "source": str(self.folder),
+            "count": len(self),
+            "as_video": self.as_video,
+            "checked": self.checked,
+            "skipped_count": len(self.skipped),
+            "skipped": self.skipped,
+            "sha256": self._digest,
+        }
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.folder).as_posix() if file.is_relative_to(self.folder) else str(file)
+
+
+class ImageFolder(ImageFiles):
     """The images of a folder and its subfolders, in the order of their sorted relative paths.
 
     ``captions``: null looks for ``.txt`` files beside the images, then for captions.csv, captions.jsonl, metadata.csv
     or metadata.jsonl in the folder; a path names a csv or jsonl file with ``file`` and ``caption``; "none" means no
-    captions. Every image is decoded once at the start: damaged ones are skipped and listed. Raises UserError for a
-    missing or empty folder, missing captions, and more than ``max_corrupt_fraction`` damaged images.
+    captions. Every image is decoded once at the start: damaged ones are skipped and listed; ``max_corrupt_fraction``
+    null leaves that out, for folders too large. Raises UserError for a missing or empty folder, missing captions, and
+    more than ``max_corrupt_fraction`` damaged images.
     """
 
     def __init__(
@@ -64,45 +126,26 @@ class ImageFolder:
         folder: str | Path,
         captions: str | Path | None = None,
         as_video: Policy = "single_frame",
-        max_corrupt_fraction: float = 0.05,
+        max_corrupt_fraction: float | None = 0.05,
     ) -> None:
-        if as_video not in get_args(Policy):
-            raise UserError(f"images.as_video is {as_video!r}; allowed: {', '.join(get_args(Policy))}")
-        if not 0 <= max_corrupt_fraction <= 1:
-            raise UserError(f"images.max_corrupt_fraction must lie in [0, 1], but it is {max_corrupt_fraction}")
-        self.as_video: Policy = as_video
-        self.folder = resolve(folder)
-        files = _list_images(self.folder)
-        with ThreadPoolExecutor() as pool:
-            digests = dict(zip(files, pool.map(_digest_if_sound, files), strict=True))
-        self.files = [file for file in files if digests[file]]
-        self.skipped = [file.relative_to(self.folder).as_posix() for file in files if not digests[file]]
-        _check_damage(self.skipped, len(files), max_corrupt_fraction, self.folder)
-        self.captions = find_captions(self.folder, self.files, captions)
-        self._digest = _digest_set(self.files, self.captions, digests)
+        check_settings(as_video, max_corrupt_fraction)
+        root = resolve(folder)
+        super().__init__(
+            root,
+            list_files(root, SUFFIXES, what="images", setting="images.folder"),
+            lambda files: find_captions(root, files, captions),
+            as_video=as_video,
+            max_corrupt_fraction=max_corrupt_fraction,
+        )
 
-    def __len__(self) -> int:
-        return len(self.files)
 
-    def load(self, index: int, height: int, width: int) -> Tensor:
-        """Image ``index``, upright, on white, its shorter side resized and the centre cropped: c h w in [−1, 1]."""
-        with Image.open(self.files[index]) as image:
-            pixels = to_rgb(image)
-        return resize_and_crop(pixels, height, width) * 2 - 1
-
-    def caption(self, index: int) -> str:
-        return self.captions[index]
-
-    def describe(self) -> dict[str, Any]:
-        """For the manifest: source, count, policy, the skipped files and a digest of bytes and captions."""
-        return {
-            "source": str(self.folder),
-            "count": len(self),
-            "as_video": self.as_video,
-            "skipped_count": len(self.skipped),
-            "skipped": self.skipped,
-            "sha256": self._digest,
-        }
+def decode_image(file: Path | bytes, name: str) -> Tensor:
+    """An image file, or the bytes of one, as `to_rgb` gives it: c h w in [0, 1]. Raises BrokenSample."""
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            return to_rgb(image)
+    except DAMAGED as error:
+        raise BrokenSample(name, f"cannot be read as an image: {error}") from None
 
 
 def to_rgb(image: Image.Image) -> Tensor:
@@ -121,13 +164,29 @@ def to_rgb(image: Image.Image) -> Tensor:
 
 def resize_and_crop(pixels: Tensor, height: int, width: int) -> Tensor:
     """Resize c h w so that it just covers height × width (anti-aliased bilinear), then cut out the centre."""
-    h, w = pixels.shape[-2:]
-    factor = max(height / h, width / w)
-    size = (max(round(h * factor), height), max(round(w * factor), width))
-    if size != (h, w):
-        pixels = F.interpolate(pixels[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0]
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    pixels = resize_to_cover(pixels, height, width)
+    top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
     return pixels[:, top : top + height, left : left + width].contiguous()
+
+
+def resize_to_cover(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Resize c h w, its proportions kept, to the smallest size that covers height × width (anti-aliased bilinear)."""
+    h, w = pixels.shape[-2:]
+    size = cover_size((h, w), height, width)
+    if size == (h, w):
+        return pixels
+    return F.interpolate(pixels[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0]
+
+
+def cover_size(shown: tuple[float, float], height: int, width: int) -> tuple[int, int]:
+    """The smallest size (h, w) with the proportions of ``shown`` that covers height × width.
+
+    >>> cover_size((35, 61), 32, 32)
+    (32, 56)
+    """
+    h, w = shown
+    factor = max(height / h, width / w)
+    return max(round(h * factor), height), max(round(w * factor), width)
 
 
 def published_resize(image_u8: np.ndarray, height: int, width: int) -> Tensor:
@@ -154,21 +213,32 @@ def load_conditioning_image(path: str | Path, height: int, width: int) -> Tensor
     return published_resize(rearrange(levels, "c h w -> h w c").numpy(), height, width)
 
 
+def check_settings(as_video: Policy, max_corrupt_fraction: float | None = None) -> None:
+    """Raise UserError for a policy or a fraction that cannot be."""
+    check_choice("images.as_video", as_video, Policy)
+    if max_corrupt_fraction is not None and not 0 <= max_corrupt_fraction <= 1:
+        raise UserError(f"images.max_corrupt_fraction must lie in [0, 1] or be null, but it is {max_corrupt_fraction}")
+
+
 def _channels_first(image: Image.Image) -> Tensor:
     return rearrange(torch.from_numpy(np.asarray(image).astype(np.float32) / 255), "h w c -> c h w")
 
 
-def _list_images(folder: Path) -> list[Path]:
-    advice = "give a folder of images with images.folder=/path/with/images"
+def list_files(folder: Path, suffixes: Sequence[str], *, what: str, setting: str) -> list[Path]:
+    """Visible files below ``folder`` with one of ``suffixes``, sorted by relative path. UserError where there are none.
+
+    ``what`` and ``setting`` name, in the message, what is looked for and how to give the folder.
+    """
+    advice = f"give a folder of {what} with {setting}=/path/with/{what}"
     if not folder.is_dir():
-        raise UserError(f"no image folder {folder}: {advice}")
+        raise UserError(f"no folder {folder}: {advice}")
     files = [
         file
         for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES and file.is_file() and not file.name.startswith(".")
+        if file.suffix.lower() in suffixes and file.is_file() and not file.name.startswith(".")
     ]
     if not files:
-        raise UserError(f"{folder} holds no images ({', '.join(SUFFIXES)}): {advice}")
+        raise UserError(f"{folder} holds no {what} ({', '.join(suffixes)}): {advice}")
     return sorted(files, key=lambda file: file.relative_to(folder).as_posix())
 
 

@@ -1,0 +1,303 @@
+"""From sources to batches: which sample a step sees at which place, and what happens to broken files.
+
+Everything random is a function of (seed, step, place) for random access, and of (seed, epoch) for streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from perturb.data.breakage import Breakage, BrokenReport
+from perturb.data.shard_stream import Place, Raw, ShardStream, this_process
+from perturb.data.shards import Shards
+from perturb.data.source import BrokenSample, Sample, Source
+from perturb.diffusion import sample_generator
+from perturb.errors import UserError
+from perturb.structured import check_range
+
+ATTEMPTS = 32  # draws at one place before giving up
+BLOCK = 4096  # steps whose draws of a joint feed are made together
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class Feed(Protocol):
+    """The samples of a training, batch by batch."""
+
+    def samples(self, step: int, places: Sequence[int]) -> list[Sample]:
+        """The samples at ``places`` of the global batch of ``step``. Raises UserError when too much is broken."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Where the feed is after the last samples, as plain numbers and texts; different in every process."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from the `state` that a feed made alike had in this process."""
+        ...
+
+    @property
+    def broken(self) -> BrokenReport:
+        """What could not be read so far, in this process."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedConfig:
+    """What a feed of one stage needs beside its data.
+
+    ``batch_size``: of the global batch. ``threads``: how many files are decoded at a time; it changes no sample.
+    """
+
+    seed: int
+    batch_size: int
+    frames: int
+    height: int
+    width: int
+    max_broken_fraction: float = 0.05
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "frames", "height", "width", "threads"):
+            check_range(name, getattr(self, name), low=1)
+        check_range("max_broken_fraction", self.max_broken_fraction, low=0, high=1)
+
+    @property
+    def size(self) -> dict[str, int]:
+        """The size of a sample."""
+        return {"frames": self.frames, "height": self.height, "width": self.width}
+
+
+def open_feed(data: Source | Shards, config: FeedConfig) -> Feed:
+    """The feed that suits ``data``: streamed for shards, by number for everything else."""
+    return ShardFeed(data, config) if isinstance(data, Shards) else IndexedFeed(data, config)
+
+
+class IndexedFeed:
+    """Samples of a source by number: a pure function of (seed, step, place), however places are divided.
+
+    Epochs follow one another, each in an order drawn from (seed, epoch). A broken file is replaced by a sample drawn
+    from (seed, step, place, attempt).
+    """
+
+    def __init__(self, source: Source, config: FeedConfig) -> None:
+        if len(source) == 0:
+            raise UserError("the data holds no samples")
+        self.source, self.config = source, config
+        self._broken = Breakage(config.max_broken_fraction)
+        self._decoders = Decoders(config.threads)
+        self._permutation = lru_cache(maxsize=2)(self._permute)
+
+    def samples(self, step: int, places: Sequence[int]) -> list[Sample]:
+        """See `Feed.samples`."""
+        wanted = [(step, place, self._index(step, place)) for place in places]
+        return [self._account(*drawn) for drawn in self._decoders.map(self._draw, wanted)]
+
+    def state(self) -> dict[str, Any]:
+        """The position is the step itself; only what was broken has to be kept."""
+        return {"broken": self._broken.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See `Feed.restore`."""
+        self._broken.restore(state["broken"])
+
+    @property
+    def broken(self) -> BrokenReport:
+        """See `Feed.broken`."""
+        return self._broken.report()
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest."""
+        order = {"order": "by (seed, epoch)", "seed": self.config.seed, "batch_size": self.config.batch_size}
+        return {**self.source.describe(), **order, **self.config.size}
+
+    def _index(self, step: int, place: int) -> int:
+        assert 0 <= place < self.config.batch_size
+        epoch, offset = divmod(step * self.config.batch_size + place, len(self.source))
+        return int(self._permutation(epoch)[offset])
+
+    def _permute(self, epoch: int) -> Tensor:
+        return torch.randperm(len(self.source), generator=sample_generator("order", self.config.seed, epoch))
+
+    def _draw(self, wanted: tuple[int, int, int]) -> tuple[Sample | None, list[BrokenSample]]:
+        """The sample for a step and place, and the broken files in its way; touches nothing that threads share."""
+        step, place, index = wanted
+        failures: list[BrokenSample] = []
+        for attempt in range(ATTEMPTS):
+            generator = sample_generator("sample", self.config.seed, step, place, attempt)
+            if attempt:
+                index = int(torch.randint(len(self.source), (), generator=generator))
+            try:
+                return self.source.load(index, **self.config.size, generator=generator), failures
+            except BrokenSample as error:
+                failures.append(error)
+        return None, failures
+
+    def _account(self, sample: Sample | None, failures: list[BrokenSample]) -> Sample:
+        for failure in failures:
+            self._broken.bad(failure)
+        if sample is None:
+            raise UserError(f"{ATTEMPTS} files drawn in turn were broken, the last one {failures[-1]}")
+        self._broken.good()
+        return sample
+
+
+class ShardFeed:
+    """Samples of webdataset shards, read by one stream per process; see `ShardStream` for their order.
+
+    Processes take different shards, so the batches depend on how many there are: torchrun's ranks, times the workers
+    of a torch DataLoader when it runs inside one. ``rank`` and ``world`` say otherwise.
+    """
+
+    def __init__(self, data: Shards, config: FeedConfig, rank: int | None = None, world: int | None = None) -> None:
+        self.data, self.config = data, config
+        self._place = (rank, world)
+        self._broken = Breakage(config.max_broken_fraction)
+        self._decoders = Decoders(config.threads)
+        self._lost = 0
+        self._stream: ShardStream | None = None
+
+    @property
+    def stream(self) -> ShardStream:
+        """The stream of this process; made when first wanted, as only then it is known which process this is."""
+        if self._stream is None:
+            rank, world = this_process() if None in self._place else self._place
+            self._stream = ShardStream(
+                self.data.urls,
+                seed=self.config.seed,
+                shuffle=self.data.shuffle,
+                rank=rank or 0,
+                world=world or 1,
+                on_broken=self._lose,
+            )
+        return self._stream
+
+    def samples(self, step: int, places: Sequence[int]) -> list[Sample]:
+        """The next ``len(places)`` samples of the stream, whatever the step; broken ones are passed over."""
+        del step
+        found: list[Sample] = []
+        while len(found) < len(places):
+            raws = [self.stream.take() for _ in range(len(places) - len(found))]
+            for result in self._decoders.map(self._decode, raws):
+                if isinstance(result, BrokenSample):
+                    self._broken.bad(result)
+                else:
+                    self._broken.good()
+                    found.append(result)
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """See `Feed.state`."""
+        return {"stream": self.stream.state(), "broken": self._broken.state(), "lost": self._lost}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See `Feed.restore`. Raises UserError for the position of other shards, or of another number of processes."""
+        self.stream.restore(state["stream"])
+        self._broken.restore(state["broken"])
+        self._lost = state["lost"]
+
+    @property
+    def broken(self) -> BrokenReport:
+        """See `Feed.broken`; shards that could not be read to their end are among the files."""
+        return self._broken.report()
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest; it says that the order depends on the number of processes."""
+        world = self.stream.world
+        order = f"streamed, shards split among {world} processes: another number of processes sees other batches"
+        return {**self.data.describe(), "order": order, "seed": self.config.seed, **self.config.size}
+
+    def _decode(self, taken: tuple[int, Place, Raw]) -> Sample | BrokenSample:
+        epoch, place, raw = taken
+        generator = sample_generator("shard sample", self.config.seed, epoch, *place)
+        name = f"{self.data.urls[place.shard]}/{raw['__key__']}"
+        try:
+            return self.data.decode(raw, name, **self.config.size, generator=generator)
+        except BrokenSample as error:
+            return error
+
+    def _lose(self, error: BrokenSample) -> None:
+        """A shard that ends too early takes many samples with it: it is counted against the shards of the epoch."""
+        self._broken.note(error)
+        self._lost += 1
+        if self._lost > self.config.max_broken_fraction * len(self.stream.order) * (self.stream.epoch + 1):
+            raise UserError(
+                f"{self._lost} shards could not be read to their end, more than max_broken_fraction="
+                f"{self.config.max_broken_fraction:g} of them; the last one: {error}"
+            )
+
+
+class JointFeed:
+    """Stills in some steps and videos in the others, so that all samples of a step have the same number of frames.
+
+    A step takes its whole batch from ``images`` with probability ``image_share``, by a draw of (seed, step). Each feed
+    counts its own steps, so that its epochs stay whole.
+    """
+
+    def __init__(self, images: Feed, videos: Feed, *, image_share: float, seed: int) -> None:
+        check_range("image_share", image_share, low=0, high=1)
+        self.images, self.videos, self.image_share, self.seed = images, videos, image_share, seed
+        self._drawn: list[Tensor] = []  # per block of steps: how many image steps up to and including each
+        self._before = [0]  # and before the block
+
+    def samples(self, step: int, places: Sequence[int]) -> list[Sample]:
+        """See `Feed.samples`."""
+        still, own_step = self.turn(step)
+        return (self.images if still else self.videos).samples(own_step, places)
+
+    def turn(self, step: int) -> tuple[bool, int]:
+        """Whether ``step`` sees stills, and which step of that feed it is."""
+        block, offset = divmod(step, BLOCK)
+        while len(self._drawn) <= block:
+            generator = sample_generator("joint", self.seed, len(self._drawn))
+            still = torch.rand(BLOCK, generator=generator) < self.image_share
+            self._drawn.append(still.cumsum(0))
+            self._before.append(self._before[-1] + int(still.sum()))
+        so_far = self._drawn[block]
+        before = int(so_far[offset - 1]) if offset else 0
+        stills = self._before[block] + before
+        return (True, stills) if int(so_far[offset]) > before else (False, step - stills)
+
+    def state(self) -> dict[str, Any]:
+        """See `Feed.state`."""
+        return {"images": self.images.state(), "videos": self.videos.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See `Feed.restore`."""
+        self.images.restore(state["images"])
+        self.videos.restore(state["videos"])
+
+    @property
+    def broken(self) -> BrokenReport:
+        """See `Feed.broken`: of both."""
+        images, videos = self.images.broken, self.videos.broken
+        files = {**images.files, **videos.files}
+        return BrokenReport(images.tried + videos.tried, len(files), files)
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest."""
+        both = {"images": self.images.describe(), "videos": self.videos.describe()}
+        return {"image_share": self.image_share, "seed": self.seed, **both}
+
+
+class Decoders:
+    """Calls in their order, ``threads`` at a time."""
+
+    def __init__(self, threads: int) -> None:
+        self.pool = ThreadPoolExecutor(threads, "decode") if threads > 1 else None
+
+    def map(self, function: Callable[[A], B], arguments: Iterable[A]) -> Iterable[B]:
+        """The results in the order of ``arguments``."""
+        return map(function, arguments) if self.pool is None else self.pool.map(function, arguments)

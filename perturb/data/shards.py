@@ -1,0 +1,187 @@
+"""webdataset shards to train on: which there are, and what a sample in them holds.
+
+A shard is a tar file in which the files of one sample share their name up to the first dot: 000017.mp4, 000017.txt.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from perturb.data.captions import CAPTION_COLUMNS
+from perturb.data.clips import SUFFIXES as VIDEO_SUFFIXES
+from perturb.data.clips import ClipReader
+from perturb.data.images import SUFFIXES as IMAGE_SUFFIXES
+from perturb.data.images import decode_image
+from perturb.data.shard_stream import Raw, digest_of_names
+from perturb.data.source import BrokenSample, Crop, Sample, check_choice
+from perturb.data.stills import fit_picture
+from perturb.errors import UserError
+from perturb.paths import resolve
+from perturb.structured import check_range
+
+TEXTS = ("txt", "text", "caption")
+
+
+class Shards:
+    """Shards, and how the samples in them are decoded.
+
+    ``shards``: see `expand_shards`. ``shuffle``: how many encoded samples wait in memory for the next one to be drawn
+    from them.
+    """
+
+    def __init__(self, shards: str | Sequence[str], shuffle: int) -> None:
+        check_range("shuffle", shuffle, low=1)
+        self.urls, self.shuffle = expand_shards(shards), shuffle
+
+    def decode(
+        self, raw: Raw, name: str, *, frames: int, height: int, width: int, generator: torch.Generator
+    ) -> Sample:
+        """One sample; ``name`` is for messages. Raises BrokenSample."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest: how many shards, and a digest of their names."""
+        found = {"source": self.urls[0], "shards": len(self.urls), "sha256_of_names": digest_of_names(self.urls)}
+        return found | {"shuffle": self.shuffle}
+
+
+class VideoShards(Shards):
+    """Shards of videos: a video, its caption (.txt, or .json with ``caption``), in .json also ``fps``, ``duration``.
+
+    ``stride`` and ``crop``: see `ClipReader`.
+    """
+
+    def __init__(
+        self,
+        shards: str | Sequence[str],
+        stride: Mapping[str, int] | None = None,
+        crop: Crop = "centre",
+        shuffle: int = 256,
+    ) -> None:
+        self.reader = ClipReader(stride=stride, crop=crop)
+        super().__init__(shards, shuffle)
+
+    def decode(
+        self, raw: Raw, name: str, *, frames: int, height: int, width: int, generator: torch.Generator
+    ) -> Sample:
+        """A clip of one video. Raises BrokenSample."""
+        content, notes = _field(raw, VIDEO_SUFFIXES, name), _notes(raw, name)
+        caption = _caption(raw, notes, name)
+        fps, duration = ("" if notes.get(key) is None else str(notes[key]) for key in ("fps", "duration"))
+        size: Any = {"frames": frames, "height": height, "width": width}
+        clip, rate = self.reader.read(content, name, **size, generator=generator, fps=fps, duration=duration)
+        return Sample(_key(raw), clip, caption, rate)
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest, see `Shards.describe`; and how clips are cut."""
+        return super().describe() | self.reader.describe()
+
+
+class ImageShards(Shards):
+    """Shards of stills: an image and its caption (.txt, or .json with ``caption``). Every sample has one frame.
+
+    ``crop``: "centre" or "random".
+    """
+
+    def __init__(self, shards: str | Sequence[str], crop: Crop = "centre", shuffle: int = 1024) -> None:
+        self.crop: Crop = check_choice("crop", crop, Crop)
+        super().__init__(shards, shuffle)
+
+    def decode(
+        self, raw: Raw, name: str, *, frames: int, height: int, width: int, generator: torch.Generator
+    ) -> Sample:
+        """One still (t = 1, fps = 0). Raises BrokenSample."""
+        del frames
+        picture = decode_image(_field(raw, IMAGE_SUFFIXES, name), name)
+        caption = _caption(raw, _notes(raw, name), name)
+        return Sample(_key(raw), fit_picture(picture, height, width, self.crop, generator)[:, None], caption, 0.0)
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest, see `Shards.describe`; and the crop."""
+        return super().describe() | {"crop": self.crop}
+
+
+def expand_shards(shards: str | Sequence[str]) -> list[str]:
+    """The shards that texts name: tar files, folders of them, globs, braces ({000..099}), and URLs with braces.
+
+    URLs are opened by webdataset: http, https, gs, hf, file, and ``pipe:`` followed by a shell command. Raises
+    UserError for a local shard that is not there, and for one named twice.
+    """
+    import braceexpand
+
+    found: list[str] = []
+    for text in [shards] if isinstance(shards, str) else shards:
+        try:
+            expanded = list(braceexpand.braceexpand(str(text)))
+        except ValueError as error:
+            raise UserError(
+                f"shards is {text!r}, whose braces do not match ({error}); write them as {{000..099}}"
+            ) from None
+        for one in expanded:
+            found += [one] if _is_url(one) else _local(one)
+    if len(set(found)) < len(found):
+        raise UserError(f"shards names {len(found) - len(set(found))} shards twice; take the doubles out: {shards}")
+    return found
+
+
+def _is_url(text: str) -> bool:
+    return "://" in text or text.startswith(("pipe:", "file:"))
+
+
+def _local(text: str) -> list[str]:
+    """A tar file, those of a folder, or those that a glob matches; absolute, so that no name is taken for a URL."""
+    path = resolve(text).absolute()
+    if path.is_dir():
+        found = sorted(str(file) for file in path.glob("*.tar"))
+    elif glob.has_magic(text):
+        found = sorted(glob.glob(str(path)))  # noqa: PTH207 (the pattern may be absolute)
+    else:
+        found = [str(path)] if path.is_file() else []
+    if not found:
+        raise UserError(
+            f"no shard {path}: give a .tar file, a folder of them, a glob, or braces as in {{000..099}}.tar"
+        )
+    return found
+
+
+def _key(raw: Raw) -> str:
+    return f"{str(raw['__url__']).rpartition('/')[2]}/{raw['__key__']}"
+
+
+def _field(raw: Raw, suffixes: Sequence[str], name: str) -> bytes:
+    """The content of the one file with one of these suffixes."""
+    found = [key for key in raw if not key.startswith("__") and f".{key.rpartition('.')[2]}" in suffixes]
+    if not found:
+        files = ", ".join(sorted(key for key in raw if not key.startswith("__")))
+        raise BrokenSample(name, f"holds {files}; wanted: one of {', '.join(suffixes)}")
+    return raw[found[0]]
+
+
+def _notes(raw: Raw, name: str) -> dict[str, Any]:
+    """What the sample's .json says, nothing where there is none."""
+    if "json" not in raw:
+        return {}
+    try:
+        notes = json.loads(raw["json"])
+    except ValueError as error:
+        raise BrokenSample(name, f"its .json cannot be read: {error}") from None
+    if not isinstance(notes, dict):
+        raise BrokenSample(name, "its .json is no object")
+    return notes
+
+
+def _caption(raw: Raw, notes: Mapping[str, Any], name: str) -> str:
+    try:
+        texts = [raw[key].decode("utf-8-sig") for key in TEXTS if key in raw]
+    except UnicodeDecodeError as error:
+        raise BrokenSample(name, f"its caption is not UTF-8 text: {error}") from None
+    texts += [notes[key] for key in CAPTION_COLUMNS if isinstance(notes.get(key), str)]
+    caption = next((" ".join(text.split()) for text in texts if text.strip()), "")
+    if not caption:
+        raise BrokenSample(name, "has no caption: wanted a .txt, or a .json with caption")
+    return caption

@@ -1,0 +1,140 @@
+"""Video files to train on: tables in the manner of WebVid, and folders with captions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from perturb.data.captions import CAPTION_COLUMNS, FILE_COLUMNS, find_captions
+from perturb.data.clips import SUFFIXES, ClipReader
+from perturb.data.images import list_files
+from perturb.data.source import Crop, Sample
+from perturb.data.tables import read_columns, require
+from perturb.paths import resolve
+
+COLUMNS = {
+    "file": ("path", *FILE_COLUMNS),
+    "caption": (*CAPTION_COLUMNS, "name"),
+    "fps": ("fps", "frame_rate"),
+    "duration": ("duration",),
+    # WebVid's own tables name no file: it is page_dir/videoid.mp4
+    "page": ("page_dir",),
+    "id": ("videoid",),
+}
+
+
+class VideoFiles:
+    """Captioned video files below one folder; what `VideoTable` and `VideoFolder` share.
+
+    ``names`` are relative to ``root``; ``fps`` and ``duration``, one text per file, are what a table says of them. No
+    file is touched before it is wanted.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        names: Sequence[str],
+        captions: Sequence[str],
+        reader: ClipReader,
+        *,
+        fps: Sequence[str] | None = None,
+        duration: Sequence[str] | None = None,
+    ) -> None:
+        self.root, self.names, self.captions, self.reader = root, names, captions, reader
+        self.fps, self.duration = fps, duration
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def load(self, index: int, *, frames: int, height: int, width: int, generator: torch.Generator) -> Sample:
+        """A clip of video ``index``. Raises BrokenSample."""
+        file = self.root / self.names[index]
+        clip, fps = self.reader.read(
+            file,
+            str(file),
+            frames=frames,
+            height=height,
+            width=width,
+            generator=generator,
+            fps="" if self.fps is None else self.fps[index],
+            duration="" if self.duration is None else self.duration[index],
+        )
+        return Sample(self.names[index], clip, self.captions[index], fps)
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest: where, how many, how clips are cut, and a digest of all that is known of the files."""
+        columns = [column for column in (self.names, self.captions, self.fps, self.duration) if column is not None]
+        total = hashlib.sha256()
+        for row in zip(*columns, strict=True):
+            total.update("\0".join(row).encode() + b"\n")
+        found = {"source": str(self.root), "count": len(self), "sha256": total.hexdigest()}
+        return found | self.reader.describe()
+
+
+class VideoTable(VideoFiles):
+    """The videos that a csv, jsonl or parquet table lists: ``path``, ``caption``, and ``fps``, ``duration`` if known.
+
+    WebVid's own tables (``videoid``, ``page_dir``, ``name``) are understood too. Paths are relative to ``root``, null:
+    to the table's folder. ``fps`` goes before what the file says, ``duration`` (seconds, or PT00H00M12S) serves where
+    the file has none. ``stride`` and ``crop``: see `ClipReader`. Raises UserError for a table that cannot be read,
+    missing columns, and rows without path or caption.
+    """
+
+    def __init__(
+        self,
+        table: str | Path,
+        root: str | Path | None = None,
+        stride: Mapping[str, int] | None = None,
+        crop: Crop = "centre",
+    ) -> None:
+        reader = ClipReader(stride=stride, crop=crop)
+        self.table = resolve(table)
+        columns = _columns(self.table)
+        super().__init__(
+            self.table.parent if root is None else resolve(root),
+            columns["file"],
+            columns["caption"],
+            reader,
+            fps=columns.get("fps"),
+            duration=columns.get("duration"),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest, see `VideoFiles.describe`; the source is the table."""
+        return super().describe() | {"source": str(self.table), "root": str(self.root)}
+
+
+class VideoFolder(VideoFiles):
+    """The videos of a folder and its subfolders, in the order of their sorted relative paths.
+
+    ``captions``: null looks for ``.txt`` files beside the videos, then for captions.csv and its like in the folder; a
+    path names a table; "none" means no captions. ``stride`` and ``crop``: see `ClipReader`. Raises UserError for a
+    missing or empty folder and missing captions.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        captions: str | Path | None = None,
+        stride: Mapping[str, int] | None = None,
+        crop: Crop = "centre",
+    ) -> None:
+        reader = ClipReader(stride=stride, crop=crop)
+        root = resolve(folder)
+        files = list_files(root, SUFFIXES, what="videos", setting="folder")
+        names = [file.relative_to(root).as_posix() for file in files]
+        super().__init__(root, names, find_captions(root, files, captions, setting="captions"), reader)
+
+
+def _columns(table: Path) -> dict[str, list[str]]:
+    """Columns file and caption, and fps and duration where there are such; of WebVid's own tables the same."""
+    columns = read_columns(table, COLUMNS)
+    if "file" not in columns and "id" in columns:
+        pages = columns.get("page", [""] * len(columns["id"]))
+        columns["file"] = [f"{page}/{video}.mp4".lstrip("/") for page, video in zip(pages, columns["id"], strict=True)]
+    require(table, columns, COLUMNS, ("file", "caption"))
+    return columns
