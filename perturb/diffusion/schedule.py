@@ -36,6 +36,13 @@ class NoiseSchedule:
 
     The latent scale s_t falls linearly from 1 to ``latent_scale`` over the first 400 timesteps and then stays; None
     means s_t = 1. Computed in float64, kept as float32. Source: VideoCrafter1 (arXiv 2310.19512) and its code.
+
+    ``zero_terminal_snr`` rescales √ᾱ so that its last value is 0 and its first is kept (Lin et al. 2023, arXiv
+    2305.08891, algorithm 1): x_{T−1} is then pure noise, as it is when sampling begins. What this means for a network
+    that predicts ε: at ᾱ = 0 the best prediction is x itself, whatever x_0 was, so ε̂ says nothing about x_0 there and
+    x̂_0 would be 0/0. A sampler must therefore begin below the last timestep, as the published spacing does (951 for 20
+    steps, 981 for 50), and what is gained is only that ᾱ where it begins is nearer to 0. Asking for the last timestep
+    is a UserError.
     """
 
     def __init__(
@@ -45,12 +52,17 @@ class NoiseSchedule:
         beta_start: float = 0.00085,
         beta_end: float = 0.012,
         latent_scale: float | None,
+        zero_terminal_snr: bool = False,
     ) -> None:
         self.timesteps = timesteps
         self.latent_scale = latent_scale
+        self.zero_terminal_snr = zero_terminal_snr
         root = torch.linspace(beta_start**0.5, beta_end**0.5, timesteps, dtype=torch.float64)
         self.betas_exact = root.square()
         self.alphas_cumprod_exact = (1 - self.betas_exact).cumprod(0)
+        if zero_terminal_snr:
+            self.alphas_cumprod_exact = with_zero_terminal_snr(self.alphas_cumprod_exact)
+            self.betas_exact = 1 - self.alphas_cumprod_exact / self.alphas_cumprod_prev_exact
         self.betas = self.betas_exact.float()
         self.alphas_cumprod = self.alphas_cumprod_exact.float()
         self.latent_scale_table = latent_scale_table(latent_scale, timesteps)
@@ -68,7 +80,16 @@ class NoiseSchedule:
         return _column(self._signal, t) * x0 * _column(self.latent_scale_table, t) + _column(self._noise, t) * noise
 
     def predict_x0(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """x̂_0 = (x_t − √(1 − ᾱ_t) ε̂) / (√ᾱ_t s_t), the inverse of ``q_sample``. x, eps: b c t h w; t: b int64."""
+        """x̂_0 = (x_t − √(1 − ᾱ_t) ε̂) / (√ᾱ_t s_t), the inverse of ``q_sample``. x, eps: b c t h w; t: b int64.
+
+        Raises UserError where ᾱ_t = 0: the noise says nothing about x_0 there.
+        """
+        # only this option makes an ᾱ of 0, and the question costs a wait for the device
+        if self.zero_terminal_snr and (t == self.timesteps - 1).any():
+            raise UserError(
+                f"x_0 cannot be predicted at timestep {self.timesteps - 1}: with zero_terminal_snr its ᾱ is 0 and the "
+                f"noise says nothing about x_0; allowed: timesteps up to {self.timesteps - 2}"
+            )
         clean = (x - _column(self._noise, t) * eps) / _column(self._signal, t)
         return clean / _column(self.latent_scale_table, t)
 
@@ -92,21 +113,31 @@ class NoiseSchedule:
         return DDIMTable(tau, a, a_prev, sigmas, scale[tau], scale[previous])
 
     def ddim_timesteps(self, steps: int) -> list[int]:
-        """τ = range(0, T, T // steps) + 1; UserError (naming the nearest usable steps) when that leaves it."""
+        """τ = range(0, T, T // steps) + 1; UserError (naming the nearest usable steps) when it holds a useless one.
+
+        Useless: T, which does not exist, and with ``zero_terminal_snr`` T − 1, where ᾱ = 0.
+        """
         if self._usable(steps):
             return list(range(1, self.timesteps + 1, self.timesteps // steps))
         below = next((s for s in range(min(steps, self.timesteps) - 1, 0, -1) if self._usable(s)), None)
         above = next((s for s in range(max(steps, 0) + 1, self.timesteps + 1) if self._usable(s)), None)
-        nearest = " or ".join(str(s) for s in (below, above) if s is not None)
+        nearest = " or ".join(str(s) for s in (below, above) if s is not None) or "none"
+        if self._largest(steps) == self.timesteps - 1:
+            reason = f"{self.timesteps - 1}, where ᾱ is 0 (zero_terminal_snr) and the noise says nothing about x_0"
+        else:
+            reason = f"{self.timesteps}, which does not exist"
         raise UserError(
             f"{steps} sampling steps do not fit a schedule of {self.timesteps} timesteps: their spacing would select "
-            f"timestep {self.timesteps}, which does not exist; the nearest usable numbers of steps: {nearest}"
+            f"timestep {reason}; the nearest usable numbers of steps: {nearest}"
         )
 
+    def _largest(self, steps: int) -> int:
+        """The largest τ: the largest multiple of the spacing below T, plus 1. T for steps without a spacing."""
+        spacing = self.timesteps // steps if 1 <= steps <= self.timesteps else 1
+        return (self.timesteps - 1) // spacing * spacing + 1
+
     def _usable(self, steps: int) -> bool:
-        spacing = self.timesteps // steps if 1 <= steps <= self.timesteps else 0
-        # The largest τ is the largest multiple of the spacing below T, plus 1; it must still be a timestep.
-        return spacing > 0 and (self.timesteps - 1) // spacing * spacing + 1 < self.timesteps
+        return self._largest(steps) < self.timesteps - self.zero_terminal_snr
 
     def posterior(self) -> dict[str, Tensor]:
         """q(x_{t−1} | x_t, x_0) without latent scale: variance, clipped log variance, the weights of x_0 and x_t.
@@ -140,6 +171,16 @@ def latent_scale_table(latent_scale: float | None, length: int) -> Tensor:
     falling = torch.linspace(1.0, latent_scale, SCALE_STEPS, dtype=torch.float64)
     constant = torch.full((max(length - SCALE_STEPS, 0),), latent_scale, dtype=torch.float64)
     return torch.cat([falling, constant])[:length].float()
+
+
+def with_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
+    """ᾱ of the same length with √ᾱ'_t = (√ᾱ_t − √ᾱ_{T−1}) · √ᾱ_0 / (√ᾱ_0 − √ᾱ_{T−1}): first kept, last exactly 0.
+
+    Source: Lin et al. 2023 (arXiv 2305.08891), algorithm 1.
+    """
+    root = alphas_cumprod.sqrt()
+    first, last = root[0], root[-1]
+    return ((root - last) * (first / (first - last))).square()
 
 
 def _column(table: Tensor, t: Tensor) -> Tensor:

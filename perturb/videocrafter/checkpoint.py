@@ -62,8 +62,8 @@ def open_checkpoint(checkpoint: str | Path, spec: str | ModelSpec | None = None)
     path = resolve(checkpoint)
     wanted = get_spec(spec) if isinstance(spec, str) else spec
     source = _open_folder(path, wanted) if is_folder(path) else _open_official(path, wanted)
-    _check_dtypes(source, path)
-    _check_schedule(source, path)
+    check_dtypes(source, path)
+    check_schedule(source, path)
     return source
 
 
@@ -86,7 +86,7 @@ def load_system(
     place = _device(device)
     source = open_checkpoint(checkpoint, spec)
     if expect_finite:
-        _check_finite(source, checkpoint)
+        check_finite(source, checkpoint)
     modules = _with_weights(source, DTYPES[dtype])
     system = VideoSystem(
         **modules,  # pyright: ignore[reportArgumentType]
@@ -161,7 +161,8 @@ def _with_weights(source: Source, dtype: torch.dtype) -> dict[str, nn.Module]:
     return modules
 
 
-def _check_finite(source: Source, checkpoint: str | Path) -> None:
+def check_finite(source: Source, checkpoint: str | Path) -> None:
+    """Raise UserError when a tensor holds NaN or infinity."""
     bad = [f"{name}.{key}" for name, tensors in source.components.items() for key in non_finite(tensors)]
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
@@ -171,7 +172,8 @@ def _check_finite(source: Source, checkpoint: str | Path) -> None:
         )
 
 
-def _check_dtypes(source: Source, path: Path) -> None:
+def check_dtypes(source: Source, path: Path) -> None:
+    """Raise UserError for tensors that are no plain weights, such as quantised ones."""
     strange = {
         f"{name}.{key}": str(tensor.dtype).removeprefix("torch.")
         for name, tensors in source.components.items()
@@ -186,8 +188,8 @@ def _check_dtypes(source: Source, path: Path) -> None:
         )
 
 
-def _check_schedule(source: Source, path: Path) -> None:
-    """The noise tables in the file must be those of the spec."""
+def check_schedule(source: Source, path: Path) -> None:
+    """Raise UserError unless the noise tables in the file, if any, are those of the spec."""
     tables = diffusion_buffers(source.spec.schedule)
     for name in SCHEDULE_TABLES:
         given = source.components[EXTRA].get(name)

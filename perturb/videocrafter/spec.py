@@ -108,6 +108,7 @@ class ScheduleSpec:
     """Noise schedule: β linear in √β, and the latent scale s_t falling from 1 to ``latent_scale`` (None: s_t = 1).
 
     ``scale_table_length`` is the length of the published scale table (1400 or 1000; None where there is no table).
+    ``zero_terminal_snr``: see ``perturb.diffusion.NoiseSchedule``; no published model has it.
     """
 
     timesteps: int = 1000
@@ -115,6 +116,7 @@ class ScheduleSpec:
     beta_end: float = 0.012
     latent_scale: float | None = None
     scale_table_length: int | None = None
+    zero_terminal_snr: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +162,10 @@ class ModelSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict of JSON values (tuples as lists); ``from_dict`` is its inverse."""
-        return _plain(asdict(self))
+        data = _plain(asdict(self))
+        if not self.schedule.zero_terminal_snr:  # models without it keep the bytes, and the hash, of their spec.json
+            del data["schedule"]["zero_terminal_snr"]
+        return data
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> ModelSpec:

@@ -178,6 +178,7 @@ def build_schedule(spec: ScheduleSpec) -> NoiseSchedule:
         beta_start=spec.beta_start,
         beta_end=spec.beta_end,
         latent_scale=spec.latent_scale,
+        zero_terminal_snr=spec.zero_terminal_snr,
     )
 
 
