@@ -7,12 +7,14 @@ _WORDS = {"full": "fully trained model", "partial": "partially trained model", "
 
 
 def formula(training: str, group: str) -> str:
-    """Mathtext of the perturbed model: the model's letter, one prime for a spatial, two for a temporal Δ.
+    """Mathtext of the perturbed model: its letter, and one prime for a spatial, two for a temporal Δ, three for both.
 
     A θ_S that video training left at its image-model values is θ_S⁰.
     """
     letter = _MODEL.get(training, "?")
     space = r"\theta_S" if training == "full" else r"\theta_S^{\,0}"
+    if group == "both":
+        return rf"$M_{letter}''' = (\theta_T + \Delta_T,\ {space} + \Delta_S)$"
     if group == "temporal":
         return rf"$M_{letter}'' = (\theta_T + \Delta_T,\ {space})$"
     return rf"$M_{letter}' = (\theta_T,\ {space} + \Delta_S)$"
@@ -23,6 +25,8 @@ def plain_formula(training: str, group: str) -> str:
 
     >>> plain_formula("partial", "spatial"), plain_formula("full", "temporal")
     ("M_P' = (θ_T, θ_S⁰ + Δ_S)", "M_F'' = (θ_T + Δ_T, θ_S)")
+    >>> plain_formula("full", "both")
+    "M_F''' = (θ_T + Δ_T, θ_S + Δ_S)"
     """
     text = formula(training, group).strip("$")
     for mathtext, plain in ((r"\theta", "θ"), (r"\Delta", "Δ"), (r"^{\,0}", "⁰"), ("\\ ", " ")):
@@ -36,7 +40,8 @@ def in_words(training: str, group: str) -> str:
     >>> in_words("full", "spatial")
     'spatial perturbation of the fully trained model'
     """
-    return f"{group} perturbation of the {_WORDS.get(training, f'{training} model')}"
+    where = "spatial and temporal" if group == "both" else group
+    return f"{where} perturbation of the {_WORDS.get(training, f'{training} model')}"
 
 
 def model_name(manifest: Manifest) -> str:

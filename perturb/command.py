@@ -22,6 +22,7 @@ WANTED = {
     "system.checkpoint": "the weights: an official .ckpt or .safetensors, or a folder made by perturb.convert",
     "images.folder": "the folder of images to perturb with, captions beside them or in one csv/jsonl",
     "prompts.file": "the prompts to sample: .txt with one per line, csv or jsonl",
+    "perturbation.reference": "the finished run that the random control is matched to, runs/<experiment>/<run id>",
     "image": "the image that conditions the clips",
     "adapter": "the folder of a saved adapter",
 }

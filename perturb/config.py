@@ -10,6 +10,7 @@ import hydra.utils
 import torch
 from hydra.errors import InstantiationException
 
+from perturb.command import MISSING
 from perturb.errors import UserError
 from perturb.stages.fit import FitConfig
 from perturb.stages.sample import SampleConfig
@@ -45,12 +46,13 @@ class GeneratePromptsConfig:
 class RunConfig:
     """One study. ``training`` is how the model came about (full, partial, …), ``group`` what is perturbed.
 
-    The seams ``system, perturbation, images, sampler, metrics`` are the only places where `build` is used.
+    The group "both" is spatial and temporal together. The seams ``system, perturbation, images, sampler, metrics`` are
+    the only places where `build` is used.
     """
 
     name: str
     training: str
-    group: Literal["spatial", "temporal", "conditioning", "image"]
+    group: Literal["spatial", "temporal", "both", "conditioning", "image"]
     probe_steps: tuple[int, ...]
     system: Seam
     perturbation: Seam
@@ -101,6 +103,7 @@ def build(key: str, seam: Seam) -> Any:
     for name in given:
         if name not in parameters:
             raise UserError(unknown_key(f"{key}.{name}", parameters))
+    given = [name for name in given if seam[name] != MISSING]
     if missing := [n for n, p in parameters.items() if p.default is p.empty and n not in given]:
         raise UserError(f"{', '.join(f'{key}.{name}' for name in missing)}: missing for {seam['_target_']}")
     try:

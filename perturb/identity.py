@@ -17,7 +17,8 @@ FILES = ("system.checkpoint", "prompts.file", "image")
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The resolved configuration without `WITHOUT_EFFECT`, each file in `FILES` replaced by the hash of its content.
 
-    An image folder stands there by the names and sizes of its files; its bytes are in the manifest.
+    An image folder stands there by the names and sizes of its files; its bytes are in the manifest. The reference of a
+    random control stands there by its adapters.
     """
     result = copy.deepcopy(dict(config))
     for key in WITHOUT_EFFECT:
@@ -27,6 +28,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         parent, name = _parent(result, key)
         if parent.get(name) is not None:
             parent[name] = content_digest(resolve(parent[name]))
+    if "reference" in (perturbation := result.get("perturbation", {})):
+        perturbation["reference"] = content_digest(resolve(perturbation["reference"]) / "adapters")
     if "folder" in (images := result["images"]):
         folder = resolve(images["folder"])
         images["folder"] = listing_digest(folder)

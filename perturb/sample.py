@@ -24,7 +24,7 @@ def generate(values: dict[str, Any]) -> None:
     check_paths(values)
 
     from perturb.config import GenerateConfig, build, load
-    from perturb.perturbation import LoraPerturbation
+    from perturb.perturbation import restore
     from perturb.progress import progress
     from perturb.stages.sample import Generator, save_clip
     from perturb.structured import read
@@ -34,7 +34,7 @@ def generate(values: dict[str, Any]) -> None:
     prompts = _prompts(config.prompt, config.prompts.file, config.prompts.limit)
     system = load(config.system)
     if config.adapter is not None:
-        LoraPerturbation.restore(system.unet, resolve(config.adapter)).scale(config.adapter_scale)
+        restore(system.unet, resolve(config.adapter)).scale(config.adapter_scale)
     make = Generator(system, build("sampler", config.sampler), prompts, config.sample, image=config.image)
 
     output, rows = resolve(config.output), []

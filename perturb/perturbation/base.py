@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from perturb.errors import UserError
 
 if TYPE_CHECKING:
     from perturb.partition import Partition
+
+BOTH = "both"
+"""Stands for the groups "spatial" and "temporal" together, wherever a perturbation is attached."""
+
+IN_PLACE = "perturbed_in_place"
+"""Set on a network whose own weights are moved, so that no second perturbation takes them for the original ones."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +29,14 @@ class Magnitude:
 
     total: float
     per_layer: dict[str, float]
+
+    @staticmethod
+    def of(deltas: Mapping[str, float], bases: Mapping[str, float]) -> Magnitude:
+        """From ‖Δ‖_F² and ‖θ‖_F² of every layer."""
+        return Magnitude(
+            total=_ratio(sum(deltas.values()), sum(bases.values())),
+            per_layer={name: _ratio(delta, bases[name]) for name, delta in deltas.items()},
+        )
 
 
 class Perturbation(Protocol):
@@ -56,3 +74,35 @@ class Perturbation(Protocol):
     def describe(self) -> dict[str, Any]:
         """For the manifest: settings, targeted layers, number of parameters, what could not be reached."""
         ...
+
+
+@runtime_checkable
+class Prescribed(Perturbation, Protocol):
+    """A perturbation that is not fitted: Δ at every probe step is known beforehand, and `parameters` is empty."""
+
+    def at(self, step: int) -> None:
+        """Set Δ to that of probe step ``step``, and α to 1. Raises UserError when there is none for it."""
+        ...
+
+
+def parts(group: str) -> tuple[str, ...]:
+    """The groups of a partition that ``group`` stands for."""
+    return ("spatial", "temporal") if group == BOTH else (group,)
+
+
+def refuse_second(unet: nn.Module, mine: nn.Module | None) -> None:
+    """Raise UserError when this perturbation (on the network ``mine``) or another one (on ``unet``) is attached."""
+    if mine is not None or hasattr(unet, "peft_config") or hasattr(unet, IN_PLACE):
+        raise UserError("a perturbation is attached already: call detach() first")
+
+
+@torch.no_grad()
+def square(weight: Tensor) -> float:
+    """‖θ‖_F²."""
+    return float(torch.linalg.vector_norm(weight, dtype=torch.float64)) ** 2
+
+
+def _ratio(delta_square: float, base_square: float) -> float:
+    if base_square == 0:
+        return math.inf if delta_square else 0.0
+    return math.sqrt(delta_square / base_square)

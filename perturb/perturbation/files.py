@@ -1,8 +1,9 @@
-"""Adapters on disk in peft's own format, so that any peft user can load them."""
+"""Adapters on disk in peft's own format, so that any peft user can load them; and their magnitudes beside them."""
 
 from __future__ import annotations
 
 import copy
+import csv
 import json
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from perturb.errors import UserError
+from perturb.perturbation.base import Magnitude
 from perturb.rundir import write_atomic
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
+MAGNITUDE = "magnitude.csv"
 VARIANTS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern")  # settings that make Δ another one
 
 
@@ -59,9 +62,27 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[tuple[str, str], Tensor]]:
     return settings, {_split(key, folder): tensor for key, tensor in tensors.items()}
 
 
-def layer_names(weights: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """The layers that have weights, in order, each once."""
-    return tuple(dict.fromkeys(name for name, _ in weights))
+def write_magnitude(folder: Path, magnitude: Magnitude) -> None:
+    """‖Δ‖_F/‖θ‖_F of every layer, one line each."""
+    lines = ["layer,delta_ratio", *(f"{layer},{ratio!r}" for layer, ratio in magnitude.per_layer.items())]
+    write_atomic(folder / MAGNITUDE, "\n".join(lines) + "\n")
+
+
+def read_magnitude(folder: Path) -> dict[str, float]:
+    """Layer → ‖Δ‖_F/‖θ‖_F, as `write_magnitude` left it. Raises UserError naming the file when it cannot be read."""
+    path = folder / MAGNITUDE
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return {row["layer"]: float(row["delta_ratio"]) for row in csv.DictReader(file)}
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing, an old fit did not write it: run the reference again") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no table of layer,delta_ratio: {error!r}") from None
+
+
+def layer_names(weights: Iterable[tuple[str, str]]) -> set[str]:
+    """The layers that have weights."""
+    return {name for name, _ in weights}
 
 
 def _split(key: str, folder: Path) -> tuple[str, str]:

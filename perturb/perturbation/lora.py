@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from perturb.diffusion.noise import sample_generator
 from perturb.errors import UserError
 from perturb.perturbation import files
-from perturb.perturbation.base import Magnitude
+from perturb.perturbation.base import Magnitude, parts, refuse_second, square
 from perturb.perturbation.targets import Targets, check_targets, select_layers
 
 if TYPE_CHECKING:
@@ -59,13 +59,14 @@ class LoraPerturbation:
     def attach(self, unet: nn.Module, partition: Partition, group: str, seed: int) -> None:
         """Put Δ = 0 on ``group``: A uniform as in peft, from a generator per layer name and ``seed``; B = 0.
 
-        ``partition`` must have been made of ``unet``. Parameters outside the adapter stop requiring gradients until
-        ``detach``. Raises UserError when something is attached already or the group has no such layers.
+        ``group`` may be "both". ``partition`` must have been made of ``unet``. Parameters outside the adapter stop
+        requiring gradients until ``detach``. Raises UserError when something is attached already or the group has no
+        such layers.
         """
-        _refuse_second(unet, self._unet)
+        refuse_second(unet, self._unet)
         names = select_layers(unet, partition, group, self.targets)
         self._inject(unet, names)
-        self.unreachable = partition.unreachable(group)
+        self.unreachable = tuple(name for part in parts(group) for name in partition.unreachable(part))
         for name, layer in self._layers.items():
             # a generator per layer: an adapter does not depend on which other layers have one, nor on their order
             generator = sample_generator("lora", seed, name)
@@ -82,12 +83,13 @@ class LoraPerturbation:
         """
         settings, weights = files.read(Path(folder))
         names = files.layer_names(weights)
-        present = {name for name, _ in unet.named_modules()}
-        if unknown := [name for name in names if name not in present]:
+        present = [name for name, _ in unet.named_modules()]
+        if unknown := sorted(names - set(present)):
             raise UserError(f"the adapter in {folder} was made for another network: no layers {unknown[:3]} here")
         perturbation = cls(settings["r"], settings["lora_alpha"], settings["lora_dropout"])
-        _refuse_second(unet, None)
-        perturbation._inject(unet, names)
+        refuse_second(unet, None)
+        # in the network's order: a file has none, and the settings written again would differ
+        perturbation._inject(unet, [name for name in present if name in names])
         try:
             perturbation.load(Path(folder))
         except UserError:
@@ -153,11 +155,9 @@ class LoraPerturbation:
     def magnitude(self) -> Magnitude:
         """‖Δ‖_F/‖θ‖_F at the current scale, in float64 and without building Δ: ‖BA‖_F² = tr((BᵀB)(AAᵀ))."""
         if not self._base_squares:
-            self._base_squares = {name: _square(_weight(layer)) for name, layer in self._attached().items()}
-        squares = {name: _delta_square(layer) for name, layer in self._attached().items()}
-        return Magnitude(
-            total=_ratio(sum(squares.values()), sum(self._base_squares.values())),
-            per_layer={name: _ratio(square, self._base_squares[name]) for name, square in squares.items()},
+            self._base_squares = {name: square(_weight(layer)) for name, layer in self._attached().items()}
+        return Magnitude.of(
+            {name: _delta_square(layer) for name, layer in self._attached().items()}, self._base_squares
         )
 
     @torch.no_grad()
@@ -224,11 +224,6 @@ class LoraPerturbation:
         return self._layers
 
 
-def _refuse_second(unet: nn.Module, mine: nn.Module | None) -> None:
-    if mine is not None or hasattr(unet, "peft_config"):
-        raise UserError("an adapter is attached already: call detach() first")
-
-
 def _factor(layer: LoraLayer, which: str) -> nn.Parameter:
     return getattr(layer, f"lora_{which}")[ADAPTER].weight
 
@@ -247,19 +242,7 @@ def _delta(layer: LoraLayer) -> Tensor:
 
 
 @torch.no_grad()
-def _square(weight: Tensor) -> float:
-    """‖θ‖_F²."""
-    return float(torch.linalg.vector_norm(weight, dtype=torch.float64)) ** 2
-
-
-@torch.no_grad()
 def _delta_square(layer: LoraLayer) -> float:
     """‖Δ‖_F²."""
     a, b = (_factor(layer, which).flatten(1).double() for which in "AB")
     return layer.scaling[ADAPTER] ** 2 * float(((b.T @ b) * (a @ a.T)).sum().clamp(min=0))
-
-
-def _ratio(delta_square: float, base_square: float) -> float:
-    if base_square == 0:
-        return math.inf if delta_square else 0.0
-    return math.sqrt(delta_square / base_square)

@@ -8,6 +8,7 @@ from torch import nn
 
 from perturb.errors import UserError
 from perturb.nn import Attention
+from perturb.perturbation.base import parts
 
 if TYPE_CHECKING:
     from perturb.partition import Partition
@@ -25,10 +26,11 @@ def check_targets(targets: str) -> None:
 def select_layers(unet: nn.Module, partition: Partition, group: str, targets: Targets) -> tuple[str, ...]:
     """Names of the Linear and convolution layers of ``group`` that ``targets`` selects, in the network's order.
 
-    ``attention``: the query, key, value and output projections. Raises UserError when there are none, and for a
-    convolution that LoRA cannot follow (grouped, dilated, or not padded with zeros).
+    ``group`` may be "both": first the spatial ones, then the temporal ones. ``attention``: the query, key, value and
+    output projections. Raises UserError when there are none, and for a convolution that LoRA cannot follow (grouped,
+    dilated, or not padded with zeros).
     """
-    names = partition.layers(group)
+    names = tuple(name for part in parts(group) for name in partition.layers(part))
     if targets == "attention":
         inside = tuple(f"{name}." for name, module in unet.named_modules() if isinstance(module, Attention))
         names = tuple(name for name in names if name.startswith(inside))

@@ -2,7 +2,8 @@
 
     Δ ← AdamW on mean (ε − ε̂_{θ+Δ}(x_t, t, text))²,  θ frozen
 
-Writes adapters/step_*/, train.csv and the manifest sections perturbation, images and frozen.
+Writes adapters/step_*/, train.csv and the manifest sections perturbation, images and frozen. A perturbation that is
+prescribed instead of fitted passes through the same probe steps and leaves the same files.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from perturb.diffusion import Conditioning, sample_generator
 from perturb.diffusion.loss import epsilon_loss
 from perturb.errors import UserError
 from perturb.partition import Partition
-from perturb.perturbation import Perturbation
+from perturb.perturbation import Perturbation, Prescribed, files
 from perturb.progress import progress
 from perturb.records import TrainRow, train_csv
 from perturb.rundir import RunDir, write_atomic
@@ -84,6 +85,7 @@ def fit(
 ) -> None:
     """Fit ``perturbation`` on ``group`` and save it at each probe step; it stays attached, loaded from the last one.
 
+    A `Prescribed` one is not fitted but set to each probe step and saved; it sees no image.
     The same call again continues where the last one was stopped and ends with the same adapters, bit for bit; a
     finished one only attaches. Raises UserError for probe steps that cannot be, for a run directory of another fit, and
     for a loss or gradient that is not finite; RuntimeError if anything but the perturbation moved.
@@ -119,7 +121,10 @@ def _fit_and_verify(
         perturbation.train(True)
         origin = {"base": summarise(before), "images": data.describe()}
         identity = {"config": asdict(config), "probe_steps": list(probes), **origin, **described}
-        _Fitting(system, perturbation, data, config=config, run=run, identity=identity).to(probes)
+        if isinstance(perturbation, Prescribed):
+            _prescribe(perturbation, probes, run)
+        else:
+            _Fitting(system, perturbation, data, config=config, run=run, identity=identity).to(probes)
     finally:
         perturbation.detach()
         system.unet.gradient_checkpointing = checkpointing
@@ -197,15 +202,12 @@ class _Fitting:
             )
 
     def _keep(self, step: int, *, probe: bool) -> None:
-        """Write the adapter (‖Δ‖/‖θ‖ of every layer beside it), the log and the state, in this order.
+        """Write the adapter, the log and the state, in this order.
 
         So a state on disk means that all before it is there.
         """
         if probe:
-            self.perturbation.save(self.run.adapter(step))
-            ratios = self.perturbation.magnitude().per_layer
-            lines = ["layer,delta_ratio", *(f"{layer},{ratio!r}" for layer, ratio in ratios.items())]
-            write_atomic(self.run.adapter(step) / "magnitude.csv", "\n".join(lines) + "\n")
+            _save_probe(self.perturbation, self.run.adapter(step))
         write_atomic(self.run.train_log, train_csv(self.rows))
         buffer = io.BytesIO()
         content = {
@@ -233,6 +235,22 @@ class _Fitting:
         self.rows = [TrainRow(**row) for row in content["rows"]]
         self.kept = content["step"]
         return self.kept
+
+
+def _prescribe(perturbation: Prescribed, probes: Sequence[int], run: RunDir) -> None:
+    """Save Δ of every probe step, and the log of its growth; what a killed process left is written again, the same."""
+    rows = []
+    for step in probes:
+        perturbation.at(step)
+        _save_probe(perturbation, run.adapter(step))
+        rows.append(TrainRow(step, None, None, None, perturbation.magnitude().total))
+    write_atomic(run.train_log, train_csv(rows))
+
+
+def _save_probe(perturbation: Perturbation, folder: Path) -> None:
+    """The perturbation, and ‖Δ‖/‖θ‖ of every layer beside it."""
+    perturbation.save(folder)
+    files.write_magnitude(folder, perturbation.magnitude())
 
 
 def _loss(system: VideoSystem, batch: Batch, precision: str) -> Tensor:

@@ -164,4 +164,4 @@ def test_help_lists_the_choices(commands: Commands):
     assert outcome.code == 0
     assert "experiment: spatial_full, spatial_partial, temporal_full, temporal_partial" in outcome.log
     assert "videocrafter2" in outcome.log
-    assert "perturbation: lora" in outcome.log
+    assert "perturbation: direct, lora, random" in outcome.log

@@ -1,0 +1,189 @@
+"""The control: a random Δ that is as large, layer by layer, as one that was fitted.
+
+If a fitted Δ does more to a model than a random one of the same ‖Δ‖_F/‖θ‖_F in every layer, it is its direction that
+does it, and not its size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from perturb.diffusion.noise import sample_generator
+from perturb.errors import UserError
+from perturb.paths import resolve
+from perturb.perturbation import files
+from perturb.perturbation.base import Magnitude, parts, refuse_second, square
+from perturb.perturbation.inplace import MovedWeights
+from perturb.perturbation.lora import LoraPerturbation
+from perturb.rundir import STEP_PATTERN, RunDir
+
+if TYPE_CHECKING:
+    from perturb.partition import Partition
+
+Rank = Literal["full", "reference"]
+
+
+class RandomPerturbation:
+    """Δ_l = c_l G_l with G_l Gaussian and c_l such that ‖Δ_l‖_F/‖θ_l‖_F is that of a reference at the same step.
+
+    ``reference`` is a finished run, <runs>/<experiment>/<run id>. ``rank``: "full" draws every weight of G_l
+    independently; "reference" draws G_l = B A with Gaussian factors of the reference's rank (a LoRA, then), so that the
+    control has its norm and its rank. The direction G_l depends on the seed and the layer's name alone, so it is the
+    same at every step; only c_l grows. Nothing is trained.
+    """
+
+    def __init__(self, reference: str, rank: Rank = "full") -> None:
+        if rank not in get_args(Rank):
+            raise UserError(f"perturbation.rank is {rank!r}; allowed: {', '.join(get_args(Rank))}")
+        self.reference, self.rank = RunDir(resolve(reference)), rank
+        self.seed = 0
+        self._carrier: MovedWeights | LoraPerturbation | None = None
+
+    def attach(self, unet: nn.Module, partition: Partition, group: str, seed: int) -> None:
+        """Prepare Δ on the layers that the reference perturbed; it is set by ``at`` or ``load``.
+
+        Raises UserError when something is attached already, for a reference that is no finished run, that perturbed
+        another group, or (for its rank) that is no LoRA.
+        """
+        refuse_second(unet, None)
+        first = self.reference.adapter(self._steps()[0])
+        names = {layer: _parameter(layer, partition) for layer in files.read_magnitude(first)}
+        allowed = {name for part in parts(group) for name in partition.names(part)}
+        if other := [layer for layer, name in names.items() if name not in allowed]:
+            raise UserError(
+                f"perturbation.reference={self.reference.path} perturbed {other[0]}, which is not in the group "
+                f"{group!r} of this model; give a run of the same group and architecture"
+            )
+        self.seed = seed
+        if self.rank == "full":
+            self._carrier = MovedWeights(unet, names.values(), trained=False)
+        else:
+            self._carrier = LoraPerturbation.restore(unet, first)
+            for factor in self._carrier.parameters():
+                factor.requires_grad_(False)
+
+    def at(self, step: int) -> None:
+        """Set Δ to the size that the reference has at ``step``, and α to 1.
+
+        Raises UserError for a step that the reference did not keep, and where its ratio is infinite (θ = 0).
+        """
+        carrier = self._attached()
+        if step not in self._steps():
+            known = ", ".join(map(str, self._steps()))
+            raise UserError(f"{self.reference.path} has no adapter of step {step}; allowed in probe_steps: {known}")
+        ratios = files.read_magnitude(self.reference.adapter(step))
+        if endless := [layer for layer, ratio in ratios.items() if not math.isfinite(ratio)]:
+            raise UserError(
+                f"the reference moved {len(endless)} layers whose weights are 0, e.g. {endless[0]}: a ratio to them "
+                "says nothing, so no control can be matched to it"
+            )
+        carrier.scale(1.0)
+        if isinstance(carrier, MovedWeights):
+            _put_full(carrier, ratios, self.seed)
+        else:
+            _put_low_rank(carrier, ratios, self.seed)
+
+    def detach(self) -> None:
+        """Give the network back as it was. Does nothing when not attached."""
+        if self._carrier is not None:
+            self._carrier.detach()
+            self._carrier = None
+
+    def parameters(self) -> list[nn.Parameter]:
+        """None: nothing is trained."""
+        return []
+
+    def train(self, mode: bool) -> None:
+        """Nothing to switch."""
+
+    def scale(self, alpha: float) -> None:
+        """θ + α Δ from now on. Raises UserError unless ``alpha`` is finite."""
+        self._attached().scale(alpha)
+
+    def magnitude(self) -> Magnitude:
+        """‖αΔ‖_F/‖θ‖_F, measured on what is in the network."""
+        return self._attached().magnitude()
+
+    def save(self, folder: Path) -> None:
+        """Write Δ: in peft's format with the reference's rank, else the moved tensors θ + Δ."""
+        self._attached().save(folder)
+
+    def load(self, folder: Path) -> None:
+        """Replace Δ by the one saved in ``folder``. Raises UserError unless it was made for this network."""
+        self._attached().load(folder)
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest: what is moved, and after which run."""
+        carrier, manifest = self._attached(), self.reference.manifest()
+        if isinstance(carrier, MovedWeights):
+            rank, layers = "full", list(carrier.labels.values())
+            count = sum(parameter.numel() for parameter in carrier.parameters.values())
+        else:
+            described = carrier.describe()
+            rank, layers, count = described["rank"], described["layers"], described["parameters"]
+        return {
+            "kind": "random",
+            "rank": rank,
+            "reference": {
+                "run": self.reference.path.name,
+                "perturbation": manifest.perturbation.get("kind"),
+                "group": manifest.perturbation.get("group"),
+                "system": manifest.system.get("sha256"),
+            },
+            "parameters": count,
+            "layers": layers,
+            "unreachable": [],
+        }
+
+    def _steps(self) -> list[int]:
+        """The probe steps of the reference."""
+        folders = [STEP_PATTERN.fullmatch(folder.name) for folder in (self.reference.path / "adapters").glob("step_*")]
+        if not self.reference.is_done("fit", "all") or not folders:
+            raise UserError(
+                f"perturbation.reference={self.reference.path} is no run whose fit is finished; give the directory of "
+                "one, runs/<experiment>/<run id>"
+            )
+        return sorted(int(match[1]) for match in folders if match)
+
+    def _attached(self) -> MovedWeights | LoraPerturbation:
+        if self._carrier is None:
+            raise UserError("the perturbation is not attached to a network: call attach() first")
+        return self._carrier
+
+
+def _parameter(layer: str, partition: Partition) -> str:
+    """The parameter behind a name in a table of magnitudes: a layer stands for its weight."""
+    weight = f"{layer}.weight"
+    return weight if weight in partition.shapes else layer
+
+
+@torch.no_grad()
+def _put_full(weights: MovedWeights, ratios: Mapping[str, float], seed: int) -> None:
+    """θ + c G with c = ratio · ‖θ‖_F/‖G‖_F."""
+    moved: dict[str, Tensor] = {}
+    for name, layer in weights.labels.items():
+        theta = weights.original[name]
+        direction = torch.randn(theta.shape, generator=sample_generator("random", seed, layer)).to(theta.device)
+        size = ratios[layer] * math.sqrt(square(theta) / square(direction))
+        moved[name] = (theta.double() + size * direction.double()).to(theta.dtype)
+    weights.put(moved)
+
+
+@torch.no_grad()
+def _put_low_rank(lora: LoraPerturbation, ratios: Mapping[str, float], seed: int) -> None:
+    """Gaussian A and B, then B scaled until (α/r) ‖B A‖_F/‖θ‖_F is the ratio."""
+    layers, factors = lora.describe()["layers"], iter(lora.parameters())
+    pairs = {layer: (next(factors), next(factors)) for layer in layers}
+    for layer, pair in pairs.items():
+        generator = sample_generator("random", seed, layer)
+        for factor in pair:
+            factor.copy_(torch.randn(factor.shape, generator=generator))
+    drawn = lora.magnitude().per_layer
+    for layer, (_, b) in pairs.items():
+        b.mul_(ratios[layer] / drawn[layer])

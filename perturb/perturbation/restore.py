@@ -1,0 +1,18 @@
+"""A saved perturbation back on a network, whatever kind it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from perturb.perturbation.base import Perturbation
+from perturb.perturbation.direct import DirectPerturbation
+from perturb.perturbation.inplace import FILE
+from perturb.perturbation.lora import LoraPerturbation
+
+
+def restore(unet: nn.Module, folder: Path) -> Perturbation:
+    """Attach what ``folder`` holds: moved weights or a LoRA in peft's format. Raises UserError when it is neither."""
+    kind = DirectPerturbation if (folder / FILE).is_file() else LoraPerturbation
+    return kind.restore(unet, folder)
