@@ -32,7 +32,7 @@ from perturb.videocrafter.spec import ModelSpec, get_spec
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 GIB = 2**30
-ADAPTER_BYTES = 16  # float32: weight, gradient and AdamW's two averages
+TRAINED_BYTES = 16  # float32: weight (of an adapter, or the copy of a moved one), gradient and AdamW's two averages
 DECODED = 8  # frames at a time
 LIVE = 4  # intermediate results of the largest layer's size that are alive at once without autograd
 
@@ -53,19 +53,21 @@ def print_plan(values: Mapping[str, Any]) -> None:
     parts = skeleton(spec)
     unet = parts["unet"]
     partition = Partition.of(unet)
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     forward = sampling_cost(unet, spec, ClipFormat.of(config.sample, spec))
     decode = decoding_cost(parts["vae"], spec, ClipFormat.of(config.sample, spec))
     perturbation = build("perturbation", config.perturbation)
     perturbation.attach(unet, partition, config.group, config.fit.seed)
     described = perturbation.describe()
-    still = fitting_cost(unet, spec, config)
+    trained = sum(parameter.numel() for parameter in perturbation.parameters())
+    still = fitting_cost(unet, spec, config) if trained else Cost(flops=0)
 
     lines = {"study": f"{config.name}: the {config.group} group of {spec.name}, trained {config.training}"}
     lines |= {f"θ {group}": f"{count:,} parameters" for group, count in partition.counts().items() if count}
     size = described["parameters"]
     lines["perturbation"] = f"{size:,} parameters in {len(described['layers'])} layers, {size * 4 / 1e6:.1f} MB each"
-    lines |= _work(config, spec)
-    lines |= _estimates(config, spec, parts, adapter=size, forward=forward, decode=decode, still=still)
+    lines |= _work(config, spec, fitted=trained > 0)
+    lines |= _estimates(config, spec, sizes, trained=trained, forward=forward, decode=decode, still=still)
     lines |= {f"needed {i + 1}": problem for i, problem in enumerate(path_problems(values))}
     width = max(map(len, lines)) + 2
     print("\n".join(f"{name:{width}}{text}" for name, text in lines.items()))
@@ -114,6 +116,11 @@ def fitting_cost(unet: nn.Module, spec: ModelSpec, config: RunConfig) -> Cost:
     defaults, fit, f = spec.sampling, config.fit, spec.downsampling
     frames = 1 if config.images.get("as_video", "single_frame") == "single_frame" else fit.frames or defaults.frames
     shape = (spec.vae.latent_channels, frames, (fit.height or defaults.height) // f, (fit.width or defaults.width) // f)
+    return gradient_cost(unet, spec, shape, checkpointing=fit.gradient_checkpointing)
+
+
+def gradient_cost(unet: nn.Module, spec: ModelSpec, shape: tuple[int, int, int, int], *, checkpointing: bool) -> Cost:
+    """Forward and backward pass of one latent ``c t h w`` through a network on the meta device, as its flags say."""
     kept: dict[int, Tensor] = {}
     # by storage: a linear layer keeps a transposed view of its weight
     weights = {parameter.untyped_storage()._cdata for parameter in unet.parameters()}
@@ -123,7 +130,7 @@ def fitting_cost(unet: nn.Module, spec: ModelSpec, config: RunConfig) -> Cost:
             kept[storage] = tensor
         return tensor
 
-    unet.gradient_checkpointing = fit.gradient_checkpointing  # pyright: ignore[reportArgumentType]
+    unet.gradient_checkpointing = checkpointing  # pyright: ignore[reportArgumentType]
     with FlopCounterMode(display=False) as counter:
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             output = _forward(unet, spec, shape)
@@ -144,14 +151,15 @@ def _bytes(output: object) -> int:
     return output.nbytes if isinstance(output, Tensor) else 0
 
 
-def _work(config: RunConfig, spec: ModelSpec) -> dict[str, str]:
+def _work(config: RunConfig, spec: ModelSpec, *, fitted: bool) -> dict[str, str]:
     """What would be made: images seen and clips written."""
     form, steps = ClipFormat.of(config.sample, spec), len(config.probe_steps)
     count = _prompt_count(config)
     per_prompt = len(config.sample.seeds) * steps
     clips = f"{count * per_prompt:,}" if count else f"{per_prompt} per prompt"
+    fit = f"{config.probe_steps[-1]:,} steps of {config.fit.batch_size} images"
     return {
-        "fit": f"{config.probe_steps[-1]:,} steps of {config.fit.batch_size} images",
+        "fit": fit if fitted else "nothing: this perturbation is prescribed",
         "clips": f"{clips}: {count or '?'} prompts × {len(config.sample.seeds)} noises × {steps} probe steps, "
         f"each {form.frames} frames of {form.height}×{form.width}",
     }
@@ -165,22 +173,19 @@ def _prompt_count(config: RunConfig) -> int | None:
 def _estimates(
     config: RunConfig,
     spec: ModelSpec,
-    parts: Mapping[str, nn.Module],
+    sizes: Mapping[str, int],
     *,
-    adapter: int,
+    trained: int,
     forward: Cost,
     decode: Cost,
     still: Cost,
 ) -> dict[str, str]:
     """Memory and time, labelled as what they are."""
     fit, sampler = config.fit, build("sampler", config.sampler).resolved(spec.sampling)
-    sizes = {
-        name: sum(p.numel() for p in part.parameters()) - (name == "unet") * adapter for name, part in parts.items()
-    }
     weights = sum(n * (BYTES[config.system.get("dtype", "float32")] if k == "unet" else 4) for k, n in sizes.items())
     share = BYTES[fit.precision] / 4
     memory = {
-        "fit": weights + ADAPTER_BYTES * adapter + fit.batch_size * still.kept * share,
+        "fit": weights + TRAINED_BYTES * trained + fit.batch_size * still.kept * share,
         "sample": weights
         + LIVE
         * max(

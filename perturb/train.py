@@ -1,73 +1,76 @@
-"""`python -m perturb.train experiment=train/nano_full`: train a model of the embedded world from a recipe."""
+"""`python -m perturb.train experiment=train/nano_full`: train a model from a recipe, on one process or several.
+
+Several processes: `torchrun --nproc_per_node 2 -m perturb.train experiment=…`.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import platform
+import shutil
+import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from perturb.command import run_command
+from perturb.command import MISSING, run_command
 from perturb.errors import UserError
 from perturb.paths import resolve
 from perturb.rundir import write_atomic
-from perturb.stages.latents import WorldData, encode_world, latent_std
-from perturb.stages.training_loop import LoopConfig
-from perturb.structured import read
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """One training. ``init``: the folder to start from (``image``: the trained autoencoder; twins: the image model).
+    from perturb.stages.train_config import TrainConfig
+    from perturb.stages.training.task import Outcome
 
-    ``work`` holds the log and the resumable state, ``output`` the finished system, ``share`` the sibling folder whose
-    autoencoder, text encoder and tokenizer the finished system points to instead of carrying copies.
-    For an image model, ``latent_std`` is the standard deviation that latents are scaled to, and ``text_steps`` how long
-    the text encoder is taught (``perturb.stages.text_init``) before it is frozen.
-    """
+CARD = "training.json"
 
-    recipe: Literal["vae", "image", "full", "partial"]
-    init: str | None = None
-    share: str | None = None
-    work: str
-    output: str
-    cache: str
-    data: WorldData | None = None
-    loop: LoopConfig
-    batch_size: int
-    text_dropout: float = 0.1
-    kl_weight: float = 1e-5
-    crop_steps: int = 0
-    gamma: float = 0.0
-    latent_std: float = 1.0
-    text_steps: int = 0
-    seed: int
-    threads: int | None = None
+# torch, accelerate and diffusers take seconds to import: a finished training, --help and plain mistakes do not wait.
 
 
 def train(values: dict[str, Any]) -> None:
-    """Run the training that the resolved configuration describes; goes on with what was begun."""
+    """Run the training that the resolved configuration describes; goes on with what was begun.
+
+    A training that was asked to stop (SIGTERM, Ctrl-C) saves its state and leaves with exit code 75.
+    """
+    if values["plan"]:
+        from perturb.train_plan import print_training_plan
+
+        return print_training_plan(values)
+    if absent := sorted(_missing(values)):
+        raise UserError("these are needed: " + ", ".join(f"{key}=…" for key in absent))
+    output = resolve(values["output"])
+    if (output / CARD).is_file():
+        print(f"already trained: {output} (delete it to train again)")
+        return None
     import torch
+
+    from perturb.stages.train_config import TrainConfig
+    from perturb.stages.training.processes import make_accelerator
+    from perturb.stages.training.stop import STOPPED, Stopped
+    from perturb.structured import read
 
     config = read(TrainConfig, values)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    output = resolve(config.output)
-    if (output / "training.json").is_file():
-        print(f"already trained: {output} (delete it to train again)")
-        return
+    work = resolve(config.work)
+    accelerator = make_accelerator(config.loop, device=config.device, folder=work, logging=config.logging)
     torch.manual_seed(config.seed)
-    card = _train_vae(config, output) if config.recipe == "vae" else _train_unet(config, config.recipe, output)
-    card |= {"config": values, "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}
-    card |= {"torch": torch.__version__, "finished": time.strftime("%Y-%m-%d")}
-    write_atomic(output / "training.json", json.dumps(card, indent=2) + "\n")
-    print(f"trained {output}: {card['last']}")
+    try:
+        card = _train_autoencoder(config, accelerator) if config.trained is None else _train_unet(config, accelerator)
+        if accelerator.is_main_process:
+            write_atomic(output / CARD, json.dumps(card | _circumstances(values, accelerator), indent=2) + "\n")
+            print(f"trained {output}: {card['last']}")
+    except Stopped as stopped:
+        if accelerator.is_main_process:
+            print(stopped, file=sys.stderr)
+        sys.exit(STOPPED)
+    finally:
+        accelerator.end_training()
+    return None
 
 
-def _train_vae(config: TrainConfig, output: Path) -> dict[str, Any]:
+def _train_autoencoder(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
     from safetensors.torch import save
 
     from perturb.stages.train_vae import GRADES, VAEData, psnr, train_vae
@@ -75,63 +78,113 @@ def _train_vae(config: TrainConfig, output: Path) -> dict[str, Any]:
     from perturb.videocrafter.encoders import build_vae
     from perturb.videocrafter.nano import NANO
 
+    assert config.autoencoder is not None
     vae = build_vae(NANO.vae)
     pass_through(vae)
-    data = VAEData(seed=config.seed, batch_size=config.batch_size, crop_steps=config.crop_steps)
-    last = train_vae(vae, data, config.loop, resolve(config.work), kl_weight=config.kl_weight)
-    write_atomic(output / "vae.safetensors", save({k: v.contiguous() for k, v in vae.state_dict().items()}))
+    vae.to(accelerator.device)
+    stage = config.stages[0]
+    data = VAEData(seed=config.seed, batch_size=stage.batch_size, crop_steps=config.autoencoder.crop_steps)
+    outcome = train_vae(
+        vae,
+        data,
+        config.loop,
+        steps=stage.steps,
+        folder=resolve(config.work),
+        kl_weight=config.autoencoder.kl_weight,
+        accelerator=accelerator,
+    )
+    weights = {name: tensor.cpu().contiguous() for name, tensor in vae.state_dict().items()}
+    if accelerator.is_main_process:
+        write_atomic(resolve(config.output) / "vae.safetensors", save(weights))
+    quality = {grade: psnr(vae, grade, seed=config.seed + 1) for grade in GRADES}
+    return {"recipe": config.recipe, "psnr_db": quality, **_describe(outcome)}
+
+
+def _train_unet(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
+    from perturb.stages.oracle_report import oracle_report
+    from perturb.stages.train_diffusion import Run, train_diffusion
+    from perturb.stages.train_init import initial_system
+    from perturb.stages.twins import write_trace
+    from perturb.train_data import training_data, validation
+    from perturb.videocrafter.checkpoint import save_system
+
+    assert config.trained is not None
+    output, work = resolve(config.output), resolve(config.work)
+    system = initial_system(config, accelerator.device)
+    data = training_data(config, system, accelerator)
+    run = Run(
+        trained=config.trained,
+        stages=config.stages,
+        batches=data.batches,
+        loop=config.loop,
+        gamma=config.loss.gamma,
+        seed=config.seed,
+        folder=work,
+        adapter=work / "adapter",
+        title=f"{config.recipe} model",
+        identity={"data": data.described, "init": system.provenance.get("sha256"), "gamma": config.loss.gamma},
+        validation=validation(config, system, accelerator),
+    )
+    trace = train_diffusion(system, run, accelerator)
+    if not accelerator.is_main_process:
+        return {}
+    save_system(system, output, shared=_shared(config), overwrite=output.is_dir())
+    write_trace(output, trace)
+    if config.trained.lora is not None:
+        shutil.copytree(work / "adapter", output / "adapter")
+    card = {
+        "recipe": config.recipe,
+        "trained": config.trained.describe(),
+        "trains_fps_embedding": config.trained.fps_embedding,
+        "parameters": trace.parameters,
+        "init": config.init,
+        "init_sha256": system.provenance.get("sha256"),
+        "data": data.described,
+        "broken_files": data.broken(),
+        **_describe(trace.outcome),
+    }
+    if config.oracle:
+        card["oracle"] = oracle_report(system, count=config.oracle)
+    return card
+
+
+def _describe(outcome: Outcome) -> dict[str, Any]:
+    """What every training says: the last row, the stream that was seen, where the time went."""
     return {
-        "recipe": "vae",
-        "last": last,
-        "psnr_db": {grade: psnr(vae, grade, seed=config.seed + 1) for grade in GRADES},
+        "last": outcome.last,
+        "sample_stream_sha256": outcome.stream,
+        "seconds": {name: round(value, 1) for name, value in outcome.seconds.items()},
+        "share_of_step": {name: round(value, 4) for name, value in outcome.shares.items()},
+        "best_validation_step": outcome.best,
     }
 
 
-def _train_unet(config: TrainConfig, recipe: Literal["image", "full", "partial"], output: Path) -> dict[str, Any]:
-    from perturb.stages.oracle_report import oracle_report
-    from perturb.stages.text_init import teach_labels
-    from perturb.stages.train_diffusion import Stream, train_diffusion
-    from perturb.videocrafter.checkpoint import load_system, save_system
+def _circumstances(values: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:
+    import torch
 
-    if config.data is None or config.init is None:
-        raise UserError(f"recipe {recipe!r} needs data and init; see conf/experiment/train/nano_{recipe}.yaml")
-    system = _fresh_image_system(config) if recipe == "image" else load_system(config.init)
-    latents = encode_world(system, config.data, resolve(config.cache))
-    if recipe == "image":
-        scaled = dataclasses.replace(system.spec.vae, scale_factor=config.latent_std / latent_std(latents))
-        system.spec = dataclasses.replace(system.spec, vae=scaled)
-    stream = Stream(
-        latents=latents,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        text_dropout=config.text_dropout,
-        timesteps=system.spec.schedule.timesteps,
-    )
-    named = teach_labels(system, steps=config.text_steps, seed=config.seed) if config.text_steps else None
-    card: dict[str, Any] = {} if named is None else {"text_labels_named": named}
-    card |= train_diffusion(system, stream, recipe, config.loop, resolve(config.work), gamma=config.gamma)
-    shared = None
-    if config.share is not None:
-        files = {"vae": "vae.safetensors", "text_encoder": "text_encoder.safetensors", "tokenizer": "tokenizer.json"}
-        shared = {component: f"{config.share}/{file}" for component, file in files.items()}
-    save_system(system, output, shared=shared)
-    if recipe != "image":
-        card["oracle"] = oracle_report(system)
-    return card | {"init": config.init, "init_sha256": system.provenance.get("sha256")}
+    place = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else platform.machine()
+    return {
+        "config": values,
+        "machine": f"{place}, {torch.get_num_threads()} threads",
+        "processes": accelerator.num_processes,
+        "torch": torch.__version__,
+        "finished": time.strftime("%Y-%m-%d"),
+    }
 
 
-def _fresh_image_system(config: TrainConfig) -> Any:
-    """An untrained nano with the trained autoencoder of ``init``; its temporal modules are the identity."""
-    from safetensors.torch import load_file
+def _shared(config: TrainConfig) -> dict[str, str] | None:
+    """The parts of the finished system that lie in a sibling folder."""
+    if config.share is None:
+        return None
+    files = {"vae": "vae.safetensors", "text_encoder": "text_encoder.safetensors", "tokenizer": "tokenizer.json"}
+    return {component: f"{config.share}/{file}" for component, file in files.items()}
 
-    from perturb.data.shapes.world import WORDS
-    from perturb.videocrafter.nano import NANO
-    from perturb.videocrafter.system import build_system
-    from perturb.videocrafter.tokenizer import FileTokenizer
 
-    system = build_system(NANO, FileTokenizer.from_words(WORDS, NANO.text.tokens))
-    system.vae.load_state_dict(load_file(resolve(str(config.init)) / "vae.safetensors"))
-    return system
+def _missing(values: Any, where: str = "") -> list[str]:
+    """Dotted keys of everything that the configuration leaves for the user to give."""
+    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    found = [key for name, value in items for key in _missing(value, f"{where}.{name}" if where else str(name))]
+    return [where] if values == MISSING else found
 
 
 def main() -> None:

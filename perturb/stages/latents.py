@@ -66,7 +66,7 @@ class LatentSet:
 
 def encode_world(system: VideoSystem, data: WorldData, folder: Path) -> LatentSet:
     """Latents of ``data`` under the autoencoder of ``system``; read from ``folder`` when they were made before."""
-    weights = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in system.vae.parameters())).hexdigest()
+    weights = hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in system.vae.parameters())).hexdigest()
     name = hashlib.sha256(f"{data} {weights}".encode()).hexdigest()[:12]
     path = folder / f"latents_{data.kind}_{name}.safetensors"
     if not path.is_file():
@@ -86,8 +86,8 @@ def _encode(system: VideoSystem, frames_of: Callable[[int], np.ndarray], count: 
             frames = np.stack([frames_of(index) for index in range(start, min(start + chunk, count))])
             video = torch.from_numpy(frames).permute(0, 4, 1, 2, 3).float().div(127.5).sub(1)
             mean, std = system.posterior(video)
-            means.append(mean.half())
-            stds.append(std.half())
+            means.append(mean.half().cpu())
+            stds.append(std.half().cpu())
             advance(len(frames))
     return {"mean": torch.cat(means).contiguous(), "std": torch.cat(stds).contiguous()}
 

@@ -1,165 +1,135 @@
-"""Training of the denoiser: the image model θ_S⁰, and from it the twins M_F (θ_S and θ_T) and M_P (θ_T alone).
+"""Training of the denoiser: the image model θ_S⁰, from it the twins M_F and M_P, and fine-tuning of either.
 
-Twins see the same clips in the same order with the same noises and timesteps: every draw of a step is a function of
-(seed, step) and of nothing else. ``stream_digest`` is the proof.
-
-Axis letters: b batch, c channels, t frames, h w latents, l text tokens, d features.
+What moves is said by `Trained`; that nothing else moved is shown by hashes before and after.
 """
 
-import hashlib
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
 
-from perturb.diffusion import Conditioning, NoiseSchedule, sample_generator
-from perturb.diffusion.loss import epsilon_loss
-from perturb.partition import Partition
-from perturb.stages.hashing import hash_modules, moved
-from perturb.stages.latents import LatentSet
-from perturb.stages.training_loop import LoopConfig, optimise
+from perturb.errors import UserError
+from perturb.stages.hashing import Hashes, hash_modules, moved
+from perturb.stages.training.config import LoopConfig, StageConfig
+from perturb.stages.training.engine import Engine
+from perturb.stages.training.objective import DenoisingObjective
+from perturb.stages.training.recipes import Adapter, Trained, trained_parameters
+from perturb.stages.training.task import Batches, Outcome, Task, Validation
+from perturb.structured import check_range
+from perturb.videocrafter.encoders import fresh_position_ids
+from perturb.videocrafter.skeleton import skeleton
 from perturb.videocrafter.system import VideoSystem
-
-Recipe = Literal["image", "full", "partial"]
-
-TRAINED: dict[Recipe, str] = {
-    "image": "θ_S and conditioning of the UNet, on stills (t = 1); θ_T stays the identity",
-    "full": "θ_S, θ_T and conditioning",
-    "partial": "θ_T and the fps embedding; θ_S and the time embedding stay those of the image model",
-}
-
-
-MAX_WEIGHT = 20.0  # of the loss at the noisiest steps
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Everything random in one step: which samples, timesteps, noises ``b c t h w``, and whose caption is dropped."""
-
-    index: Tensor
-    timestep: Tensor
-    noise: Tensor
-    posterior_noise: Tensor
-    dropped: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stream:
-    """What a training sees, step by step: a pure function of (seed, step), whatever is trained."""
+class LossConfig:
+    """The ε-loss. ``gamma`` weighs timesteps (see `loss_weights`; 0: all alike).
 
-    latents: LatentSet
-    batch_size: int
+    Off by default, as published: ``offset_noise`` (its strength) and ``zero_terminal_snr`` (of the schedule).
+    """
+
+    text_dropout: float = 0.1
+    gamma: float = 0.0
+    offset_noise: float = 0.0
+    zero_terminal_snr: bool = False
+
+    def __post_init__(self) -> None:
+        check_range("loss.text_dropout", self.text_dropout, low=0, high=1)
+        for name in ("gamma", "offset_noise"):
+            check_range(f"loss.{name}", getattr(self, name), low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training of a system: what moves, on what, how, and where its files go."""
+
+    trained: Trained
+    stages: Sequence[StageConfig]
+    batches: Callable[[int], Batches]
+    loop: LoopConfig
+    gamma: float
     seed: int
-    text_dropout: float
-    timesteps: int
-
-    def draw(self, step: int) -> Draw:
-        """The draws of ``step``. Samples come epoch by epoch, each a permutation seeded by (seed, epoch)."""
-        per_epoch = len(self.latents) // self.batch_size
-        order = torch.randperm(len(self.latents), generator=sample_generator("order", self.seed, step // per_epoch))
-        begin = step % per_epoch * self.batch_size
-        generator = sample_generator("step", self.seed, step)
-        shape = (self.batch_size, *self.latents.mean.shape[1:])
-        return Draw(
-            index=order[begin : begin + self.batch_size],
-            timestep=torch.randint(self.timesteps, (self.batch_size,), generator=generator),
-            noise=torch.randn(shape, generator=generator),
-            posterior_noise=torch.randn(shape, generator=generator),
-            dropped=torch.rand(self.batch_size, generator=generator) < self.text_dropout,
-        )
-
-    def digest(self, steps: int) -> str:
-        """SHA-256 over samples, timesteps, dropped captions and each sample's first noise value, for all steps."""
-        digest = hashlib.sha256()
-        for step in range(steps):
-            d = self.draw(step)
-            for part in (d.index, d.timestep, d.dropped, d.noise.flatten(1)[:, 0]):
-                digest.update(part.numpy().tobytes())
-        return digest.hexdigest()
+    folder: Path
+    adapter: Path
+    title: str
+    identity: dict[str, Any]
+    validation: Validation | None = None
 
 
-def trained_parameters(system: VideoSystem, recipe: Recipe) -> dict[str, nn.Parameter]:
-    """Name → parameter of what ``recipe`` trains; see ``TRAINED``."""
-    partition = Partition.of(system.unet)
-    conditioning = partition.names("conditioning")
-    names = {
-        "image": (*partition.names("spatial"), *conditioning),
-        "full": (*partition.names("spatial"), *partition.names("temporal"), *conditioning),
-        "partial": (*partition.names("temporal"), *(name for name in conditioning if name.startswith("fps_embedding"))),
-    }[recipe]
-    return {f"unet.{name}": system.unet.get_parameter(name) for name in names}
+@dataclass(frozen=True)
+class Trace:
+    """What a finished training can prove: all hashes before it, the tensors it moved, and what it saw."""
+
+    init: Hashes
+    moved: list[str]
+    outcome: Outcome
+    parameters: int
 
 
-def loss_weights(schedule: NoiseSchedule, gamma: float) -> Tensor:
-    """Weight of the ε-loss at every timestep: clip(γ / SNR_t, 1, 20) with SNR_t = ᾱ_t s_t² / (1 − ᾱ_t); γ = 0: all 1.
+def train_diffusion(system: VideoSystem, run: Run, accelerator: Accelerator) -> Trace:
+    """Train ``system`` in place by the ε-loss with latent scale; all processes call this together.
 
-    Uniform weights leave next to nothing for the noisiest steps, where a caption decides where things are and where
-    they go; a small model on a small budget then never learns to listen. After Hang et al. 2023 (arXiv 2303.09556).
+    Afterwards its weights are the averaged ones, with low-rank factors (saved to ``run.adapter``) merged into them; in
+    the main process they are whole. Raises RuntimeError if anything outside the recipe moved, by hash.
     """
-    alphas = schedule.alphas_cumprod
-    snr = alphas * schedule.latent_scale_table[: len(alphas)] ** 2 / (1 - alphas)
-    return (gamma / snr).clamp(1, MAX_WEIGHT).float()
-
-
-def train_diffusion(
-    system: VideoSystem, stream: Stream, recipe: Recipe, config: LoopConfig, folder: Path, *, gamma: float
-) -> dict[str, Any]:
-    """Train ``system`` in place by the ε-loss with latent scale; returns what the model card must say.
-
-    ``gamma``: see ``loss_weights``. Anything outside the recipe that moved is an assertion failure, by hash.
-    """
-    trained = trained_parameters(system, recipe)
-    before = _frozen_hashes(system, trained)
-    for module in system.modules().values():
-        module.requires_grad_(False)
-    for parameter in trained.values():
-        parameter.requires_grad_(True)
-    # Dropout of the temporal convolutions acts only where θ_T is trained.
-    system.unet.train(recipe != "image")
-    weights = loss_weights(system.schedule, gamma)
-    captions = _Captions(system, stream.latents)
-
-    def loss_of_step(step: int) -> Tensor:
-        d = stream.draw(step)
-        torch.manual_seed(sample_generator("dropout", stream.seed, step).initial_seed())
-        mean, std = stream.latents.mean[d.index].float(), stream.latents.std[d.index].float()
-        x0 = system.spec.vae.scale_factor * (mean + std * d.posterior_noise)
-        cond = Conditioning(captions(d), stream.latents.fps[d.index])
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
-            losses = epsilon_loss(system.denoise, system.schedule, x0, d.timestep, d.noise, cond)
-        return (weights[d.timestep] * losses).mean()
-
-    last = optimise(trained, loss_of_step, config, folder, title=f"{recipe} model")
+    lora = run.trained.lora is not None
+    if lora and run.loop.sharding != "none":
+        raise UserError("loop.sharding=fsdp with trained.lora: the factors are small; use sharding=none")
+    init = hash_modules(system.modules())
+    # Dropout of the temporal convolutions acts only where θ_T itself is trained.
+    system.unet.train("temporal" in run.trained.groups and not lora)
+    adapter = Adapter(system, run.trained, run.seed) if lora else None
+    names = list(trained_parameters(system, run.trained)) if adapter is None else adapter.names()
+    system.unet.gradient_checkpointing = run.loop.gradient_checkpointing
+    objective = DenoisingObjective(system, gamma=run.gamma, text_encoder=run.trained.text_encoder)
+    task = Task(
+        objective=objective,
+        trained=names,
+        stages=run.stages,
+        batches=run.batches,
+        loop=run.loop,
+        seed=run.seed,
+        folder=run.folder,
+        title=run.title,
+        identity=run.identity,
+        validation=run.validation,
+    )
+    parameters = sum(objective.get_parameter(name).numel() for name in names)
+    engine = Engine(task, accelerator)
+    outcome = engine.run()
+    _gather(system, engine)
+    system.unet.gradient_checkpointing = False
     system.unet.eval()
-    difference = moved(before, _frozen_hashes(system, trained))
-    assert not difference, f"frozen tensors moved: {difference[:5]}"
-    return {
-        "recipe": recipe,
-        "trained": TRAINED[recipe],
-        "parameters": sum(parameter.numel() for parameter in trained.values()),
-        "last": last,
-        "sample_stream_sha256": stream.digest(config.steps),
-    }
+    if adapter is not None:
+        names = adapter.merge(run.adapter)
+    if accelerator.is_main_process:
+        _check_frozen(init, hash_modules(system.modules()), names)
+    return Trace(init, names, outcome, parameters)
 
 
-def _frozen_hashes(system: VideoSystem, trained: dict[str, nn.Parameter]) -> dict[str, dict[str, str]]:
-    hashes = hash_modules(system.modules())
-    return {
-        component: {name: value for name, value in tensors.items() if f"{component}.{name}" not in trained}
-        for component, tensors in hashes.items()
-    }
+def _check_frozen(before: Hashes, after: Hashes, trained: Sequence[str]) -> None:
+    allowed = set(trained)
+    if different := [name for name in moved(before, after) if name not in allowed]:
+        raise RuntimeError(f"training changed {len(different)} tensors that were frozen, e.g. {different[:3]}")
 
 
-class _Captions:
-    """Text tokens ``b l d`` of a draw, the empty prompt where the caption is dropped; encoded once."""
-
-    def __init__(self, system: VideoSystem, latents: LatentSet) -> None:
-        unique = ["", *sorted(set(latents.captions))]
-        position = {caption: i for i, caption in enumerate(unique)}
-        self.position = torch.tensor([position[caption] for caption in latents.captions])
-        self.tokens = system.embed(unique)
-
-    def __call__(self, d: Draw) -> Tensor:
-        return self.tokens[self.position[d.index].masked_fill(d.dropped, 0)]
+def _gather(system: VideoSystem, engine: Engine) -> None:
+    """Whole networks in the main process where FSDP2 left shards; nothing to do otherwise."""
+    if not any(isinstance(parameter, DTensor) for parameter in system.unet.parameters()):
+        return
+    state = engine.accelerator.get_state_dict(engine.objective)
+    if not engine.accelerator.is_main_process:
+        return
+    fresh = skeleton(system.spec)
+    for name in ("unet", "text_encoder"):
+        weights = {key.removeprefix(f"{name}."): x for key, x in state.items() if key.startswith(f"{name}.")}
+        if weights:
+            module = fresh[name]
+            module.load_state_dict(weights, assign=True)
+            fresh_position_ids(module)
+            setattr(system, name, module.eval())

@@ -9,19 +9,25 @@ four times as many of their pixels, and ends on whole frames.
 Axis letters: b batch, c channels, h w pixels.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from perturb.data.shapes.render import Grade, render_still
 from perturb.data.shapes.world import SIZE, frame_times, scene
-from perturb.stages.training_loop import LoopConfig, optimise
+from perturb.stages.training.config import LoopConfig, StageConfig
+from perturb.stages.training.engine import Engine
+from perturb.stages.training.task import Outcome, Task
 
 GRADES: Sequence[Grade] = get_args(Grade)
 
@@ -57,23 +63,84 @@ class VAEData:
         return still[top : top + self.crop, left : left + self.crop]
 
 
+class AutoencoderObjective(nn.Module):
+    """|x − x̂| + (x − x̂)² + λ KL, each averaged over the micro-batch and its elements: one number."""
+
+    def __init__(self, vae: AutoencoderKL, kl_weight: float) -> None:
+        super().__init__()
+        self.vae, self.kl_weight = vae, kl_weight
+
+    def forward(self, images: Tensor, seed: int, places: range, batch: int) -> Tensor:
+        """Images b c h w in [−1, 1]: ``places`` of a global batch of size ``batch``, whose noise ``seed`` draws."""
+        posterior = self.vae.encode(images).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
+        mean = posterior.mean
+        # of the global batch, so that a sample's noise does not depend on how the batch is divided
+        noise = torch.randn((batch, *mean.shape[1:]), generator=torch.Generator().manual_seed(seed), dtype=mean.dtype)
+        latent = mean + posterior.std * noise[places.start : places.stop].to(mean.device)
+        decoded = self.vae.decode(latent).sample.float()  # pyright: ignore[reportAttributeAccessIssue]
+        with torch.autocast(images.device.type, enabled=False):
+            error = decoded - images
+            kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
+            return error.abs().mean() + error.square().mean() + self.kl_weight * kl
+
+
+@dataclass(frozen=True)
+class VAEBatches:
+    """`VAEData` as the engine wants it."""
+
+    data: VAEData
+    device: torch.device
+
+    def inputs(self, step: int, places: range) -> tuple[Tensor, int, range, int]:
+        """The objective's arguments; while it is crops, a place of the global batch stands for several of them."""
+        images = self.data.batch(step)
+        factor = len(images) // self.data.batch_size
+        scaled = range(places.start * factor, places.stop * factor)
+        part = images[scaled.start : scaled.stop].to(self.device)
+        return part, self.data.seed * 1_000_003 + step, scaled, len(images)
+
+    def expect(self, step: int, places: range) -> None:
+        """Nothing to load: pictures are drawn in a moment."""
+
+    def digest(self, steps: int, gather: Callable[[list[Any]], list[Any]]) -> str:
+        """Of what the pictures are a function of."""
+        del gather
+        return hashlib.sha256(f"{self.data} {steps}".encode()).hexdigest()
+
+    def state(self, gather: Callable[[list[Any]], list[Any]]) -> dict[str, Any]:
+        """Nothing: a step says it all."""
+        del gather
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing to take up."""
+
+
 def train_vae(
-    vae: AutoencoderKL, data: VAEData, config: LoopConfig, folder: Path, *, kl_weight: float
-) -> dict[str, float]:
-    """Train ``vae`` in place on the embedded world; returns the last logged row."""
-    generator = torch.Generator()
-
-    def loss_of_step(step: int) -> Tensor:
-        images = data.batch(step)
-        generator.manual_seed(data.seed * 1_000_003 + step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
-            posterior = vae.encode(images).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
-            decoded = vae.decode(posterior.sample(generator)).sample.float()  # pyright: ignore[reportAttributeAccessIssue]
-        error = decoded - images
-        kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-        return error.abs().mean() + error.square().mean() + kl_weight * kl
-
-    return optimise(dict(vae.named_parameters()), loss_of_step, config, folder, title="autoencoder")
+    vae: AutoencoderKL,
+    data: VAEData,
+    loop: LoopConfig,
+    *,
+    steps: int,
+    folder: Path,
+    kl_weight: float,
+    accelerator: Accelerator,
+) -> Outcome:
+    """Train ``vae`` in place on the embedded world; afterwards its weights are the averaged ones."""
+    objective = AutoencoderObjective(vae, kl_weight)
+    batches = VAEBatches(data, accelerator.device)
+    task = Task(
+        objective=objective,
+        trained=[name for name, _ in objective.named_parameters()],
+        stages=[StageConfig(steps=steps, batch_size=data.batch_size)],
+        batches=lambda _: batches,
+        loop=loop,
+        seed=data.seed,
+        folder=folder,
+        title="autoencoder",
+        identity={"data": asdict(data), "kl_weight": kl_weight},
+    )
+    return Engine(task, accelerator).run()
 
 
 def psnr(vae: AutoencoderKL, grade: Grade, *, seed: int, count: int = 64) -> float:
@@ -81,6 +148,8 @@ def psnr(vae: AutoencoderKL, grade: Grade, *, seed: int, count: int = 64) -> flo
     stills = np.stack([render_still(scene(seed, i, held_out=True), grade, noise_seed=i) for i in range(count)])
     images = torch.from_numpy(stills).permute(0, 3, 1, 2).float().div(127.5).sub(1)
     with torch.inference_mode():
+        device = next(vae.parameters()).device
+        images = images.to(device)
         latents = vae.encode(images).latent_dist.mode()  # pyright: ignore[reportAttributeAccessIssue]
         decoded = vae.decode(latents).sample.clamp(-1, 1)  # pyright: ignore[reportAttributeAccessIssue]
     error = (decoded - images).div(2).square().mean(dim=(1, 2, 3))

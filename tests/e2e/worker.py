@@ -17,6 +17,8 @@ COMMANDS = ("perturb.run", "perturb.sample")
 HEAVY = (
     "perturb.config",
     "perturb.plan",
+    "perturb.train_data",
+    "perturb.stages.train_diffusion",
     "analysis.summary",
     "analysis.figure",
     "diffusers",

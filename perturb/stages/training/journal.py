@@ -1,0 +1,81 @@
+"""What a training says about itself while it runs: two csv files, the trackers, and where the time went."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from perturb.rundir import write_atomic
+
+Row = dict[str, float]
+SECTIONS = ("data", "compute", "logging", "validation", "saving")
+"""What a training spends time on; "compute" is forward, backward and optimiser."""
+
+
+class Clock:
+    """Seconds spent in each of `SECTIONS`, over all the processes that a training was interrupted into."""
+
+    def __init__(self) -> None:
+        self.seconds: Row = dict.fromkeys(SECTIONS, 0.0)
+
+    @contextlib.contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        """Count the time inside for ``name``."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.monotonic() - begin
+
+    @property
+    def total(self) -> float:
+        """Seconds in all sections."""
+        return sum(self.seconds.values())
+
+    def shares(self) -> Row:
+        """Share of a training step in data, compute and logging, which add up to 1."""
+        step = {name: self.seconds[name] for name in ("data", "compute", "logging")}
+        whole = sum(step.values())
+        return {name: seconds / whole if whole else 0.0 for name, seconds in step.items()}
+
+
+class Journal:
+    """train.csv and validation.csv in ``folder``, rewritten whole and atomically, and the trackers of accelerate."""
+
+    def __init__(self, folder: Path, accelerator: Accelerator) -> None:
+        self.folder, self.accelerator, self.clock = folder, accelerator, Clock()
+        self.tables: dict[str, list[Row]] = {"train": [], "validation": []}
+        accelerator.init_trackers("perturb")
+
+    def write(self, table: str, row: Row) -> None:
+        """Add a row with its "step" to a table and to the trackers."""
+        self.tables[table].append(row)
+        values = {f"{table}/{name}": value for name, value in row.items() if name != "step"}
+        self.accelerator.log(values, step=int(row["step"]))
+        if self.accelerator.is_main_process:
+            write_atomic(self.folder / f"{table}.csv", csv_text(self.tables[table]))
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint; `restore` takes it."""
+        return {"tables": self.tables, "seconds": self.clock.seconds}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint: rows that were logged after it are logged again."""
+        self.tables = {name: list(rows) for name, rows in state["tables"].items()}
+        self.clock.seconds = dict(state["seconds"])
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """The rows with a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

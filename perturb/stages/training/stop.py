@@ -1,0 +1,52 @@
+"""Being asked to stop: after SIGTERM (pre-emption) or SIGINT (Ctrl-C) a training ends its step, saves and leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+STOPPED = 75  # of the command that was asked to stop and can be given again; "temporary failure" in sysexits.h
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(Exception):
+    """The training was asked to stop after ``step`` steps; its state is in ``folder``."""
+
+    def __init__(self, step: int, folder: Path) -> None:
+        super().__init__(f"stopped after step {step}; the state is in {folder}. The same command goes on from there.")
+        self.step, self.folder = step, folder
+
+
+class StopRequest:
+    """Whether a signal has come."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Note the first signal; a second one acts as it would have without us. Signals reach the main thread only."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+
+        def note(number: int, frame: FrameType | None) -> None:
+            del number, frame
+            self.requested = True
+            _restore()
+
+        def _restore() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        for number in SIGNALS:
+            signal.signal(number, note)
+        try:
+            yield self
+        finally:
+            _restore()

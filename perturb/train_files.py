@@ -1,0 +1,132 @@
+"""Training on files: what the seams video and images give, as batches and as held-out samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from perturb.config import build
+from perturb.data.feed import Feed, FeedConfig, JointFeed, open_feed
+from perturb.data.source import Sample
+from perturb.errors import UserError
+from perturb.stages.train_config import Seam, TrainConfig
+from perturb.stages.train_feeds import FeedBatches, FeedSettings
+from perturb.stages.train_validation import HeldOut, ValidationConfig
+from perturb.stages.training.config import StageConfig
+from perturb.stages.training.schedule import stage_seed
+from perturb.stages.training.task import Batches
+from perturb.videocrafter.system import VideoSystem
+
+LISTED = 100  # broken files that a manifest names
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """``batches``: number of a stage → its batches; ``described``: for the manifest and to know a training again.
+
+    ``feeds``: those that were opened so far; they know which files were broken.
+    """
+
+    batches: Callable[[int], Batches]
+    described: dict[str, Any]
+    feeds: list[Feed] = field(default_factory=list)
+
+    def broken(self) -> dict[str, Any]:
+        """What this process could not read: how many files of how many tries, and the first hundred with the reason."""
+        reports = [feed.broken for feed in self.feeds]
+        files = {path: reason for report in reports for path, reason in report.files.items()}
+        listed = dict(list(files.items())[:LISTED])
+        return {"tried": sum(report.tried for report in reports), "count": len(files), "files": listed}
+
+
+def file_data(config: TrainConfig, system: VideoSystem) -> TrainingData:
+    """Video, stills, or both in turn; the sources are opened once, for all stages."""
+    data = config.data
+    if data.video is None and data.images is None:
+        raise UserError("data names nothing to train on: give data.world, or train/video=… or train/images=…")
+    video, images = (_open(f"data.{name}", getattr(data, name)) for name in ("video", "images"))
+    described = {
+        "video": None if video is None else video.describe(),
+        "images": None if images is None else images.describe(),
+        "image_share": data.image_share,
+        "as_video": data.as_video,
+        "still_fps": still_fps(config, system),
+        "text_dropout": config.loss.text_dropout,
+        "stages": [asdict(stage) | {"learning_rate": None} for stage in config.stages],
+    }
+    feeds: list[Feed] = []
+
+    def batches(number: int) -> FeedBatches:
+        feeds.append(_feed(config, system, video, images, number))
+        return FeedBatches(system, feeds[-1], _settings(config, system, number))
+
+    return TrainingData(batches, described, feeds)
+
+
+def still_fps(config: TrainConfig, system: VideoSystem) -> int:
+    """What the model is told of stills."""
+    return config.data.still_fps or system.spec.sampling.fps
+
+
+def held_out(config: TrainConfig, wanted: ValidationConfig, system: VideoSystem) -> HeldOut:
+    """The first ``count`` samples that the validation's own source gives, drawn and cut the same every time."""
+    seam = wanted.video or wanted.images
+    assert seam is not None
+    name = "video" if wanted.video else "images"
+    stage = config.stages[-1]
+    size = feed_config(config, system, stage, seed=0, batch_size=wanted.count)
+    samples = open_feed(_open(f"validation.{name}", seam), size).samples(0, range(wanted.count))
+    if len({tuple(sample.frames.shape) for sample in samples}) != 1:
+        raise UserError(f"validation.{name} gives samples of different sizes; give one kind")
+    means = [system.posterior(sample.frames[None])[0].cpu() for sample in samples]
+    fps = [_told(sample, still_fps(config, system)) for sample in samples]
+    x0 = system.spec.vae.scale_factor * torch.cat(means)
+    return HeldOut(x0, [sample.caption for sample in samples], torch.tensor(fps))
+
+
+def feed_config(
+    config: TrainConfig, system: VideoSystem, stage: StageConfig, *, seed: int, batch_size: int
+) -> FeedConfig:
+    """What a feed of ``stage`` must know, the model's own size where the stage leaves it open."""
+    size = system.spec.sampling
+    return FeedConfig(
+        seed=seed,
+        batch_size=batch_size,
+        frames=stage.frames or size.frames,
+        height=stage.height or size.height,
+        width=stage.width or size.width,
+        max_broken_fraction=config.data.max_broken_fraction,
+        threads=config.data.threads,
+    )
+
+
+def _feed(config: TrainConfig, system: VideoSystem, video: Any, images: Any, number: int) -> Feed:
+    stage, seed = config.stages[number], stage_seed(config.seed, number)
+    size = feed_config(config, system, stage, seed=seed, batch_size=stage.batch_size)
+    feeds = [open_feed(source, size) for source in (images, video) if source is not None]
+    return feeds[0] if len(feeds) == 1 else JointFeed(*feeds, image_share=config.data.image_share, seed=seed)
+
+
+def _settings(config: TrainConfig, system: VideoSystem, number: int) -> FeedSettings:
+    assert config.trained is not None
+    frames = config.stages[number].frames or system.spec.sampling.frames
+    return FeedSettings(
+        seed=stage_seed(config.seed, number),
+        text_dropout=config.loss.text_dropout,
+        offset_noise=config.loss.offset_noise,
+        frames=frames if config.data.as_video == "repeat" else None,
+        still_fps=still_fps(config, system),
+        text_ids=config.trained.text_encoder,
+        prefetch=config.data.prefetch,
+    )
+
+
+def _open(key: str, seam: Seam | None) -> Any:
+    return None if seam is None else build(key, seam)
+
+
+def _told(sample: Sample, still: int) -> int:
+    return still if sample.frames.shape[1] == 1 else round(sample.fps)

@@ -1,0 +1,41 @@
+"""`python -m perturb.verify A B`: whether two finished trainings are twins. Exit code 0: they are; 1: they are not."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from perturb.errors import UserError
+from perturb.paths import resolve
+
+
+def verify(first: str, second: str) -> list[str]:
+    """The reasons why the trainings in two output folders are no twins, none where they are."""
+    from perturb.stages.twins import differences, read_member
+
+    return differences(read_member(resolve(first)), read_member(resolve(second)))
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m perturb.verify",
+        description="Check that two trainings began from the same weights, saw the same samples with the same noises "
+        "and timesteps, and left everything that their recipes do not train as it was, bit for bit.",
+    )
+    parser.add_argument("first", metavar="A", help="output folder of a training, e.g. runs/train/nano/full")
+    parser.add_argument("second", metavar="B", help="output folder of the other, e.g. runs/train/nano/partial")
+    given = parser.parse_args()
+    try:
+        reasons = verify(given.first, given.second)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if reasons:
+        print("no twins:", *(f"- {reason}" for reason in reasons), sep="\n")
+        sys.exit(1)
+    print(f"twins: {given.first} and {given.second} share their init, data and sample stream; what is frozen is intact")
+
+
+if __name__ == "__main__":
+    main()

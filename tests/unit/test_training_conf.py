@@ -1,0 +1,71 @@
+"""The recipes in conf/: each is a valid training that moves what its name says, and twins differ in nothing else."""
+
+from typing import Any
+
+import pytest
+
+from perturb.data import shards, stills, videos
+from perturb.paths import conf_dir
+from perturb.stages.train_config import TrainConfig
+from perturb.structured import read
+from perturb.train import _missing
+from perturb.train_plan import _given
+from tests.unit.test_training_plan import composed
+
+NAMES = sorted(path.stem for path in (conf_dir() / "experiment" / "train").glob("*.yaml"))
+KINDS = {"spatial": {"spatial"}, "temporal": {"temporal"}, "both": {"spatial", "temporal"}}
+SOURCES = {
+    ("video", "table"): videos.VideoTable,
+    ("video", "folder"): videos.VideoFolder,
+    ("video", "shards"): shards.VideoShards,
+    ("images", "folder"): stills.still_folder,
+    ("images", "table"): stills.still_table,
+    ("images", "dataset"): stills.still_dataset,
+    ("images", "shards"): shards.ImageShards,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_is_a_valid_training(name: str):
+    values = composed(f"experiment=train/{name}")
+    config = read(TrainConfig, _given(values))
+    absent = set(_missing(values)) - {"work", "output"}
+    if name.startswith("nano_"):
+        assert not absent
+        assert config.validation is not None or config.autoencoder is not None
+    else:
+        assert absent == ({"data.video"} if name in ("full", "partial") else {"data.images"})
+    form, _, kind = config.recipe.partition("_")
+    if form in ("direct", "lora"):
+        assert config.trained is not None
+        assert set(config.trained.groups) == KINDS[kind]
+        assert (config.trained.lora is not None) == (form == "lora")
+        assert not config.trained.fps_embedding
+    assert config.loss.offset_noise == 0
+    assert not config.loss.zero_terminal_snr
+
+
+@pytest.mark.parametrize("prefix", ["nano_", ""])
+def test_twins_differ_in_what_is_trained_and_in_nothing_else(prefix: str):
+    full, partial = (composed(f"experiment=train/{prefix}{name}") for name in ("full", "partial"))
+    different = {key for key in full if full[key] != partial[key]}
+    assert different - {"work", "output"} == {"recipe", "trained"}
+    assert partial["trained"] == {"groups": ["temporal"], "fps_embedding": True, "text_encoder": False, "lora": None}
+
+
+def test_fine_tunings_of_two_bases_go_to_two_places():
+    full, partial = (composed("experiment=train/nano_lora_both", f"base={base}") for base in ("full", "partial"))
+    assert full["init"] == "package:weights/nano/full"
+    assert len({value for values in (full, partial) for value in (values["work"], values["output"])}) == 4
+
+
+@pytest.mark.parametrize(("group", "name"), SOURCES)
+def test_every_source_names_what_it_builds_with_its_own_arguments(group: str, name: str):
+    import inspect
+
+    import hydra.utils
+
+    seam: dict[str, Any] = composed("experiment=train/full", f"train/{group}={name}")["data"][group]
+    target = hydra.utils.get_object(seam["_target_"])
+    assert target is SOURCES[group, name]
+    assert set(seam) - {"_target_"} <= set(inspect.signature(target).parameters)

@@ -1,0 +1,138 @@
+"""From the data section of a configuration to batches: real videos and images, joint training, broken files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perturb.errors import UserError
+from perturb.stages.train_config import DataConfig, TrainConfig
+from perturb.stages.training.processes import make_accelerator
+from perturb.structured import read
+from perturb.train_data import training_data, validation
+from perturb.video import write_mp4
+from perturb.videocrafter.system import VideoSystem
+from tests.unit.training_case import QUIET, loop
+
+CLIPS = {"kind": "clips", "grade": "low", "count": 1, "seed": 1}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """Three videos of 16 frames at 8 per second, one of them cut off, and three stills; captions beside them."""
+    random = np.random.default_rng(0)
+    for kind in ("videos", "images"):
+        (tmp_path / kind).mkdir()
+        for index in range(3):
+            (tmp_path / kind / f"{index}.txt").write_text(f"a {'red' if kind == 'videos' else 'blue'} circle")
+    for index in range(3):
+        write_mp4(tmp_path / "videos" / f"{index}.mp4", random.integers(0, 256, (16, 40, 48, 3), dtype=np.uint8), 8)
+        pixels = random.integers(0, 256, (36, 36, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")
+    whole = (tmp_path / "videos" / "2.mp4").read_bytes()
+    (tmp_path / "videos" / "2.mp4").write_bytes(whole[: len(whole) // 2])
+    return tmp_path
+
+
+def configured(files: Path, data: dict[str, Any], **changes: Any) -> TrainConfig:
+    values = {
+        "recipe": "full",
+        "trained": {"groups": ["spatial", "temporal"], "fps_embedding": True},
+        "init": "nowhere",
+        "work": str(files / "work"),
+        "output": str(files / "output"),
+        "cache": str(files / "cache"),
+        "data": {"prefetch": False} | data,
+        "stages": [
+            {"steps": 4, "batch_size": 2, "height": 32, "width": 32, "frames": 4},
+            {"steps": 4, "batch_size": 2, "height": 16, "width": 32, "frames": 2},
+        ],
+        "loop": {"learning_rate": 1e-3},
+        "loss": {"text_dropout": 0.0},
+        "logging": {"tensorboard": False},
+        "device": "cpu",
+        "seed": 1,
+    }
+    return read(TrainConfig, values | changes)
+
+
+def seams(files: Path) -> dict[str, Any]:
+    return {
+        "video": {
+            "_target_": "perturb.data.videos.VideoFolder",
+            "folder": str(files / "videos"),
+            "stride": {"min": 1, "max": 3},
+        },
+        "images": {"_target_": "perturb.data.stills.still_folder", "folder": str(files / "images")},
+        "image_share": 0.5,
+        "max_broken_fraction": 1.0,
+    }
+
+
+def test_joint_training_mixes_clips_and_stills_and_names_what_is_broken(files: Path, tiny_system: VideoSystem):
+    config = configured(files, seams(files))
+    accelerator = make_accelerator(loop(), device="cpu", folder=files / "work", logging=QUIET)
+    data = training_data(config, tiny_system, accelerator)
+    batches = data.batches(0)
+    seen = [batches.inputs(step, range(2)) for step in range(12)]
+    shapes = {tuple(x0.shape[2:]) for x0, *_ in seen}
+    assert shapes == {(1, 4, 4), (4, 4, 4)}
+    rates = {rate for x0, _, _, _, fps in seen for rate in fps.tolist() if x0.shape[2] == 4}
+    assert rates <= {8, 4, 3}  # 8 frames per second over strides 1, 2, 3
+    assert len(rates) > 1
+    stills = {rate for x0, _, _, _, fps in seen for rate in fps.tolist() if x0.shape[2] == 1}
+    assert stills == {tiny_system.spec.sampling.fps}
+    broken = data.broken()
+    assert [Path(path).name for path in broken["files"]] == ["2.mp4"]
+    assert broken["count"] == 1
+    assert data.described["video"]["count"] == data.described["images"]["count"] == 3
+    assert data.described["stages"][1]["height"] == 16
+
+
+def test_a_later_stage_has_its_own_size_and_its_own_draws(files: Path, tiny_system: VideoSystem):
+    config = configured(files, {"images": seams(files)["images"], "as_video": "repeat"})
+    accelerator = make_accelerator(loop(), device="cpu", folder=files / "work", logging=QUIET)
+    data = training_data(config, tiny_system, accelerator)
+    first, second = (data.batches(number).inputs(0, range(2)) for number in (0, 1))
+    assert (first[0].shape[2:], second[0].shape[2:]) == ((4, 4, 4), (2, 2, 4))
+    assert first[1].tolist() != second[1].tolist()
+
+
+def test_held_out_samples_and_their_losses_are_the_same_every_time(files: Path, tiny_system: VideoSystem):
+    wanted = {"every": 1, "images": seams(files)["images"], "count": 2, "timesteps": [100, 900]}
+    config = configured(files, {"images": seams(files)["images"]}, validation=wanted)
+    accelerator = make_accelerator(loop(), device="cpu", folder=files / "work", logging=QUIET)
+    measure = validation(config, tiny_system, accelerator)
+    assert measure is not None
+    first = measure(1)
+    assert first == measure(2)
+    assert first["loss"] == pytest.approx((first["loss_t0100"] + first["loss_t0900"]) / 2)
+    assert first["loss_t0100"] != first["loss_t0900"]
+    assert not (files / "work" / "samples").exists()  # no prompts were given
+
+
+def test_sizes_that_do_not_fit_and_no_data_are_refused(files: Path, tiny_system: VideoSystem):
+    accelerator = make_accelerator(loop(), device="cpu", folder=files / "work", logging=QUIET)
+    stages = [{"steps": 1, "batch_size": 2, "height": 40}]
+    with pytest.raises(UserError, match=r"stages\[0\]\.height is 40; allowed for tiny: multiples of 16"):
+        training_data(configured(files, {}, stages=stages), tiny_system, accelerator)
+    with pytest.raises(UserError, match="data names nothing to train on"):
+        training_data(configured(files, {}), tiny_system, accelerator)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"video": {"_target_": "x"}, "image_share": 0.2}, "needs both moving data and stills"),
+        ({"video": {"_target_": "x"}, "images": {"_target_": "x"}}, "image_share is 0"),
+        (
+            {"world": {"kind": "clips", "grade": "low", "count": 1, "seed": 1}, "images": {"_target_": "x"}},
+            "do not mix",
+        ),
+    ],
+)
+def test_contradictions_in_the_data_are_named(data: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message):
+        read(DataConfig, data)
