@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from perturb.data.shapes.render import Grade, render, render_still
-from perturb.data.shapes.world import FPS, scene
+from perturb.data.shapes.world import FPS, scene, still_moment
 from perturb.progress import progress
 from perturb.rundir import replacing
 from perturb.videocrafter.files import write_safetensors
@@ -47,8 +47,7 @@ class WorldData:
         here = scene(self.seed, index)
         if self.kind == "clips":
             return render(here, self.grade, fps=self.fps(index), noise_seed=index)
-        moment = 0.0625 + 0.875 * (index * 0.6180339887 % 1)
-        return render_still(here, self.grade, moment=moment, noise_seed=index)[None]
+        return render_still(here, self.grade, moment=still_moment(index), noise_seed=index)[None]
 
 
 @dataclass(frozen=True)

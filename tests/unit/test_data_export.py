@@ -14,9 +14,9 @@ from data_files import load
 from perturb.data.feed import FeedConfig, IndexedFeed, ShardFeed
 from perturb.data.images import ImageFolder
 from perturb.data.shapes.__main__ import main
-from perturb.data.shapes.export import Export, export, moment
+from perturb.data.shapes.export import Export, export
 from perturb.data.shapes.render import render, render_still
-from perturb.data.shapes.world import scene
+from perturb.data.shapes.world import scene, still_moment
 from perturb.data.shards import ImageShards, VideoShards
 from perturb.data.stills import still_table
 from perturb.data.videos import VideoFolder, VideoTable
@@ -71,7 +71,7 @@ def test_stills_come_back_exactly(tmp_path: Path, grade):
     table = export(Export(kind="stills", grade=grade, count=4, seed=5), tmp_path)
     folder, source = ImageFolder(tmp_path), still_table(table)
     for index in range(4):
-        true = render_still(scene(5, index), grade, moment=moment(index), noise_seed=index)
+        true = render_still(scene(5, index), grade, moment=still_moment(index), noise_seed=index)
         sample = load(source, index, size=64)
         assert np.array_equal(pixels(sample.frames)[0], true)
         assert sample.caption == folder.caption(index) == scene(5, index).caption

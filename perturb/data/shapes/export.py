@@ -19,7 +19,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from perturb.data.shapes.render import Grade, render, render_still
-from perturb.data.shapes.world import FPS, FRAMES, scene
+from perturb.data.shapes.world import FPS, FRAMES, scene, still_moment
 from perturb.errors import UserError
 from perturb.progress import progress
 from perturb.rundir import replacing, write_atomic
@@ -66,7 +66,7 @@ class Export:
         here = scene(self.seed, index)
         if self.kind == "stills":
             # the same moments as in a training: spread over the clip
-            still = render_still(here, self.grade, moment=moment(index), noise_seed=index)
+            still = render_still(here, self.grade, moment=still_moment(index), noise_seed=index)
             return {"png": encode_png(still), "txt": here.caption.encode()}
         fps = self.fps[index % len(self.fps)]
         clip = render(here, self.grade, frames=self.frames, fps=fps, noise_seed=index)
@@ -88,11 +88,6 @@ def export(settings: Export, folder: Path) -> Path:
         (_write_files if settings.form == "files" else _write_shards)(settings, samples, folder)
     write_atomic(folder / CARD, json.dumps({"world": "perturb.data.shapes", **asdict(settings)}, indent=2) + "\n")
     return folder / TABLE if settings.form == "files" else folder
-
-
-def moment(index: int) -> float:
-    """Seconds into the clip at which still ``index`` is taken: golden-ratio steps through 0.0625 … 0.9375."""
-    return 0.0625 + 0.875 * (index * 0.6180339887 % 1)
 
 
 def encode_mp4(frames: np.ndarray, fps: float, *, lossless: bool) -> bytes:

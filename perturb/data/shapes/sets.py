@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from perturb.data.shapes.render import render_still
-from perturb.data.shapes.world import SIZE, scene
+from perturb.data.shapes.world import SIZE, scene, still_moment
 from perturb.errors import UserError
 
 STREAM = 7  # the scenes of D_I are no scenes that a model was trained on
@@ -35,8 +35,7 @@ class HighGradeStills:
                 f"the embedded world is {SIZE}×{SIZE} pixels, the model wants {height}×{width}; "
                 "give your own images: images=folder images.folder=/path/with/images"
             )
-        moment = 0.0625 + 0.875 * (index * 0.6180339887 % 1)
-        still = render_still(scene(STREAM, index), "high", moment=moment)
+        still = render_still(scene(STREAM, index), "high", moment=still_moment(index))
         return torch.from_numpy(still).permute(2, 0, 1).float().div(127.5).sub(1)
 
     def caption(self, index: int) -> str:

@@ -107,6 +107,15 @@ def frame_times(frames: int = FRAMES, fps: float = FPS) -> np.ndarray:
     return 0.5 + (np.arange(frames) - (frames - 1) / 2) / fps
 
 
+def still_moment(index: int) -> float:
+    """Seconds into the clip at which still ``index`` is taken: golden-ratio steps through 0.0625 … 0.9375.
+
+    >>> still_moment(0)
+    0.0625
+    """
+    return 0.0625 + 0.875 * (index * 0.6180339887 % 1)
+
+
 def scene(seed: int, index: int, *, held_out: bool = False) -> Scene:
     """The ``index``-th scene of the stream ``seed``; of the trained-on combinations, or of the held-out ones."""
     rng = np.random.default_rng([seed, index])
