@@ -10,7 +10,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from analysis import style
 from analysis.load import Measure
-from analysis.notation import formula, in_words, model_name
+from analysis.notation import formula, in_words, origin, title
 from analysis.plots import change_panel, curve, frame_strip, magnitude_axis, step_axis
 from analysis.result import Result
 from analysis.strips import PRIMARY, Strip, load_strips
@@ -18,7 +18,7 @@ from analysis.table import cell, decimals, number
 
 WIDTH = 10.0
 """Inches; in a README the figure is shown at about 80 pixels per inch."""
-HEADER, CAPTION = 0.62, 1.0
+HEADER, CAPTION = 0.78, 1.0
 CHARTS, PANEL_ROW = 1.0, 1.35
 PANELS = 4
 """Small panels beside each other."""
@@ -60,14 +60,14 @@ def _strip_layout(strips: Sequence[Strip]) -> tuple[int, float]:
 
 def _header(part: SubFigure, result: Result) -> None:
     manifest = result.run.manifest
-    title = f"{manifest.experiment or manifest.run_id}  ·  {model_name(manifest)}"
-    part.text(0.008, 0.9, title, fontsize=13, fontweight="bold", va="top", parse_math=False)
+    part.text(0.008, 0.9, title(manifest), fontsize=13, fontweight="bold", va="top", parse_math=False)
     part.text(0.992, 0.9, formula(result.training, result.group), fontsize=14, va="top", ha="right")
     words = in_words(result.training, result.group)
-    about = f"{words[0].upper()}{words[1:]}. Means over {result.size}; bands: 95 % interval over prompts."
+    about = f"{words[0].upper()}{words[1:]} ({origin(manifest)}).\n"
+    about += f"Means over {result.size}; bands: 95 % interval over prompts."
     if absent := [m.name.replace("_", " ") for m in result.measures if not result.levels[m.name].measured]:
         about += f" Not measured: {', '.join(absent)}."
-    part.text(0.008, 0.4, about, fontsize=8.5, color=style.QUIET, va="top")
+    part.text(0.008, 0.52, about, fontsize=8.5, color=style.QUIET, va="top")
 
 
 def _heading(part: SubFigure, text: str) -> None:

@@ -3,6 +3,13 @@
 from perturb.records import Manifest
 
 _MODEL = {"full": "F", "partial": "P", "image": "I"}
+_KIND = {
+    "lora": "LoRA",
+    "direct": "direct fine-tuning",
+    "random": "random Δ of the same norm",
+    "trained": "fine-tuning",
+}
+_STILLS = {"single_frame": "stills as videos of one frame", "repeat": "stills repeated to {frames} frames"}
 _WORDS = {"full": "fully trained model", "partial": "partially trained model", "image": "image model"}
 
 
@@ -44,6 +51,28 @@ def in_words(training: str, group: str) -> str:
     return f"{where} perturbation of the {_WORDS.get(training, f'{training} model')}"
 
 
-def model_name(manifest: Manifest) -> str:
-    """The name of the model's specification, as the manifest gives it."""
-    return str(manifest.system.get("spec", "unnamed model"))
+def title(manifest: Manifest) -> str:
+    """What was run, on which model, with which kind of Δ: ``spatial_full · nano · LoRA``."""
+    kind = str(manifest.perturbation.get("kind", "unnamed perturbation"))
+    model = str(manifest.system.get("spec", "unnamed model"))
+    return " · ".join([manifest.experiment or manifest.run_id, model, _KIND.get(kind, kind)])
+
+
+def origin(manifest: Manifest) -> str:
+    """Where Δ came from: the seed, and a control's reference run, or a training's recipe, or the policy for stills.
+
+    >>> origin(Manifest(perturbation={"seed": 2}, images={"as_video": "repeat", "frames": 8}))
+    'seed 2, stills repeated to 8 frames'
+    >>> origin(Manifest(perturbation={"seed": 0, "reference": {"run": "0123456789"}}))
+    'seed 0, norms of run 0123456789'
+    >>> origin(Manifest(perturbation={"seed": 0, "recipe": "direct_spatial"}))
+    'seed 0, recipe direct_spatial'
+    """
+    perturbation, images = manifest.perturbation, manifest.images
+    if reference := perturbation.get("reference"):
+        source = f"norms of run {reference['run']}"
+    elif recipe := perturbation.get("recipe"):
+        source = f"recipe {recipe}"
+    else:
+        source = _STILLS.get(images.get("as_video", ""), "stills").format(frames=images.get("frames"))
+    return f"seed {perturbation.get('seed', 'unknown')}, {source}"

@@ -3,16 +3,20 @@
 Axis letters: t frames, h w pixels, c colour channels.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
 from PIL import Image
 
-from analysis.statistics import Curve
+from analysis.statistics import Curve, Estimate
 from analysis.style import QUIET
+from perturb.rundir import replacing
 
 CELL = 256
 """Pixels of the longer side of a frame in a strip; smaller frames are enlarged by whole factors, unsmoothed."""
@@ -22,11 +26,25 @@ GUTTER = 0.06
 
 def curve(ax: Axes, line: Curve, *, colour: str, label: str = "", band: bool = True, **style: Any) -> Axes:
     """Means against step as a line, their intervals as a band; ``style`` goes to matplotlib's plot."""
-    points = [(s, e.mean, e.low, e.high) for s, e in zip(line.steps, line.estimates, strict=True) if e.n]
-    steps, mean, low, high = np.array(points, dtype=float).reshape(-1, 4).T
-    ax.plot(steps, mean, color=colour, label=label, **{"marker": "o", **style})
+    return path(ax, line.steps, line.estimates, colour=colour, label=label, band=band, **style)
+
+
+def path(
+    ax: Axes,
+    x: Sequence[float],
+    estimates: Sequence[Estimate],
+    *,
+    colour: str,
+    label: str = "",
+    band: bool = True,
+    **style: Any,
+) -> Axes:
+    """`curve` against any x, in the order given."""
+    points = [(at, e.mean, e.low, e.high) for at, e in zip(x, estimates, strict=True) if e.n]
+    known, mean, low, high = np.array(points, dtype=float).reshape(-1, 4).T
+    ax.plot(known, mean, color=colour, label=label, **{"marker": "o", **style})
     if band:
-        ax.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+        ax.fill_between(known, low, high, color=colour, alpha=0.18, linewidth=0)
     return ax
 
 
@@ -90,6 +108,18 @@ def titled(ax: Axes, title: str, detail: str = "", **style: Any) -> Axes:
     ax.set_title(title, pad=16 if detail else 5, parse_math=False, **style)
     ax.annotate(detail, (0, 1), (0, 4.5), xycoords="axes fraction", textcoords="offset points", color=QUIET, fontsize=8)
     return ax
+
+
+def save(figure: Figure, png: Path) -> tuple[Path, Path]:
+    """Write a figure as png and, beside it, as pdf; returns both paths. The same figure gives the same bytes."""
+    logging.getLogger("fontTools").setLevel(logging.ERROR)  # it remarks on the creation date of a bundled font
+    with replacing(png) as temporary:
+        figure.savefig(temporary)
+    figure.set_layout_engine("none")  # keep the layout just made
+    pdf = png.with_suffix(".pdf")
+    with replacing(pdf) as temporary:
+        figure.savefig(temporary, metadata={"CreationDate": None})
+    return png, pdf
 
 
 def legible(steps: Sequence[int], apart: float) -> set[int]:

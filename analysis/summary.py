@@ -11,7 +11,6 @@ from analysis.load import load
 from analysis.result import Result
 from analysis.table import result_table
 from perturb.errors import UserError
-from perturb.rundir import replacing
 
 WIDEST = 120
 """Characters; also the width where the output is a file or a pipe, where the terminal says nothing."""
@@ -46,15 +45,9 @@ def figure_path(result: Result) -> Path:
 def write_figure(result: Result) -> Path:
     """Draw the figure of a run into its directory, as png and pdf; returns the path of the png."""
     from analysis.figure import summary_figure  # matplotlib is slow to import, and the table should not wait for it
+    from analysis.plots import save
 
-    figure = summary_figure(result)
-    png = figure_path(result)
-    with replacing(png) as temporary:
-        figure.savefig(temporary)
-    figure.set_layout_engine("none")  # keep the layout just made
-    with replacing(png.with_suffix(".pdf")) as temporary:
-        figure.savefig(temporary, metadata={"CreationDate": None})  # without the time: the same run, the same bytes
-    return png
+    return save(summary_figure(result), figure_path(result))[0]
 
 
 def _is_current(result: Result) -> bool:

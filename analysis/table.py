@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.load import Measure
-from analysis.notation import in_words, model_name, plain_formula
+from analysis.notation import in_words, origin, plain_formula, title
 from analysis.result import Result
 from analysis.statistics import Curve, Estimate
 
@@ -95,11 +95,9 @@ def footnotes(result: Result) -> list[str]:
 
 def _heading(result: Result) -> Text:
     manifest = result.run.manifest
-    formula = plain_formula(result.training, result.group)
-    title = Text(f"\n{manifest.experiment or manifest.run_id}", style="bold")
-    return title.append(
-        f" · {model_name(manifest)} · {formula}\n{in_words(result.training, result.group)}\n", style="not bold"
-    )
+    formula, words = plain_formula(result.training, result.group), in_words(result.training, result.group)
+    heading = Text(f"\n{title(manifest)}", style="bold")
+    return heading.append(f" · {formula}\n{words} ({origin(manifest)})\n", style="not bold")
 
 
 def _step_column(result: Result, step: int) -> Column:

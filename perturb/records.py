@@ -63,9 +63,10 @@ class Manifest:
     """What a run was made from and how far it got; every section is plain JSON.
 
     ``versions`` package → version · ``git`` revision or "unavailable" · ``system`` checkpoint, sha256, spec name,
-    training · ``partition`` group → parameter count · ``perturbation`` group, layers, parameters · ``images`` set
-    description with its ``as_video`` policy and fps · ``prompts`` id → text · ``clips`` height, width, frames, fps,
-    sampler, seeds · ``metrics`` metric infos · ``frozen`` hashes before and after fitting · ``stages`` stage → status.
+    training · ``partition`` group → parameter count · ``perturbation`` kind (lora, direct, random, …), group, seed of
+    the fit, layers, parameters; of a control the ``reference`` run · ``images`` set description with its ``as_video``
+    policy, frames and fps · ``prompts`` id → text · ``clips`` height, width, frames, fps, sampler, seeds · ``metrics``
+    metric infos · ``frozen`` hashes before and after fitting · ``stages`` stage → status.
     """
 
     schema_version: int = SCHEMA_VERSION

@@ -72,13 +72,17 @@ class Perturbation(Protocol):
     def magnitude(self) -> Magnitude: ...
 
     def describe(self) -> dict[str, Any]:
-        """For the manifest: settings, targeted layers, number of parameters, what could not be reached."""
+        """For the manifest: kind, settings, targeted layers, number of parameters, what could not be reached."""
         ...
 
 
 @runtime_checkable
 class Prescribed(Perturbation, Protocol):
     """A perturbation that is not fitted: Δ at every probe step is known beforehand, and `parameters` is empty."""
+
+    def check(self, base: Mapping[str, Any]) -> None:
+        """Raise UserError unless Δ is meant for the model whose components have these hashes (`Manifest.frozen`)."""
+        ...
 
     def at(self, step: int) -> None:
         """Set Δ to that of probe step ``step``, and α to 1. Raises UserError when there is none for it."""
@@ -90,8 +94,8 @@ def parts(group: str) -> tuple[str, ...]:
     return ("spatial", "temporal") if group == BOTH else (group,)
 
 
-def refuse_second(unet: nn.Module, mine: nn.Module | None) -> None:
-    """Raise UserError when this perturbation (on the network ``mine``) or another one (on ``unet``) is attached."""
+def refuse_second(unet: nn.Module, mine: object | None) -> None:
+    """Raise UserError when this perturbation is attached (it has ``mine``), or another one is to ``unet``."""
     if mine is not None or hasattr(unet, "peft_config") or hasattr(unet, IN_PLACE):
         raise UserError("a perturbation is attached already: call detach() first")
 

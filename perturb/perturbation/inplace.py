@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -101,8 +102,16 @@ class MovedWeights:
             bases[self.labels[name]] = square(original)
         return Magnitude.of(deltas, bases)
 
+    def describe(self) -> dict[str, Any]:
+        """For the manifest: what is moved, under the names that magnitudes have, and how many values that is."""
+        return {
+            "parameters": sum(parameter.numel() for parameter in self.parameters.values()),
+            "layers": list(self.labels.values()),
+            "unreachable": [],
+        }
+
     def save(self, folder: Path) -> None:
-        """Write θ + Δ (at α = 1, whatever α is)."""
+        """Write θ + Δ (at α = 1, whatever α is) as safetensors, with a hash of θ."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._current().items()}
         with replacing(folder / FILE) as path:
             save_file(tensors, path, metadata={BASE: self.base()})

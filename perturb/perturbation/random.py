@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -18,7 +17,8 @@ from perturb.diffusion.noise import sample_generator
 from perturb.errors import UserError
 from perturb.paths import resolve
 from perturb.perturbation import files
-from perturb.perturbation.base import Magnitude, parts, refuse_second, square
+from perturb.perturbation.base import parts, refuse_second, square
+from perturb.perturbation.carried import Carried
 from perturb.perturbation.inplace import MovedWeights
 from perturb.perturbation.lora import LoraPerturbation
 from perturb.rundir import STEP_PATTERN, RunDir
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Rank = Literal["full", "reference"]
 
 
-class RandomPerturbation:
+class RandomPerturbation(Carried[MovedWeights | LoraPerturbation]):
     """Δ_l = c_l G_l with G_l Gaussian and c_l such that ‖Δ_l‖_F/‖θ_l‖_F is that of a reference at the same step.
 
     ``reference`` is a finished run, <runs>/<experiment>/<run id>. ``rank``: "full" draws every weight of G_l
@@ -39,11 +39,24 @@ class RandomPerturbation:
     """
 
     def __init__(self, reference: str, rank: Rank = "full") -> None:
+        super().__init__()
         if rank not in get_args(Rank):
             raise UserError(f"perturbation.rank is {rank!r}; allowed: {', '.join(get_args(Rank))}")
         self.reference, self.rank = RunDir(resolve(reference)), rank
         self.seed = 0
-        self._carrier: MovedWeights | LoraPerturbation | None = None
+
+    def check(self, base: Mapping[str, Any]) -> None:
+        """Raise UserError unless the reference is a finished run of the model whose components have these hashes."""
+        self._steps()  # raises when it is not finished
+        manifest = self.reference.manifest()
+        theirs = manifest.frozen.get("before", {})
+        if different := sorted(part for part in theirs.keys() | base.keys() if theirs.get(part) != base.get(part)):
+            made_of = f"{manifest.system.get('spec')}, {manifest.system.get('checkpoint')}"
+            raise UserError(
+                f"perturbation.reference={self.reference.path} is a run of another model ({made_of}): "
+                f"{', '.join(different)} differ. Give a run of this model, loaded with the same system.dtype, or set "
+                "experiment and system to those of the reference"
+            )
 
     def attach(self, unet: nn.Module, partition: Partition, group: str, seed: int) -> None:
         """Prepare Δ on the layers that the reference perturbed; it is set by ``at`` or ``load``.
@@ -51,14 +64,19 @@ class RandomPerturbation:
         Raises UserError when something is attached already, for a reference that is no finished run, that perturbed
         another group, or (for its rank) that is no LoRA.
         """
-        refuse_second(unet, None)
+        refuse_second(unet, self._carrier)
         first = self.reference.adapter(self._steps()[0])
+        if (theirs := self.reference.manifest().perturbation.get("group")) != group:
+            raise UserError(
+                f"perturbation.reference={self.reference.path} perturbed the group {theirs!r}, this run is to perturb "
+                f"{group!r}: give a run of the same group, or set group={theirs}"
+            )
         names = {layer: _parameter(layer, partition) for layer in files.read_magnitude(first)}
         allowed = {name for part in parts(group) for name in partition.names(part)}
         if other := [layer for layer, name in names.items() if name not in allowed]:
             raise UserError(
                 f"perturbation.reference={self.reference.path} perturbed {other[0]}, which is not in the group "
-                f"{group!r} of this model; give a run of the same group and architecture"
+                f"{group!r} of this model: give a run of the same model"
             )
         self.seed = seed
         if self.rank == "full":
@@ -89,55 +107,23 @@ class RandomPerturbation:
         else:
             _put_low_rank(carrier, ratios, self.seed)
 
-    def detach(self) -> None:
-        """Give the network back as it was. Does nothing when not attached."""
-        if self._carrier is not None:
-            self._carrier.detach()
-            self._carrier = None
-
     def parameters(self) -> list[nn.Parameter]:
         """None: nothing is trained."""
         return []
 
-    def train(self, mode: bool) -> None:
-        """Nothing to switch."""
-
-    def scale(self, alpha: float) -> None:
-        """θ + α Δ from now on. Raises UserError unless ``alpha`` is finite."""
-        self._attached().scale(alpha)
-
-    def magnitude(self) -> Magnitude:
-        """‖αΔ‖_F/‖θ‖_F, measured on what is in the network."""
-        return self._attached().magnitude()
-
-    def save(self, folder: Path) -> None:
-        """Write Δ: in peft's format with the reference's rank, else the moved tensors θ + Δ."""
-        self._attached().save(folder)
-
-    def load(self, folder: Path) -> None:
-        """Replace Δ by the one saved in ``folder``. Raises UserError unless it was made for this network."""
-        self._attached().load(folder)
-
     def describe(self) -> dict[str, Any]:
         """For the manifest: what is moved, and after which run."""
-        carrier, manifest = self._attached(), self.reference.manifest()
-        if isinstance(carrier, MovedWeights):
-            rank, layers = "full", list(carrier.labels.values())
-            count = sum(parameter.numel() for parameter in carrier.parameters.values())
-        else:
-            described = carrier.describe()
-            rank, layers, count = described["rank"], described["layers"], described["parameters"]
+        carrier, reference = self._attached().describe(), self.reference.manifest().perturbation
         return {
             "kind": "random",
-            "rank": rank,
+            "rank": carrier.get("rank", "full"),
             "reference": {
                 "run": self.reference.path.name,
-                "perturbation": manifest.perturbation.get("kind"),
-                "group": manifest.perturbation.get("group"),
-                "system": manifest.system.get("sha256"),
+                "kind": reference.get("kind"),
+                "seed": reference.get("seed"),
             },
-            "parameters": count,
-            "layers": layers,
+            "parameters": carrier["parameters"],
+            "layers": carrier["layers"],
             "unreachable": [],
         }
 
@@ -150,11 +136,6 @@ class RandomPerturbation:
                 "one, runs/<experiment>/<run id>"
             )
         return sorted(int(match[1]) for match in folders if match)
-
-    def _attached(self) -> MovedWeights | LoraPerturbation:
-        if self._carrier is None:
-            raise UserError("the perturbation is not attached to a network: call attach() first")
-        return self._carrier
 
 
 def _parameter(layer: str, partition: Partition) -> str:

@@ -85,7 +85,7 @@ def fit(
 ) -> None:
     """Fit ``perturbation`` on ``group`` and save it at each probe step; it stays attached, loaded from the last one.
 
-    A `Prescribed` one is not fitted but set to each probe step and saved; it sees no image.
+    A `Prescribed` one is not fitted but set to each probe step and saved, after its check; it sees no image.
     The same call again continues where the last one was stopped and ends with the same adapters, bit for bit; a
     finished one only attaches. Raises UserError for probe steps that cannot be, for a run directory of another fit, and
     for a loss or gradient that is not finite; RuntimeError if anything but the perturbation moved.
@@ -110,10 +110,12 @@ def _fit_and_verify(
 ) -> None:
     """Attach, fit, detach; then every weight of the system must have the hash it had before."""
     before = hash_modules(system.modules())
+    if isinstance(perturbation, Prescribed):
+        perturbation.check(summarise(before))
     checkpointing = system.unet.gradient_checkpointing
     perturbation.attach(system.unet, Partition.of(system.unet), group, config.seed)
     try:
-        described = {"group": group, **perturbation.describe()}
+        described = {"group": group, "seed": config.seed, **perturbation.describe()}
         run.update_manifest(perturbation=described, images=data.describe(), frozen={"before": summarise(before)})
         system.unet.gradient_checkpointing = config.gradient_checkpointing
         # the frozen temporal convolutions have a dropout of their own: the network stays in eval mode

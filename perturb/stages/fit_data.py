@@ -55,7 +55,7 @@ class FitData:
     def describe(self) -> dict[str, object]:
         """For the manifest: the image set and how its stills became videos."""
         shape = {"height": self.height, "width": self.width, "frames": self.frames, "fps": self.fps}
-        return {**self.images.describe(), **shape}
+        return {**self.images.describe(), "as_video": self.images.as_video, **shape}
 
     def batch(self, step: int) -> Batch:
         """The batch of ``step`` (from 0). Every draw comes from a generator of (seed, step, place in the batch)."""

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from perturb.perturbation.files import read_magnitude
+from perturb.records import read_scores
 from perturb.rundir import RunDir
+from perturb.videocrafter.checkpoint import save_system
+from perturb.videocrafter.system import VideoSystem
 from tests.e2e.conftest import Commands
 
 
@@ -51,11 +55,13 @@ def test_the_random_control_of_a_run(
         f"perturbation.reference={reference.path}", f"perturbation.rank={rank}", f"runs_dir={tmp_path}",
     )  # fmt: skip
     assert outcome.code == 0, outcome.log
-    run = made(tmp_path, "spatial_full")
+    run = made(tmp_path, "spatial_full_random")
     manifest = run.manifest()
     assert manifest.stages == {"fit": "done", "sample": "done", "score": "done"}
-    assert manifest.perturbation["reference"]["run"] == reference.path.name
-    assert manifest.perturbation["reference"]["system"] == manifest.system["sha256"]
+    assert manifest.experiment == "spatial_full_random"
+    assert manifest.perturbation["kind"] == "random"
+    assert manifest.perturbation["reference"] == {"run": reference.path.name, "kind": "lora", "seed": 0}
+    assert "spatial_full_random · tiny · random Δ of the same norm" in outcome.log
     for step in (0, 2, 4):
         wanted = read_magnitude(reference.adapter(step))
         assert read_magnitude(run.adapter(step)) == pytest.approx(wanted, rel=1e-3, abs=1e-9)
@@ -82,6 +88,44 @@ def test_the_reference_must_be_given_and_finished(commands: Commands, plain: lis
     assert "Traceback" not in outcome.log
 
 
+def test_a_reference_of_another_model_is_refused_before_anything_is_sampled(
+    commands: Commands, plain: list[str], reference: RunDir, tiny_system: VideoSystem, tmp_path: Path
+):
+    with torch.no_grad():
+        next(tiny_system.unet.parameters()).add_(0.1)
+    save_system(tiny_system, tmp_path / "other")
+    outcome = commands(
+        "perturb.run", *plain, f"system.checkpoint={tmp_path / 'other'}", "perturbation=random",
+        f"perturbation.reference={reference.path}", f"runs_dir={tmp_path / 'runs'}",
+    )  # fmt: skip
+    assert outcome.code == 2
+    assert f"perturbation.reference={reference.path} is a run of another model (tiny," in outcome.log
+    assert "unet differ" in outcome.log
+    assert "Traceback" not in outcome.log
+    assert not list(tmp_path.glob("runs/*/*/adapters"))
+    assert not list(tmp_path.glob("runs/*/*/clips"))
+
+
+def test_replicates_differ_in_the_seed_of_the_lora_alone(commands: Commands, study: list[str], tmp_path: Path):
+    outcome = commands(
+        "perturb.run", "--multirun", *study, "experiment=spatial_full", "fit.seed=1,2,3", "probe_steps=[0,2]",
+        f"runs_dir={tmp_path}",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.log
+    runs = {run.manifest().perturbation["seed"]: run for run in map(RunDir, tmp_path.glob("spatial_full/*"))}
+    assert set(runs) == {1, 2, 3}
+    first = runs[1].manifest()
+    for seed, run in runs.items():
+        manifest = run.manifest()
+        assert (manifest.prompts, manifest.clips, manifest.system) == (first.prompts, first.clips, first.system)
+        assert {row.lora_seed for row in read_scores(run.scores)} == {seed}
+        assert run.steps() == [0, 2]
+        for prompt_id in manifest.prompts:  # the same x_T: an adapter that is still 0 gives the same bytes
+            assert run.clip(0, prompt_id, 0).read_bytes() == runs[1].clip(0, prompt_id, 0).read_bytes()
+    for one, other in ((1, 2), (1, 3), (2, 3)):
+        assert np.abs(clip(runs[one], 2) - clip(runs[other], 2)).max() > 1
+
+
 def test_the_plan_of_a_control_says_that_nothing_is_fitted(
     commands: Commands, plain: list[str], reference: RunDir, tmp_path: Path
 ):
@@ -96,7 +140,7 @@ def test_fine_tuning_both_groups_and_generating_with_what_came_out(
 ):
     outcome = commands("perturb.run", *plain, "perturbation=direct", "group=both", f"runs_dir={tmp_path}")
     assert outcome.code == 0, outcome.log
-    run = made(tmp_path, "both_full")
+    run = made(tmp_path, "both_full_direct")
     manifest = json.loads(run.manifest_path.read_text())
     assert manifest["perturbation"]["kind"] == "direct"
     assert manifest["perturbation"]["parameters"] == sum(manifest["partition"][g] for g in ("spatial", "temporal"))

@@ -87,6 +87,8 @@ def make_run(path: Path, *, training: str = "full", group: str = "spatial", prom
         run_id="r1",
         experiment=f"{group}_{training}",
         system={"spec": "nano", "training": training},
+        perturbation={"kind": "lora", "group": group, "seed": 0},
+        images={"as_video": "single_frame", "frames": 1},
         prompts=texts,
         metrics=[{"name": n, "axis": a, "unit": "1", "range": [0, 1], "direction": d} for n, a, d, *_ in METRICS],
     )

@@ -32,4 +32,4 @@ class Stills:
         return self.captions[index]
 
     def describe(self) -> dict[str, Any]:
-        return {"source": "test", "count": len(self), "as_video": self.as_video}
+        return {"source": "test", "count": len(self)}

@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 from analysis_run import make_run, printed
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from rich.console import Console
 
+from analysis.figure import summary_figure
+from analysis.load import load
 from analysis.plots import curve, frame_strip, magnitude_axis
+from analysis.result import Result
 from analysis.statistics import Curve, Estimate
 from analysis.summary import main, summarise
 from perturb.errors import UserError
@@ -42,6 +46,16 @@ def test_without_clips_with_hostile_text_and_drawn_again_only_when_outdated(tmp_
     assert summarise(run.path, quiet).read_bytes() == b"kept"
     os.utime(run.scores)
     assert summarise(run.path, quiet).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_figure_of_a_control_says_that_it_is_one(tmp_path: Path) -> None:
+    run = make_run(tmp_path, prompts=2, clips=False)
+    run.update_manifest(perturbation={"kind": "random", "seed": 3, "reference": {"run": "0123456789"}})
+    study = load([run.path])
+    figure = summary_figure(Result.of(study, study.runs[0]))
+    texts = [text.get_text() for text in figure.findobj(Text) if isinstance(text, Text)]
+    assert "spatial_full · nano · random Δ of the same norm" in texts
+    assert any("(seed 3, norms of run 0123456789)" in text for text in texts)
 
 
 def test_a_broken_clip_is_named(tmp_path: Path) -> None:

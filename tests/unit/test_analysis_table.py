@@ -28,6 +28,19 @@ def test_table_shows_means_intervals_and_reasons(run: RunDir) -> None:
     assert next(line for line in text.splitlines() if line.startswith("lpips")).count("unavailable") == len(STEPS)
 
 
+def test_the_heading_says_what_was_done_whatever_the_run_is_called(tmp_path: Path) -> None:
+    run = make_run(tmp_path, clips=False)
+    assert "spatial_full · nano · LoRA · M_F'" in printed(run)
+    assert "fully trained model (seed 0, stills as videos of one frame)" in printed(run)
+    run.update_manifest(perturbation={"seed": 2}, images={"as_video": "repeat", "frames": 8})
+    assert "(seed 2, stills repeated to 8 frames)" in printed(run)
+    run.update_manifest(perturbation={"kind": "direct"})
+    assert "spatial_full · nano · direct fine-tuning · M_F'" in printed(run)
+    run.update_manifest(perturbation={"kind": "random", "reference": {"run": "0123456789"}})
+    assert "spatial_full · nano · random Δ of the same norm · M_F'" in printed(run)
+    assert "(seed 2, norms of run 0123456789)" in printed(run)
+
+
 @pytest.mark.parametrize("width", [120, 80, 50])
 def test_table_fits_and_cuts_no_cell(run: RunDir, width: int) -> None:
     text = printed(run, width)

@@ -12,6 +12,7 @@ from fit_stills import SMALL, Stills
 from torch import Tensor
 
 import perturb.stages.fit as fit_module
+from perturb.data.images import Policy
 from perturb.errors import UserError
 from perturb.partition import Partition
 from perturb.perturbation import LoraPerturbation
@@ -60,6 +61,19 @@ def test_only_the_adapter_of_the_group_moves(tiny_system: VideoSystem, tmp_path:
     assert manifest.perturbation["group"] == group
     assert manifest.perturbation["parameters"] == sum(p.numel() for p in _fresh(tiny_system, group).parameters())
     assert manifest.images["frames"] == 1
+
+
+@pytest.mark.parametrize(("policy", "frames"), [("single_frame", 1), ("repeat", 3)])
+def test_the_manifest_tells_seeds_and_policies_apart(
+    tiny_system: VideoSystem, tmp_path: Path, policy: Policy, frames: int
+) -> None:
+    config = replace(SMALL, seed=7, frames=3)
+    run_fit(tiny_system, tmp_path, config, "temporal", images=Stills(policy), probe_steps=(0,))
+    manifest = RunDir(tmp_path).manifest()
+    assert manifest.perturbation["kind"] == "lora"
+    assert manifest.perturbation["group"] == "temporal"
+    assert manifest.perturbation["seed"] == 7
+    assert (manifest.images["as_video"], manifest.images["frames"]) == (policy, frames)
 
 
 def _fresh(system: VideoSystem, group: str) -> LoraPerturbation:

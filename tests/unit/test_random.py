@@ -19,7 +19,7 @@ from perturb.perturbation.random import Rank
 from perturb.records import read_train
 from perturb.rundir import RunDir
 from perturb.stages.fit import fit
-from perturb.stages.hashing import hash_modules
+from perturb.stages.hashing import hash_modules, summarise
 from perturb.videocrafter.system import VideoSystem
 
 RANKS: tuple[Rank, ...] = ("full", "reference")
@@ -43,9 +43,17 @@ def finished(unet: nn.Module, path: Path, group: str = "spatial") -> RunDir:
                 factor.copy_(size * torch.randn(factor.shape, generator=generator))
         lora.save(run.adapter(step))
         write_magnitude(run.adapter(step), lora.magnitude())
-    run.update_manifest(perturbation={"group": group, **lora.describe()}, system={"sha256": "abc"})
+    run.update_manifest(perturbation={"group": group, "seed": 4, **lora.describe()})
     run.mark_done("fit", "all")
     lora.detach()
+    return run
+
+
+def fitted_on(system: VideoSystem, run: RunDir) -> RunDir:
+    """Let ``run`` say that it was a fit of this model."""
+    run.update_manifest(
+        system={"spec": "tiny", "checkpoint": "here"}, frozen={"before": summarise(hash_modules(system.modules()))}
+    )
     return run
 
 
@@ -192,7 +200,7 @@ def test_every_group(tiny_system: VideoSystem, tmp_path: Path, group: str, rank:
     if rank == "full":
         assert described["parameters"] == sum(math.prod(partition.shapes[f"{layer}.weight"]) for layer in layers)
     assert described["rank"] == ("full" if rank == "full" else 2)
-    assert described["reference"] == {"run": tmp_path.name, "perturbation": "lora", "group": group, "system": "abc"}
+    assert described["reference"] == {"run": tmp_path.name, "kind": "lora", "seed": 4}
     assert control.magnitude().per_layer == pytest.approx(read_magnitude(run.adapter(2)), rel=1e-4)
 
 
@@ -208,6 +216,7 @@ def test_a_directly_fine_tuned_reference_is_matched_in_every_parameter(tiny_syst
             parameter.mul_(1.1)
     direct.save(run.adapter(3))
     write_magnitude(run.adapter(3), direct.magnitude())
+    run.update_manifest(perturbation={"group": "spatial", **direct.describe()})
     run.mark_done("fit", "all")
     direct.detach()
     control = attached(unet, run)
@@ -226,8 +235,9 @@ def test_what_cannot_be_matched_is_refused_with_a_reason(tiny_system: VideoSyste
         RandomPerturbation("x", 8)  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match=r"nowhere is no run whose fit is finished"):
         attached(unet, RunDir(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match=r"perturbed .* which is not in the group 'temporal'"):
-        attached(unet, run, group="temporal")
+    for group in ("temporal", "both"):
+        with pytest.raises(UserError, match=rf"perturbed the group 'spatial', this run is to perturb '{group}'"):
+            attached(unet, run, group=group)
     with pytest.raises(UserError, match="not attached"):
         RandomPerturbation(str(run.path)).at(0)
     control = attached(unet, run)
@@ -236,7 +246,15 @@ def test_what_cannot_be_matched_is_refused_with_a_reason(tiny_system: VideoSyste
     with pytest.raises(UserError, match="attached already"):
         attached(unet, run)
     with pytest.raises(UserError, match="attached already"):
-        control.attach(unet, Partition.of(unet), "spatial", 0)
+        control.attach(nn.Linear(2, 2), Partition.of(unet), "spatial", 0)
+    control.detach()
+    table = run.adapter(0) / "magnitude.csv"
+    whole = table.read_text()
+    table.write_text("layer,delta_ratio\nsomewhere,0.1\n")
+    with pytest.raises(UserError, match="perturbed somewhere, which is not in the group 'spatial' of this model"):
+        attached(unet, run)
+    table.write_text(whole)
+    control = attached(unet, run)
     table = run.adapter(2) / "magnitude.csv"
     table.write_text("layer,delta_ratio\nconv_in,inf\nconv_out,0.1\n")
     with pytest.raises(UserError, match=r"moved 1 layers whose weights are 0, e\.g\. conv_in"):
@@ -252,11 +270,28 @@ def test_what_cannot_be_matched_is_refused_with_a_reason(tiny_system: VideoSyste
         control.at(2)
 
 
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_a_reference_of_another_model_is_refused_before_anything_is_made(
+    tiny_system: VideoSystem, tmp_path: Path, part: str
+):
+    reference, run = fitted_on(tiny_system, finished(tiny_system.unet, tmp_path / "ref")), RunDir(tmp_path / "run")
+    weight = next(tiny_system.modules()[part].parameters())
+    with torch.no_grad():
+        weight.flatten()[0] += 1
+    control = RandomPerturbation(str(reference.path))
+    with pytest.raises(UserError, match=rf"ref is a run of another model \(tiny, here\): {part} differ\."):
+        fit(tiny_system, control, Stills(), probe_steps=(0, 2), config=SMALL, run=run, group="spatial")
+    assert not run.path.exists()
+    fitted_on(tiny_system, reference)
+    fit(tiny_system, control, Stills(), probe_steps=(0, 2), config=SMALL, run=run, group="spatial")
+    assert control.magnitude().total > 0
+
+
 @pytest.mark.parametrize("rank", RANKS)
 def test_the_fit_stage_writes_it_at_every_probe_step_and_sees_no_image(
     tiny_system: VideoSystem, tmp_path: Path, rank: Rank
 ):
-    reference = finished(tiny_system.unet, tmp_path / "reference")
+    reference = fitted_on(tiny_system, finished(tiny_system.unet, tmp_path / "reference"))
     before, images, run = hash_modules(tiny_system.modules()), Stills(), RunDir(tmp_path / "control")
 
     def control() -> RandomPerturbation:
@@ -290,7 +325,7 @@ def test_the_fit_stage_writes_it_at_every_probe_step_and_sees_no_image(
 
 
 def test_a_fit_to_a_step_that_the_reference_lacks_names_it(tiny_system: VideoSystem, tmp_path: Path):
-    reference = finished(tiny_system.unet, tmp_path / "reference")
+    reference = fitted_on(tiny_system, finished(tiny_system.unet, tmp_path / "reference"))
     control = RandomPerturbation(str(reference.path))
     with pytest.raises(UserError, match=r"no adapter of step 4; allowed in probe_steps: 0, 2, 5"):
         fit(tiny_system, control, Stills(), probe_steps=(0, 4), config=SMALL, run=RunDir(tmp_path), group="spatial")

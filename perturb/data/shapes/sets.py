@@ -23,7 +23,8 @@ class HighGradeStills:
             raise UserError(f"images.count={count}; allowed: 1 or more")
         if as_video not in ("single_frame", "repeat"):
             raise UserError(f"images.as_video={as_video!r}; allowed: single_frame, repeat")
-        self.count, self.as_video = count, as_video
+        self.count = count
+        self.as_video: Literal["single_frame", "repeat"] = as_video
 
     def __len__(self) -> int:
         return self.count
