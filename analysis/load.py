@@ -26,22 +26,32 @@ AXES = ("motion", "visual", "text", "drift")
 
 @dataclass(frozen=True)
 class Measure:
-    """How to read one metric: ``axis`` motion | visual | text | drift; ``direction`` up | down | band (better)."""
+    """How to read one metric: ``axis`` motion | visual | text | drift; ``direction`` up | down | band (better).
+
+    ``floor`` is the lowest value it can take, None when there is none.
+    """
 
     name: str
     axis: str
     unit: str
     direction: str
+    floor: float | None
 
     @staticmethod
     def of(info: Mapping[str, Any], source: Path) -> "Measure":
         """From a metric info of the manifest. Raises UserError when it lacks a field or has an unknown axis."""
-        wanted = ("name", "axis", "unit", "direction")
+        wanted = ("name", "axis", "unit", "direction", "range")
         if absent := [key for key in wanted if key not in info]:
             raise UserError(f"{source}: the metric info {dict(info)} lacks {absent}; every metric declares {wanted}.")
         if info["axis"] not in AXES:
             raise UserError(f"{source}: metric {info['name']} has the axis {info['axis']!r}; allowed: {AXES}.")
-        return Measure(*(str(info[key]) for key in wanted))
+        low = info["range"][0]
+        return Measure(*(str(info[key]) for key in wanted[:4]), floor=None if low is None else float(low))
+
+    @property
+    def is_ratio(self) -> bool:
+        """Whether 0 means none of it, so that a share of a value is a quantity too."""
+        return self.floor == 0
 
     @property
     def label(self) -> str:

@@ -13,6 +13,8 @@ VISUAL = "#D55E00"
 DRIFT = "#009E73"
 COLLAPSE = "#882255"
 
+TRAINING_COLOUR = {"full": "#0072B2", "partial": "#E69F00"}
+
 AXIS_COLOUR = {"motion": MOTION, "visual": VISUAL, "drift": DRIFT, "text": "#CC79A7"}
 
 DPI = 170

@@ -1,0 +1,124 @@
+"""Runs that are one study are sorted into cells; any others are refused with what is wrong and where."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from analysis_run import edit
+from coupling_runs import CONDITIONS, STEPS, Key, make_run, make_study
+
+from analysis.coupling import find_runs
+from analysis.design import Cell, Condition, Design
+from analysis.load import load
+from perturb.errors import UserError
+from perturb.rundir import RunDir
+
+FULL, PARTIAL = (Key(training, "spatial", "single_frame", "lora", 0) for training in ("full", "partial"))
+
+
+def study(root: Path) -> Design:
+    return Design.of(load(find_runs([root])))
+
+
+Spoil = Callable[[dict[Key, RunDir]], object]
+
+
+def manifest(key: Key, change: Callable[[dict[str, Any]], object]) -> Spoil:
+    def spoil(runs: dict[Key, RunDir]) -> None:
+        values = json.loads(runs[key].manifest_path.read_text())
+        change(values)
+        runs[key].manifest_path.write_text(json.dumps(values))
+
+    return spoil
+
+
+def scores(key: Key, old: str, new: str) -> Spoil:
+    return lambda runs: edit(runs[key].scores, old, new, count=-1)
+
+
+CONTROL = Key("full", "spatial", "single_frame", "random", 0)
+SECOND = Key("full", "spatial", "single_frame", "random", 1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda runs: runs[PARTIAL].manifest_path.unlink(),
+            "random control of run|1 runs are missing: partial · spatial",
+        ),
+        (lambda runs: make_run(runs[FULL].path.parent, FULL, steps=(0, 100)), "same run"),
+        (
+            manifest(PARTIAL, lambda m: m["prompts"].update(p001="a blue circle")),
+            "differ in their prompts: .*blue circle",
+        ),
+        (manifest(PARTIAL, lambda m: m["clips"].update(height=32)), "differ in their clip settings"),
+        (scores(PARTIAL, ",p002,0,", ",p002,4,"), r"differ in their prompts and noise seeds: .*\('p002', 4\)"),
+        (
+            manifest(SECOND, lambda m: m["system"].update(sha256="other")),
+            "differ in their checkpoint of the full model",
+        ),
+        (
+            manifest(FULL, lambda m: m["perturbation"].update(kind="direct")),
+            "its perturbation is 'direct'.*lora, random",
+        ),
+        (manifest(FULL, lambda m: m.update(images={})), "policy for stills .images.as_video. is None"),
+        (scores(FULL, ",spatial,", ",both,"), "group both, the run|its group is 'both'"),
+        (manifest(FULL, lambda m: m["metrics"].append({**m["metrics"][0], "name": "x"})), "differ in their metrics"),
+        (
+            lambda runs: edit(runs[CONTROL].train_log, ",0.08\n", ",0.07\n"),
+            "step 100 is 0.07, that of its reference 0.08",
+        ),
+        (lambda runs: edit(runs[FULL].train_log, ",0.08\n", ",\n"), r"no ‖Δ‖/‖θ‖ at the probe steps \[100\]"),
+        (scores(SECOND, ",spatial,1,", ",spatial,0,"), "has lora_seed 0, the run .* has 1. Make the control with"),
+    ],
+)
+def test_what_is_no_study_is_refused(tmp_path: Path, spoil: Spoil, message: str) -> None:
+    spoil(make_study(tmp_path, lambda key: key.group == "spatial"))
+    with pytest.raises(UserError, match=message):
+        study(tmp_path)
+
+
+def test_missing_cells_are_named(tmp_path: Path) -> None:
+    make_study(
+        tmp_path, lambda key: key.kind == "lora" and key not in (FULL, Key("partial", "temporal", "repeat", "lora", 1))
+    )
+    message = (
+        "2 runs are missing: full · spatial · single_frame · lora · seed 0; partial · temporal · repeat · lora · seed 1"
+    )
+    with pytest.raises(UserError, match=message):
+        study(tmp_path)
+
+
+def test_mixed_probe_steps(tmp_path: Path) -> None:
+    make_run(tmp_path, FULL)
+    make_run(tmp_path, PARTIAL, steps=(0, 20, 100))
+    with pytest.raises(UserError, match=r"differ in their probe steps: \[20\] and \[50\]"):
+        study(tmp_path)
+
+
+def test_without_a_start(tmp_path: Path) -> None:
+    for key in (FULL, PARTIAL):
+        make_run(tmp_path, key, steps=STEPS[1:])
+    with pytest.raises(UserError, match=r"scored at the steps \[50, 100\]; a slope needs step 0"):
+        study(tmp_path)
+
+
+def test_two_runs_in_one_cell(tmp_path: Path) -> None:
+    runs = make_study(tmp_path, lambda key: key.kind == "lora" and key.group == "spatial")
+    first = Key("full", "spatial", "single_frame", "lora", 1)
+    edit(runs[first].scores, ",spatial,1,", ",spatial,0,", count=-1)
+    with pytest.raises(UserError, match="both full · spatial · single_frame · lora with LoRA seed 0"):
+        study(tmp_path)
+
+
+def test_names() -> None:
+    assert str(Cell("full", Condition("temporal", "repeat"), "lora")) == "full · temporal · repeat · lora"
+    assert [str(Condition(*names)) for names in (*CONDITIONS, ("spatial", "repeat"))] == [
+        "spatial",
+        "temporal, single frame",
+        "temporal, repeat",
+        "spatial, repeat",
+    ]
