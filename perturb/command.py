@@ -23,6 +23,7 @@ WANTED = {
     "images.folder": "the folder of images to perturb with, captions beside them or in one csv/jsonl",
     "prompts.file": "the prompts to sample: .txt with one per line, csv or jsonl",
     "perturbation.reference": "the finished run that the random control is matched to, runs/<experiment>/<run id>",
+    "perturbation.checkpoint": "the output folder of a finished python -m perturb.train",
     "image": "the image that conditions the clips",
     "adapter": "the folder of a saved adapter",
 }

@@ -18,7 +18,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The resolved configuration without `WITHOUT_EFFECT`, each file in `FILES` replaced by the hash of its content.
 
     An image folder stands there by the names and sizes of its files; its bytes are in the manifest. The reference of a
-    random control stands there by its adapters.
+    random control stands there by its adapters, a finished training by its files.
     """
     result = copy.deepcopy(dict(config))
     for key in WITHOUT_EFFECT:
@@ -28,8 +28,11 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         parent, name = _parent(result, key)
         if parent.get(name) is not None:
             parent[name] = content_digest(resolve(parent[name]))
-    if "reference" in (perturbation := result.get("perturbation", {})):
+    perturbation = result.get("perturbation", {})
+    if "reference" in perturbation:
         perturbation["reference"] = content_digest(resolve(perturbation["reference"]) / "adapters")
+    if "checkpoint" in perturbation:
+        perturbation["checkpoint"] = content_digest(resolve(perturbation["checkpoint"]))
     if "folder" in (images := result["images"]):
         folder = resolve(images["folder"])
         images["folder"] = listing_digest(folder)

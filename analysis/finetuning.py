@@ -1,0 +1,281 @@
+"""`python -m analysis.finetuning RUNS… -o FOLDER`: fine-tuning strategies side by side, one row per model.
+
+A run is one training as a perturbation of the model it began from (`perturbation=trained`): step 0 is that model, the
+last step the fine-tuned one, both sampled from the same prompts and noises.
+"""
+
+import argparse
+import csv
+import io
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from analysis import style
+from analysis.load import Measure, Run, Study, load
+from analysis.plots import save, titled
+from analysis.statistics import Estimate, change_curve, level_curve
+from analysis.table import cell, decimals
+from perturb.errors import UserError
+from perturb.rundir import write_atomic
+
+STARTS, STRATEGIES, GROUPS = ("full", "partial"), ("direct", "LoRA"), ("spatial", "temporal", "both")
+NONE = "none"
+"""The strategy of a model as it was."""
+MOTION = "motion_quality"
+SHOWN = (
+    *(MOTION, "dynamics", "consistency", "collapse"),
+    *("sharpness", "colourfulness", "watermark", "watermark_trace", "ssim_drift"),
+)
+"""The measures of table.md; table.csv has all."""
+LOOKS = ("sharpness", "colourfulness", "watermark_trace", "watermark")
+"""Motion is drawn against the first three of these that were measured."""
+COLOUR = {"spatial": style.VISUAL, "temporal": style.MOTION, "both": style.COLLAPSE}
+MARKER = {"spatial": "s", "temporal": "o", "both": "D"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """One row. ``magnitude`` is ‖Δ‖_F/‖θ‖_F of what was trained; ``levels`` are means over prompts.
+
+    ``changes`` are means of the difference from the start, paired by prompt and noise; a start has none.
+    """
+
+    start: str
+    strategy: str
+    group: str
+    parameters: int
+    magnitude: float
+    levels: Mapping[str, Estimate]
+    changes: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All models, each start before what was made of it; ``size`` of the sample in words."""
+
+    models: tuple[Model, ...]
+    measures: tuple[Measure, ...]
+    size: str
+
+    @staticmethod
+    def of(study: Study) -> "Comparison":
+        """Raises UserError for runs that do not belong in one table, and says which and why."""
+        _check_alike(study)
+        cells: dict[tuple[str, str, str], Run] = {}
+        for run in study.runs:
+            where = _cell(run, str(study.of(run).training.iloc[0]), str(study.of(run).group.iloc[0]))
+            if (other := cells.setdefault(where, run)) is not run:
+                raise UserError(
+                    f"{other.directory.path} and {run.directory.path} are both {' '.join(where)}. Give one of them."
+                )
+        models: list[Model] = []
+        for where in product(STARTS, STRATEGIES, GROUPS):
+            if run := cells.get(where):
+                if where[0] not in {model.start for model in models}:
+                    models.append(_model(study, run, where[0], NONE, ""))
+                models.append(_model(study, run, *where))
+        clips = study.scores[study.scores.seed >= 0]
+        prompts, noises = clips.prompt_id.nunique(), clips.seed.nunique()
+        return Comparison(
+            models=tuple(models),
+            measures=tuple(m for m in study.runs[0].measures if any(x.levels[m.name].n for x in models)),
+            size=f"{prompts} prompts × {noises} noise{'s' * (noises != 1)}",
+        )
+
+
+# from runs to rows ----------------------------------------------------------------------------------------------------
+
+
+def _cell(run: Run, start: str, group: str) -> tuple[str, str, str]:
+    """(start, strategy, group). UserError for a run of something else than a training."""
+    perturbation = run.manifest.perturbation
+    if perturbation.get("kind") != "trained" or start not in STARTS or group not in GROUPS:
+        raise UserError(
+            f"{run.directory.path} has perturbation {perturbation.get('kind')!r} on {group} of the model {start}. "
+            f"Give runs of perturbation=trained on {', '.join(GROUPS)} of {', '.join(STARTS)}."
+        )
+    return start, "direct" if perturbation["lora"] is None else "LoRA", group
+
+
+def _check_alike(study: Study) -> None:
+    """The same prompts, clips, metrics and steps, the same samples trained on, one checkpoint per start."""
+    seen: dict[str, tuple[Any, Run]] = {}
+    for run in study.runs:
+        scores, manifest = study.of(run), run.manifest
+        shared = {
+            "probe steps": sorted(int(step) for step in scores.step.unique()),
+            "prompts": manifest.prompts,
+            "clips (size, sampler, noise seeds)": manifest.clips,
+            "metrics": run.measures,
+            "training samples": manifest.perturbation.get("sample_stream_sha256"),
+            f"checkpoint of the {scores.training.iloc[0]} model": manifest.system.get("sha256"),
+        }
+        for what, value in shared.items():
+            first, other = seen.setdefault(what, (value, run))
+            if first != value:
+                raise UserError(
+                    f"{run.directory.path} and {other.directory.path} differ in their {what}, so they do not belong in "
+                    "one table. Give runs of one multirun."
+                )
+
+
+def _model(study: Study, run: Run, start: str, strategy: str, group: str) -> Model:
+    """The fine-tuned model of a run, at its last step; for the strategy "none" the start, at step 0."""
+    scores, names = study.of(run), [measure.name for measure in run.measures]
+    first, last = int(scores.step.min()), int(scores.step.max())
+    tuned = strategy != NONE
+    step = last if tuned else first
+    return Model(
+        start=start,
+        strategy=strategy,
+        group=group,
+        parameters=int(run.manifest.perturbation["parameters"]) if tuned else 0,
+        magnitude=run.magnitude.get(step, math.nan),
+        levels={name: level_curve(scores, name).at(step) for name in names},
+        changes={name: change_curve(scores, name).at(step) for name in names} if tuned else {},
+    )
+
+
+# tables ---------------------------------------------------------------------------------------------------------------
+
+
+def table_csv(comparison: Comparison) -> str:
+    """Every measure: its mean, the half-width of the interval, and both of the paired change."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    names = [measure.name for measure in comparison.measures]
+    parts = ("", "_half_width", "_change", "_change_half_width")
+    first = ["start", "strategy", "group", "trained_parameters", "magnitude"]
+    writer.writerow([*first, *(f"{name}{part}" for name in names for part in parts)])
+    for model in comparison.models:
+        numbers = [model.magnitude]
+        for name in names:
+            for estimate in (model.levels[name], model.changes.get(name, Estimate(math.nan, math.nan, 0))):
+                numbers += [estimate.mean, estimate.half_width]
+        cells = ("" if math.isnan(number) else repr(float(number)) for number in numbers)
+        writer.writerow([model.start, model.strategy, model.group, model.parameters, *cells])
+    return buffer.getvalue()
+
+
+def table_markdown(comparison: Comparison) -> str:
+    """The measures `SHOWN`, and under each mean its change, bold where the interval excludes 0."""
+    measured = {measure.name: measure for measure in comparison.measures}
+    measures = [measured[name] for name in SHOWN if name in measured]
+    lines = [
+        ["start", "strategy", "trained", "‖Δ‖/‖θ‖", *(measure.label for measure in measures)],
+        ["---", "---", "---", "--:", *("--:" for _ in measures)],
+    ]
+    for model in comparison.models:
+        size = "" if model.strategy == NONE else f"{model.magnitude:.1%}"
+        cells = [_markdown(model, measure, comparison.models) for measure in measures]
+        lines.append([model.start, model.strategy, model.group, size, *cells])
+    note = (
+        f"Means over {comparison.size} ± half-width of the 95 % Student-t interval over prompts. Under them the change "
+        "from the start (strategy none), paired by prompt and noise; bold where its interval excludes 0. ↑ ↓ better "
+        "direction, ↕ two-sided. `table.csv` has all measures."
+    )
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{note}\n"
+
+
+def _markdown(model: Model, measure: Measure, models: Sequence[Model]) -> str:
+    """Level and change, each with the digits of its column; a drift is a change already."""
+    name = measure.name
+    level, change = model.levels[name], model.changes.get(name)
+    lines = [cell(level, decimals(other.levels[name].mean for other in models)) if level.n else "–"]
+    if change and change.n and measure.axis != "drift":
+        text = cell(change, decimals(other.changes[name].mean for other in models if other.changes), sign="+")
+        lines.append(f"**{text}**" if change.excludes_zero else text)
+    return "<br>".join(lines)
+
+
+# figure ---------------------------------------------------------------------------------------------------------------
+
+
+def finetuning_figure(comparison: Comparison) -> Figure:
+    """Change of motion quality against change of three visual measures; a row of panels per start."""
+    measured = {measure.name: measure for measure in comparison.measures}
+    looks = [measured[name] for name in LOOKS if name in measured][:3]
+    starts = [model for model in comparison.models if model.strategy == NONE]
+    with mpl.rc_context(style.RC):
+        figure = Figure(figsize=(10, 0.9 + 2.9 * len(starts)), layout="constrained")
+        grid = figure.subplots(len(starts), len(looks), sharex="col", sharey=True, squeeze=False)
+        for row, start in zip(grid, starts, strict=True):
+            tuned = [model for model in comparison.models if model.start == start.start and model.changes]
+            for ax, look in zip(row, looks, strict=True):
+                change_plane(ax, tuned, look.name)
+                titled(ax, f"{start.start}: {look.label}", f"start {_start(start, look.name)}")
+            row[0].set_ylabel(f"change of motion quality ↑\nstart {_start(start, MOTION)}")
+        for ax, look in zip(grid[-1], looks, strict=True):
+            ax.set_xlabel(f"change of {look.label}")
+        figure.legend(handles=_keys(), loc="outside lower center", ncols=5)
+    return figure
+
+
+def change_plane(ax: Axes, models: Sequence[Model], look: str) -> Axes:
+    """One point per model, bars its two intervals, and rules at no change."""
+    for rule in (ax.axhline, ax.axvline):
+        rule(0, color=style.QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
+    for model in models:
+        x, y = model.changes[look], model.changes[MOTION]
+        if x.n and y.n:
+            errors = {"xerr": _bar(x), "yerr": _bar(y), "elinewidth": 0.9}
+            ax.errorbar(x.mean, y.mean, **errors, **_look(model.strategy, model.group), markersize=6.5)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    return ax
+
+
+def _start(model: Model, name: str) -> str:
+    return cell(model.levels[name], decimals([model.levels[name].mean])).replace("±", " ± ")
+
+
+def _bar(estimate: Estimate) -> float:
+    return 0.0 if math.isnan(estimate.half_width) else estimate.half_width
+
+
+def _look(strategy: str, group: str) -> dict[str, Any]:
+    """Filled: direct; hollow: LoRA."""
+    colour = COLOUR[group]
+    face = colour if strategy == "direct" else "white"
+    return {"color": colour, "marker": MARKER[group], "markerfacecolor": face, "linestyle": ""}
+
+
+def _keys() -> list[Line2D]:
+    keys = [Line2D([], [], **_look("direct", group), label=f"θ trained: {group}") for group in GROUPS]
+    for strategy, face in (("direct", style.QUIET), ("LoRA", "white")):
+        keys.append(Line2D([], [], color=style.QUIET, marker="o", linestyle="", markerfacecolor=face, label=strategy))
+    return keys
+
+
+# command --------------------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code: 0, or 2 for a mistake of the user's."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.finetuning", description=__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", help="run directories, for example runs/finetuning/*/*")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the tables and the figure")
+    given = parser.parse_args(arguments)
+    try:
+        comparison = Comparison.of(load(given.runs))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    write_atomic(given.output / "table.csv", table_csv(comparison))
+    write_atomic(given.output / "table.md", table_markdown(comparison))
+    print(*save(finetuning_figure(comparison), given.output / "motion_visual.png"), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
