@@ -21,31 +21,47 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from perturb.stages.train_config import TrainConfig
+    from perturb.stages.train_diffusion import Trace
     from perturb.stages.training.task import Outcome
 
 CARD = "training.json"
+WANTED = {
+    "init": "what to start from: Stable Diffusion 2.1 for image, else a model of perturb.train or perturb.convert",
+    "data.video": "choose train/video=table, folder or shards, and give what that asks for",
+    "data.images": "choose train/images=table, folder, dataset or shards, and give what that asks for",
+    "work": "a folder for logs, samples and resumable states",
+    "output": "a folder for the finished system",
+}
+"""What a recipe may leave to the user, and what to give."""
 
 # torch, accelerate and diffusers take seconds to import: a finished training, --help and plain mistakes do not wait.
 
 
 def train(values: dict[str, Any]) -> None:
-    """Run the training that the resolved configuration describes; goes on with what was begun.
-
-    A training that was asked to stop (SIGTERM, Ctrl-C) saves its state and leaves with exit code 75.
-    """
+    """Run the training that the resolved configuration describes; goes on with what was begun."""
     if values["plan"]:
         from perturb.train_plan import print_training_plan
 
         return print_training_plan(values)
     if absent := sorted(_missing(values)):
-        raise UserError("these are needed: " + ", ".join(f"{key}=…" for key in absent))
+        lines = (f"  {key}=…  {WANTED.get(key, '')}".rstrip() for key in absent)
+        raise UserError("\n".join(["these are needed:", *lines]))
     output = resolve(values["output"])
     if (output / CARD).is_file():
-        print(f"already trained: {output} (delete it to train again)")
-        return None
+        return print(f"already trained: {output} (delete it to train again)")
+    return _train(values)
+
+
+def _train(values: dict[str, Any]) -> None:
+    """Train and write the card.
+
+    Asked to stop (SIGTERM, Ctrl-C), the loop saves its state, and this leaves with exit code 75. UserError for a full
+    disk, wherever it is met.
+    """
     import torch
 
     from perturb.stages.train_config import TrainConfig
+    from perturb.stages.training.checkpoints import is_full
     from perturb.stages.training.processes import make_accelerator
     from perturb.stages.training.stop import STOPPED, Stopped
     from perturb.structured import read
@@ -53,7 +69,7 @@ def train(values: dict[str, Any]) -> None:
     config = read(TrainConfig, values)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    work = resolve(config.work)
+    work, output = resolve(config.work), resolve(config.output)
     accelerator = make_accelerator(config.loop, device=config.device, folder=work, logging=config.logging)
     torch.manual_seed(config.seed)
     try:
@@ -65,9 +81,15 @@ def train(values: dict[str, Any]) -> None:
         if accelerator.is_main_process:
             print(stopped, file=sys.stderr)
         sys.exit(STOPPED)
+    except Exception as error:
+        if is_full(error):
+            raise UserError(
+                f"the disk is full ({error}). Make room, then give the same command again: it goes on from the last "
+                f"state in {work}."
+            ) from error
+        raise
     finally:
         accelerator.end_training()
-    return None
 
 
 def _train_autoencoder(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
@@ -101,6 +123,8 @@ def _train_autoencoder(config: TrainConfig, accelerator: Accelerator) -> dict[st
 
 
 def _train_unet(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
+    from accelerate.utils import gather_object
+
     from perturb.stages.oracle_report import oracle_report
     from perturb.stages.train_diffusion import Run, train_diffusion
     from perturb.stages.train_init import initial_system
@@ -117,35 +141,36 @@ def _train_unet(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]
         stages=config.stages,
         batches=data.batches,
         loop=config.loop,
-        gamma=config.loss.gamma,
         seed=config.seed,
         folder=work,
         adapter=work / "adapter",
         title=f"{config.recipe} model",
-        identity={"data": data.described, "init": system.provenance.get("sha256"), "gamma": config.loss.gamma},
+        identity={"data": data.described, "init": system.provenance.get("sha256")},
         validation=validation(config, system, accelerator),
     )
     trace = train_diffusion(system, run, accelerator)
+    broken = data.broken(gather_object if accelerator.num_processes > 1 else list)
     if not accelerator.is_main_process:
         return {}
     save_system(system, output, shared=_shared(config), overwrite=output.is_dir())
     write_trace(output, trace)
     if config.trained.lora is not None:
         shutil.copytree(work / "adapter", output / "adapter")
-    card = {
+    oracle = {"oracle": oracle_report(system, count=config.oracle)} if config.oracle else {}
+    start = {"init": config.init, "init_sha256": system.provenance.get("sha256"), "provenance": system.provenance}
+    seen = {"data": data.described, "broken_files": broken}
+    return {**_moved(config, trace), **start, **seen, **_describe(trace.outcome), **oracle}
+
+
+def _moved(config: TrainConfig, trace: Trace) -> dict[str, Any]:
+    """What was trained."""
+    assert config.trained is not None
+    return {
         "recipe": config.recipe,
         "trained": config.trained.describe(),
         "trains_fps_embedding": config.trained.fps_embedding,
         "parameters": trace.parameters,
-        "init": config.init,
-        "init_sha256": system.provenance.get("sha256"),
-        "data": data.described,
-        "broken_files": data.broken(),
-        **_describe(trace.outcome),
     }
-    if config.oracle:
-        card["oracle"] = oracle_report(system, count=config.oracle)
-    return card
 
 
 def _describe(outcome: Outcome) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from perturb.stages.train_validation import HeldOut, Validation, ValidationConfi
 from perturb.stages.train_world import Stream, WorldBatches
 from perturb.stages.training.config import StageConfig
 from perturb.stages.training.schedule import stage_seed
-from perturb.train_files import TrainingData, file_data, held_out
+from perturb.train_files import TrainingData, as_trained, file_data, held_out
 from perturb.videocrafter.system import VideoSystem
 
 ONLY_FILES = ("prefetch", "threads", "max_broken_fraction")
@@ -29,7 +29,7 @@ ONLY_FILES = ("prefetch", "threads", "max_broken_fraction")
 def training_data(config: TrainConfig, system: VideoSystem, accelerator: Accelerator) -> TrainingData:
     """The data of a training. Latents of the embedded world are encoded here, once, by the first process.
 
-    A fresh nano gets its latent scale from them: ``config.latent_std`` / (their standard deviation).
+    A fresh nano gets its latent scale from them: the inverse of their standard deviation.
     """
     for number, stage in enumerate(config.stages):
         _check_size(system, stage, number)
@@ -40,7 +40,7 @@ def training_data(config: TrainConfig, system: VideoSystem, accelerator: Acceler
     main = clips or stills
     assert main is not None
     if config.init_kind == "autoencoder":
-        vae = dataclasses.replace(system.spec.vae, scale_factor=config.latent_std / latent_std(main))
+        vae = dataclasses.replace(system.spec.vae, scale_factor=1 / latent_std(main))
         system.spec = dataclasses.replace(system.spec, vae=vae)
     batches = functools.partial(_world_batches, config, system, main, stills if clips else None)
     data = {k: v for k, v in asdict(config.data).items() if v is not None and k not in ONLY_FILES}
@@ -57,7 +57,10 @@ def _world_batches(
     stage = config.stages[number]
 
     def stream(latents: LatentSet) -> Stream:
-        repeated = config.data.as_video == "repeat" and latents.mean.shape[2] == 1
+        still = latents.mean.shape[2] == 1
+        if still and config.data.still_fps is not None:
+            latents = dataclasses.replace(latents, fps=torch.full_like(latents.fps, config.data.still_fps))
+        repeated = still and config.data.as_video == "repeat"
         return Stream(
             latents=latents,
             batch_size=stage.batch_size,
@@ -100,10 +103,13 @@ def validation(config: TrainConfig, system: VideoSystem, accelerator: Accelerato
 def _held_out(config: TrainConfig, wanted: ValidationConfig, system: VideoSystem) -> HeldOut:
     if wanted.world is None:
         return held_out(config, wanted, system)
-    if wanted.world in (config.data.world, config.data.world_stills):
-        raise UserError("validation.world is what is trained on; give it another seed")
+    trained_on = {data.seed for data in (config.data.world, config.data.world_stills) if data is not None}
+    if wanted.world.seed in trained_on:
+        raise UserError(
+            f"validation.world.seed is {wanted.world.seed}, whose scenes are trained on; allowed: any other number"
+        )
     latents = encode_world(system, dataclasses.replace(wanted.world, count=wanted.count), resolve(config.cache))
-    x0 = system.spec.vae.scale_factor * latents.mean.float()
+    x0 = as_trained(system.spec.vae.scale_factor * latents.mean.float(), config, system)
     return HeldOut(x0, latents.captions, torch.as_tensor(latents.fps))
 
 

@@ -1,4 +1,7 @@
-"""Training on files: what the seams video and images give, as batches and as held-out samples."""
+"""Training on files: what the seams video and images give, as batches and as held-out samples.
+
+Axes: b batch, c channels, t frames, h w latents.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from einops import repeat
+from torch import Tensor
 
 from perturb.config import build
-from perturb.data.feed import Feed, FeedConfig, JointFeed, open_feed
+from perturb.data.breakage import BrokenReport
+from perturb.data.feed import Feed, FeedConfig, open_feed
+from perturb.data.joint_feed import JointFeed
 from perturb.data.source import Sample
 from perturb.errors import UserError
 from perturb.stages.train_config import Seam, TrainConfig
@@ -34,9 +41,12 @@ class TrainingData:
     described: dict[str, Any]
     feeds: list[Feed] = field(default_factory=list)
 
-    def broken(self) -> dict[str, Any]:
-        """What this process could not read: how many files of how many tries, and the first hundred with the reason."""
-        reports = [feed.broken for feed in self.feeds]
+    def broken(self, gather: Callable[[list[Any]], list[Any]]) -> dict[str, Any]:
+        """What could not be read: how many files of how many tries, and the first hundred with the reason.
+
+        ``gather`` joins what the processes hold; all of them call this together.
+        """
+        reports: list[BrokenReport] = gather([feed.broken for feed in self.feeds])
         files = {path: reason for report in reports for path, reason in report.files.items()}
         listed = dict(list(files.items())[:LISTED])
         return {"tried": sum(report.tried for report in reports), "count": len(files), "files": listed}
@@ -72,19 +82,27 @@ def still_fps(config: TrainConfig, system: VideoSystem) -> int:
 
 
 def held_out(config: TrainConfig, wanted: ValidationConfig, system: VideoSystem) -> HeldOut:
-    """The first ``count`` samples that the validation's own source gives, drawn and cut the same every time."""
+    """The first ``count`` samples that the validation's own source gives, the same every time and in every process."""
     seam = wanted.video or wanted.images
     assert seam is not None
     name = "video" if wanted.video else "images"
     stage = config.stages[-1]
     size = feed_config(config, system, stage, seed=0, batch_size=wanted.count)
-    samples = open_feed(_open(f"validation.{name}", seam), size).samples(0, range(wanted.count))
+    feed = open_feed(_open(f"validation.{name}", seam), size, rank=0, world=1)  # shards are not split among processes
+    samples = feed.samples(0, range(wanted.count))
     if len({tuple(sample.frames.shape) for sample in samples}) != 1:
         raise UserError(f"validation.{name} gives samples of different sizes; give one kind")
     means = [system.posterior(sample.frames[None])[0].cpu() for sample in samples]
     fps = [_told(sample, still_fps(config, system)) for sample in samples]
     x0 = system.spec.vae.scale_factor * torch.cat(means)
-    return HeldOut(x0, [sample.caption for sample in samples], torch.tensor(fps))
+    return HeldOut(as_trained(x0, config, system), [sample.caption for sample in samples], torch.tensor(fps))
+
+
+def as_trained(x0: Tensor, config: TrainConfig, system: VideoSystem) -> Tensor:
+    """Latents b c t h w; stills repeated where the training repeats them, to the frames of its last stage."""
+    if x0.shape[2] > 1 or config.data.as_video == "single_frame":
+        return x0
+    return repeat(x0, "b c 1 h w -> b c t h w", t=config.stages[-1].frames or system.spec.sampling.frames)
 
 
 def feed_config(

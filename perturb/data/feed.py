@@ -23,7 +23,6 @@ from perturb.errors import UserError
 from perturb.structured import check_range
 
 ATTEMPTS = 32  # draws at one place before giving up
-BLOCK = 4096  # steps whose draws of a joint feed are made together
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -80,9 +79,12 @@ class FeedConfig:
         return {"frames": self.frames, "height": self.height, "width": self.width}
 
 
-def open_feed(data: Source | Shards, config: FeedConfig) -> Feed:
-    """The feed that suits ``data``: streamed for shards, by number for everything else."""
-    return ShardFeed(data, config) if isinstance(data, Shards) else IndexedFeed(data, config)
+def open_feed(data: Source | Shards, config: FeedConfig, rank: int | None = None, world: int | None = None) -> Feed:
+    """The feed that suits ``data``: streamed for shards, by number for everything else.
+
+    ``rank`` and ``world``: see `ShardFeed`; samples by number are the same in every process.
+    """
+    return ShardFeed(data, config, rank, world) if isinstance(data, Shards) else IndexedFeed(data, config)
 
 
 class IndexedFeed:
@@ -237,59 +239,6 @@ class ShardFeed:
                 f"{self._lost} shards could not be read to their end, more than max_broken_fraction="
                 f"{self.config.max_broken_fraction:g} of them; the last one: {error}"
             )
-
-
-class JointFeed:
-    """Stills in some steps and videos in the others, so that all samples of a step have the same number of frames.
-
-    A step takes its whole batch from ``images`` with probability ``image_share``, by a draw of (seed, step). Each feed
-    counts its own steps, so that its epochs stay whole.
-    """
-
-    def __init__(self, images: Feed, videos: Feed, *, image_share: float, seed: int) -> None:
-        check_range("image_share", image_share, low=0, high=1)
-        self.images, self.videos, self.image_share, self.seed = images, videos, image_share, seed
-        self._drawn: list[Tensor] = []  # per block of steps: how many image steps up to and including each
-        self._before = [0]  # and before the block
-
-    def samples(self, step: int, places: Sequence[int]) -> list[Sample]:
-        """See `Feed.samples`."""
-        still, own_step = self.turn(step)
-        return (self.images if still else self.videos).samples(own_step, places)
-
-    def turn(self, step: int) -> tuple[bool, int]:
-        """Whether ``step`` sees stills, and which step of that feed it is."""
-        block, offset = divmod(step, BLOCK)
-        while len(self._drawn) <= block:
-            generator = sample_generator("joint", self.seed, len(self._drawn))
-            still = torch.rand(BLOCK, generator=generator) < self.image_share
-            self._drawn.append(still.cumsum(0))
-            self._before.append(self._before[-1] + int(still.sum()))
-        so_far = self._drawn[block]
-        before = int(so_far[offset - 1]) if offset else 0
-        stills = self._before[block] + before
-        return (True, stills) if int(so_far[offset]) > before else (False, step - stills)
-
-    def state(self) -> dict[str, Any]:
-        """See `Feed.state`."""
-        return {"images": self.images.state(), "videos": self.videos.state()}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """See `Feed.restore`."""
-        self.images.restore(state["images"])
-        self.videos.restore(state["videos"])
-
-    @property
-    def broken(self) -> BrokenReport:
-        """See `Feed.broken`: of both."""
-        images, videos = self.images.broken, self.videos.broken
-        files = {**images.files, **videos.files}
-        return BrokenReport(images.tried + videos.tried, len(files), files)
-
-    def describe(self) -> dict[str, Any]:
-        """For the manifest."""
-        both = {"images": self.images.describe(), "videos": self.videos.describe()}
-        return {"image_share": self.image_share, "seed": self.seed, **both}
 
 
 class Decoders:

@@ -67,12 +67,12 @@ class TrainConfig:
     """One training. ``recipe`` is its name; ``trained`` what moves (none: the autoencoder, set up by ``autoencoder``).
 
     ``init``: what to start from: a ``system`` (folder, or official file with ``init_spec``), the ``autoencoder`` of the
-    embedded world with everything else fresh (the text encoder after ``text_steps`` of naming labels, and latents
-    scaled to the standard deviation ``latent_std``), or ``stable_diffusion`` 2.1 with fresh temporal layers. ``work``
-    holds logs, samples and resumable states, ``output`` the finished system, ``share`` the sibling folder whose
-    autoencoder, text encoder and tokenizer the finished system points to instead of carrying copies. ``oracle``: how
-    many held-out prompts of the embedded world are judged in the end. ``base`` only serves to name init, work and
-    output; ``plan_processes`` is how many processes ``plan`` reckons with.
+    embedded world with everything else fresh (the text encoder after ``text_steps`` of naming labels), or
+    ``stable_diffusion`` 2.1 with fresh temporal layers. ``work`` holds logs, samples and resumable states, ``output``
+    the finished system, ``share`` the sibling folder whose autoencoder, text encoder and tokenizer the finished system
+    points to instead of carrying copies. ``oracle``: how many held-out prompts of the embedded world are judged in the
+    end. ``base`` only serves to name init, work and output; ``plan_processes`` is how many processes ``plan`` reckons
+    with.
     """
 
     recipe: str
@@ -82,7 +82,6 @@ class TrainConfig:
     init_kind: InitKind = "system"
     init_spec: str | None = None
     text_steps: int = 0
-    latent_std: float = 1.0
     share: str | None = None
     base: str | None = None
     work: str

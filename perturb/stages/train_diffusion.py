@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch.distributed.tensor import DTensor
 
 from perturb.errors import UserError
+from perturb.perturbation.base import parts
 from perturb.stages.hashing import Hashes, hash_modules, moved
 from perturb.stages.training.config import LoopConfig, StageConfig
 from perturb.stages.training.engine import Engine
@@ -28,20 +29,15 @@ from perturb.videocrafter.system import VideoSystem
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """The ε-loss. ``gamma`` weighs timesteps (see `loss_weights`; 0: all alike).
-
-    Off by default, as published: ``offset_noise`` (its strength) and ``zero_terminal_snr`` (of the schedule).
-    """
+    """The ε-loss. Off by default, as published: ``offset_noise`` (its strength) and ``zero_terminal_snr``."""
 
     text_dropout: float = 0.1
-    gamma: float = 0.0
     offset_noise: float = 0.0
     zero_terminal_snr: bool = False
 
     def __post_init__(self) -> None:
         check_range("loss.text_dropout", self.text_dropout, low=0, high=1)
-        for name in ("gamma", "offset_noise"):
-            check_range(f"loss.{name}", getattr(self, name), low=0)
+        check_range("loss.offset_noise", self.offset_noise, low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +48,6 @@ class Run:
     stages: Sequence[StageConfig]
     batches: Callable[[int], Batches]
     loop: LoopConfig
-    gamma: float
     seed: int
     folder: Path
     adapter: Path
@@ -82,11 +77,11 @@ def train_diffusion(system: VideoSystem, run: Run, accelerator: Accelerator) -> 
         raise UserError("loop.sharding=fsdp with trained.lora: the factors are small; use sharding=none")
     init = hash_modules(system.modules())
     # Dropout of the temporal convolutions acts only where θ_T itself is trained.
-    system.unet.train("temporal" in run.trained.groups and not lora)
+    system.unet.train("temporal" in parts(run.trained.group) and not lora)
     adapter = Adapter(system, run.trained, run.seed) if lora else None
     names = list(trained_parameters(system, run.trained)) if adapter is None else adapter.names()
     system.unet.gradient_checkpointing = run.loop.gradient_checkpointing
-    objective = DenoisingObjective(system, gamma=run.gamma, text_encoder=run.trained.text_encoder)
+    objective = DenoisingObjective(system, text_encoder=run.trained.text_encoder)
     task = Task(
         objective=objective,
         trained=names,

@@ -7,7 +7,7 @@ Axes: b batch, c channels, t frames, h w pixels or latents, l text tokens, d fea
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -65,11 +65,15 @@ class FeedBatches:
         self.loader = ThreadPoolExecutor(1, "feed") if settings.prefetch else None
         self.pending: dict[tuple[int, range], Future[tuple[list[Sample], dict[str, Any]]]] = {}
 
-    def inputs(self, step: int, places: range) -> tuple[Tensor, ...]:
-        """x0, t, noise, text and fps of ``places`` of the batch of ``step``, on the model's device."""
+    def load(self, step: int, places: range) -> list[Sample]:
+        """The samples at ``places`` of the batch of ``step``, waited for where their loading has begun."""
         future = self.pending.pop((step, places), None)
         samples, self.position = self._load(step, places) if future is None else future.result()
-        rows = [self._row(step, place, sample) for place, sample in zip(places, samples, strict=True)]
+        return samples
+
+    def inputs(self, step: int, places: range, loaded: Sequence[Sample]) -> tuple[Tensor, ...]:
+        """x0, t, noise, text and fps of the samples that were loaded, on the model's device."""
+        rows = [self._row(step, place, sample) for place, sample in zip(places, loaded, strict=True)]
         parts = ([getattr(row, name) for row in rows] for name in ("x0", "t", "noise", "text", "fps"))
         return tuple(torch.stack(part).to(self.system.device) for part in parts)
 

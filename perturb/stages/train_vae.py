@@ -91,9 +91,14 @@ class VAEBatches:
     data: VAEData
     device: torch.device
 
-    def inputs(self, step: int, places: range) -> tuple[Tensor, int, range, int]:
+    def load(self, step: int, places: range) -> Tensor:
+        """The pictures of the whole batch."""
+        del places
+        return self.data.batch(step)
+
+    def inputs(self, step: int, places: range, loaded: Tensor) -> tuple[Tensor, int, range, int]:
         """The objective's arguments; while it is crops, a place of the global batch stands for several of them."""
-        images = self.data.batch(step)
+        images = loaded
         factor = len(images) // self.data.batch_size
         scaled = range(places.start * factor, places.stop * factor)
         part = images[scaled.start : scaled.stop].to(self.device)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from perturb.diffusion import sample_generator
 from perturb.diffusion.noise import offset
+from perturb.errors import UserError
 from perturb.stages.latents import LatentSet
 from perturb.videocrafter.system import VideoSystem
 
@@ -48,6 +49,13 @@ class Stream:
     text_dropout: float
     timesteps: int
     frames: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size > len(self.latents):
+            raise UserError(
+                f"a batch of {self.batch_size} cannot be drawn from {len(self.latents)} samples of the embedded world: "
+                "raise the count of data.world and data.world_stills, or lower the batch_size of stages"
+            )
 
     def draw(self, step: int) -> Draw:
         """The draws of ``step``. Samples come epoch by epoch, each a permutation seeded by (seed, epoch)."""
@@ -100,9 +108,14 @@ class WorldBatches:
         self.captions = {id(s): Captions(system, s.latents, as_ids=text_ids) for s in (video, stills) if s is not None}
         self.draw = lru_cache(maxsize=1)(self._draw)
 
-    def inputs(self, step: int, places: range) -> tuple[Tensor, ...]:
+    def load(self, step: int, places: range) -> Draw:
+        """The draws of the whole batch; the latents are in memory."""
+        del places
+        return self.draw(step)
+
+    def inputs(self, step: int, places: range, loaded: Draw) -> tuple[Tensor, ...]:
         """x0, t, noise, text and fps of ``places`` of the batch of ``step``, on the model's device."""
-        stream, d = self.stream(step), self.draw(step)
+        stream, d = self.stream(step), loaded
         rows = slice(places.start, places.stop)
         index, latents = d.index[rows], stream.latents
         mean, std = latents.mean[index].float(), latents.std[index].float()

@@ -162,6 +162,6 @@ def test_plan_prints_and_runs_nothing(commands: Commands, study: list[str], tmp_
 def test_help_lists_the_choices(commands: Commands):
     outcome = commands("perturb.run", "--help")
     assert outcome.code == 0
-    assert "experiment: spatial_full, spatial_partial, temporal_full, temporal_partial" in outcome.log
+    assert "experiment: finetuned_direct, finetuned_lora, spatial_full, spatial_partial, temporal_full" in outcome.log
     assert "videocrafter2" in outcome.log
-    assert "perturbation: direct, lora, random" in outcome.log
+    assert "perturbation: direct, lora, random, trained" in outcome.log

@@ -1,7 +1,6 @@
-"""Trainings in real processes: killed, asked to stop, two at once; and the command from init to twins."""
+"""Trainings in real processes: killed, asked to stop; and the command from init to twins."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,12 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
-from perturb.videocrafter.checkpoint import load_system, save_system
-from perturb.videocrafter.system import VideoSystem
 from tests.e2e.conftest import ROOT, Commands
-from tests.unit.training_case import apart, loop, train_tiny
 
 KILLED, STOPPED = -9, 75
 POINTS = {
@@ -67,7 +62,7 @@ def test_a_killed_training_ends_with_the_same_weights(
     cards = [json.loads((tmp_path / name / "output" / "training.json").read_text()) for name in ("whole", "cut")]
     for key in ("sample_stream_sha256", "data", "trained", "parameters"):
         assert cards[0][key] == cards[1][key]
-    assert cards[0]["share_of_step"].keys() == {"data", "compute", "logging"}
+    assert cards[0]["share_of_step"].keys() == {"data", "encoding", "compute", "logging"}
 
 
 def test_twins_of_the_command_are_twins(commands: Commands, recipe: list[str], tmp_path: Path):
@@ -78,12 +73,35 @@ def test_twins_of_the_command_are_twins(commands: Commands, recipe: list[str], t
     full, partial = tmp_path / "full" / "output", tmp_path / "partial" / "output"
     outcome = commands("perturb.verify", full, partial)
     assert (outcome.code, outcome.log[:6]) == (0, "twins:")
+    cards = [json.loads((folder / "training.json").read_text()) for folder in (full, partial)]
+    assert [card["trained"] for card in cards] == [
+        "θ_S, θ_T, the time embedding, the fps embedding",
+        "θ_T, the fps embedding",
+    ]
+    assert [card["trains_fps_embedding"] for card in cards] == [True, True]
+    assert cards[0]["provenance"] == cards[1]["provenance"]
+    assert cards[0]["init_sha256"] == cards[0]["provenance"]["sha256"]
     arguments = [*recipe[1:], *places(tmp_path / "other", tmp_path / "cache"), "seed=32"]
     outcome = commands("perturb.train", "experiment=train/nano_partial", *arguments)
     assert outcome.code == 0, outcome.log
     outcome = commands("perturb.verify", full, tmp_path / "other" / "output")
     assert outcome.code == 1
     assert "the sample stream differs" in outcome.log
+
+
+def test_strategies_of_fine_tuning_are_one_multirun(commands: Commands, recipe: list[str], tmp_path: Path):
+    paths = [f"work={tmp_path}/work/${{recipe}}", f"output={tmp_path}/output/${{recipe}}", f"cache={tmp_path}/cache"]
+    strategies = "experiment=train/nano_direct_temporal,train/nano_lora_both"
+    settings = ["stages=[{steps:1,batch_size:2}]", f"hydra.sweep.dir={tmp_path}/hydra"]
+    outcome = commands("perturb.train", "--multirun", strategies, *recipe[1:], *settings, *paths)
+    assert outcome.code == 0, outcome.log
+    cards = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("output/*/training.json")}
+    assert {name: card["trained"] for name, card in cards.items()} == {
+        "direct_temporal": "θ_T",
+        "lora_both": "θ_S, θ_T, as LoRA of rank 8",
+    }
+    assert cards["direct_temporal"]["sample_stream_sha256"] == cards["lora_both"]["sample_stream_sha256"]
+    assert (tmp_path / "output" / "lora_both" / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_samples_and_losses_are_shown_on_the_way(commands: Commands, recipe: list[str], tmp_path: Path):
@@ -106,7 +124,9 @@ def test_samples_and_losses_are_shown_on_the_way(commands: Commands, recipe: lis
 def test_missing_paths_and_an_absent_tracker_are_named(commands: Commands, recipe: list[str], tmp_path: Path):
     outcome = commands("perturb.train", "experiment=train/full")
     assert outcome.code == 2
-    assert "data.video=…" in outcome.log
+    needed = [line.split("=…")[0].strip() for line in outcome.log.splitlines()[1:]]
+    assert needed == ["data.video", "init", "output", "work"]
+    assert "choose train/video=table" in outcome.log
     outcome = commands("perturb.train", *recipe, "logging.wandb=true", *places(tmp_path, tmp_path / "cache"))
     assert outcome.code == 2
     assert "wandb is not installed" in outcome.log
@@ -126,32 +146,3 @@ def test_a_terminated_training_saves_and_says_how_to_go_on(checkpoint: Path, rec
     assert "The same command goes on from there." in log
     steps = sorted(int(path.name.removeprefix("step_")) for path in checkpoints.glob("step_*"))
     assert f"stopped after step {steps[-1]}" in log
-
-
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_two_processes_train_what_one_does_and_go_on_as_they_would_have(
-    kind: str, tiny_system: VideoSystem, tmp_path: Path
-):
-    save_system(tiny_system, tmp_path / "model")
-    settings = {"learning_rate": 1e-2, "warmup_steps": 2, "log_every": 2, "save_every": 2}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    script = [
-        "-m",
-        "tests.unit.training_case",
-        str(tmp_path / "model"),
-        str(tmp_path / "two"),
-        json.dumps(settings),
-        kind,
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*torchrun, *script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]  # the script itself asserts that there are two
-
-    system = load_system(tmp_path / "model")
-    before = {name: tensor.clone() for name, tensor in system.unet.state_dict().items()}
-    trace = train_tiny(system, tmp_path / "one", loop=loop())
-    assert (tmp_path / "two" / "stream.txt").read_text() == trace.outcome.stream
-    together = load_file(tmp_path / "two" / "unet.safetensors")
-    assert apart(together, system.unet.state_dict(), before) < 1e-3
-    states = {path.name for path in (tmp_path / "two" / "checkpoints" / "step_000002").iterdir()}
-    assert {"random_states_0.pkl", "random_states_1.pkl", "local_0.pt", "local_1.pt"} <= states

@@ -1,4 +1,4 @@
-"""Loading and saving systems: strict, safe, lean, and exactly the weights in the file."""
+"""Loading official files: strict, safe, lean, and exactly the weights in the file."""
 
 import dataclasses
 import hashlib
@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint_files import as_first_published, as_published, equal, official, random_state, written_back
 from torch import Tensor
 
 from perturb.errors import UserError
-from perturb.videocrafter.checkpoint import load_system, open_checkpoint, save_system
+from perturb.videocrafter.checkpoint import load_system, open_checkpoint
 from perturb.videocrafter.files import write_safetensors
-from perturb.videocrafter.keymap import expected_keys, to_official
+from perturb.videocrafter.keymap import expected_keys
 from perturb.videocrafter.keymap.diffusion import diffusion_buffers
 from perturb.videocrafter.spec import SPECS, ImageSpec, ModelSpec, ResamplerSpec
 from perturb.videocrafter.system import VideoSystem, build_system
@@ -25,18 +26,12 @@ TEXT = "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight"
 
 @pytest.fixture(scope="module")
 def spec(tiny_spec: ModelSpec) -> ModelSpec:
-    """The tiny model as an official one: CLIP's tokenizer, the scale table of published length."""
-    text = dataclasses.replace(tiny_spec.text, tokenizer="clip")
-    schedule = dataclasses.replace(tiny_spec.schedule, scale_table_length=1400)
-    return dataclasses.replace(tiny_spec, name="tiny_v2", text=text, schedule=schedule)
+    return as_published(tiny_spec)
 
 
 @pytest.fixture(scope="module")
 def other_spec(spec: ModelSpec) -> ModelSpec:
-    """The same widths with the flags of t2v_512_v1."""
-    unet = dataclasses.replace(spec.unet, temporal_conv=False, fps_cond=False, relative_position=True)
-    schedule = dataclasses.replace(spec.schedule, latent_scale=None, scale_table_length=None)
-    return dataclasses.replace(spec, name="tiny_v1", unet=unet, schedule=schedule)
+    return as_first_published(spec)
 
 
 @pytest.fixture(scope="module")
@@ -58,26 +53,6 @@ def registry(monkeypatch, spec: ModelSpec, other_spec: ModelSpec) -> None:
         monkeypatch.delitem(SPECS, name)
     monkeypatch.setitem(SPECS, other_spec.name, other_spec)
     monkeypatch.setitem(SPECS, spec.name, spec)
-
-
-def random_state(spec: ModelSpec, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """An official state dict: random weights, true diffusion buffers."""
-    state = {key: (0.1 * torch.randn(shape)).to(dtype) for key, shape in expected_keys(spec).items()}
-    return state | {key: table.to(dtype) for key, table in diffusion_buffers(spec.schedule).items()}
-
-
-def official(path: Path, state: dict[str, Tensor]) -> Path:
-    torch.save({"state_dict": state, "epoch": 1}, path)
-    return path
-
-
-def written_back(system: VideoSystem) -> dict[str, Tensor]:
-    components = {name: dict(module.state_dict()) for name, module in system.modules().items()}
-    return to_official(components | {"extra": system.extra}, system.spec)
-
-
-def equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(x, right[key]) for key, x in left.items())
 
 
 def tensors_of(system: VideoSystem) -> list[Tensor]:
@@ -213,97 +188,6 @@ def test_another_noise_schedule_is_refused(tmp_path: Path, spec: ModelSpec, tabl
     state[table][t] *= 1.001
     with pytest.raises(UserError, match=rf"another noise schedule than tiny_v2: {table}\[{t}\] is"):
         load_system(official(tmp_path / "model.ckpt", state), spec)
-
-
-def test_saved_folder_gives_the_same_system_back(tmp_path: Path, tiny_system: VideoSystem):
-    folder = save_system(tiny_system, tmp_path / "tiny")
-    again = load_system(folder)
-    assert again.spec == tiny_system.spec
-    for name, module in tiny_system.modules().items():
-        assert equal(module.state_dict(), again.modules()[name].state_dict()), name
-    prompt = ["a red circle moving left slowly on a gray background"]
-    assert torch.equal(again.tokenizer(prompt), tiny_system.tokenizer(prompt))
-    assert again.provenance["format"] == "folder"
-    # The hash is that of the content: another path, the same hash; another weight, another hash.
-    assert load_system(folder.rename(tmp_path / "moved")).provenance["sha256"] == again.provenance["sha256"]
-    with torch.no_grad():
-        next(tiny_system.unet.parameters()).add_(1)
-    assert load_system(save_system(tiny_system, folder)).provenance["sha256"] != again.provenance["sha256"]
-
-
-def test_folders_can_share_parts(tmp_path: Path, tiny_system: VideoSystem):
-    save_system(tiny_system, tmp_path / "shared")
-    shared = {"vae": "../shared/vae.safetensors", "tokenizer": "../shared/tokenizer.json"}
-    save_system(tiny_system, tmp_path / "twin", shared=shared)
-    assert sorted(file.name for file in (tmp_path / "twin").iterdir()) == [
-        "spec.json",
-        "text_encoder.safetensors",
-        "unet.safetensors",
-    ]
-    assert equal(load_system(tmp_path / "twin").vae.state_dict(), tiny_system.vae.state_dict())
-    with pytest.raises(UserError, match=r"shared vae .* does not exist: \.\./nowhere"):
-        save_system(tiny_system, tmp_path / "third", shared={"vae": "../nowhere.safetensors"})
-    assert not (tmp_path / "third").exists()
-
-
-def test_an_official_model_saved_as_a_folder_keeps_what_it_does_not_read(tmp_path: Path, spec: ModelSpec):
-    state = random_state(spec)
-    system = load_system(official(tmp_path / "model.ckpt", state), spec)
-    assert equal(written_back(load_system(save_system(system, tmp_path / "folder"))), state)
-
-
-def test_existing_folders_are_only_replaced_on_demand_and_survive_a_failure(
-    tmp_path: Path, tiny_system: VideoSystem, monkeypatch
-):
-    folder = save_system(tiny_system, tmp_path / "tiny")
-    with pytest.raises(UserError, match="exists"):
-        save_system(tiny_system, folder)
-    before = {file.name: file.read_bytes() for file in folder.iterdir()}
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("perturb.videocrafter.folder.write_safetensors", full)
-        with pytest.raises(OSError, match="No space left"):
-            save_system(tiny_system, folder, overwrite=True)
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
-    assert [file.name for file in tmp_path.iterdir()] == ["tiny"]
-    save_system(tiny_system, folder, overwrite=True)
-    assert [file.name for file in tmp_path.iterdir()] == ["tiny"]
-
-
-def test_a_system_with_something_attached_is_not_saved(tmp_path: Path, tiny_system: VideoSystem):
-    tiny_system.unet.adapter = torch.nn.Linear(2, 2)
-    with pytest.raises(UserError, match="detach perturbations"):
-        save_system(tiny_system, tmp_path / "tiny")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_is_wrong_in_a_folder_is_named(tmp_path: Path, tiny_system: VideoSystem, other_spec: ModelSpec):
-    folder = save_system(tiny_system, tmp_path / "tiny")
-    spec_file = folder / "spec.json"
-    good = json.loads(spec_file.read_text())
-
-    def refused(content: object, message: str) -> None:
-        spec_file.write_text(content if isinstance(content, str) else json.dumps(content))
-        with pytest.raises(UserError, match=message):
-            load_system(folder)
-
-    refused("{", "not valid JSON")
-    refused([1], "expected a JSON object, got list")
-    refused(good | {"format": 2}, "format 2 is unknown")
-    refused({"format": 1}, r"spec\.name, .*: missing")
-    refused(good | {"files": {"vea": "x"}}, "got {'vea': 'x'}")
-    refused(good | {"files": {"vae": "../x.safetensors"}}, r"lacks: vae \(.*x\.safetensors\)")
-    wider = good["spec"] | {"unet": good["spec"]["unet"] | {"model_channels": 64}}
-    refused(good | {"spec": wider}, r"do not fit its own spec\.json:\n.*of another shape .*in unet")
-    spec_file.write_text(json.dumps(good))
-    with pytest.raises(UserError, match="holds tiny, not tiny_v1"):
-        load_system(folder, other_spec)
-    (folder / "unet.safetensors").write_bytes((folder / "unet.safetensors").read_bytes()[:-7])
-    with pytest.raises(UserError, match=r"unet\.safetensors is not a whole safetensors file"):
-        load_system(folder)
 
 
 def test_an_official_file_cannot_serve_a_model_with_its_own_words(tmp_path: Path, tiny_spec: ModelSpec):

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from perturb.data.breakage import BrokenReport
-from perturb.data.feed import FeedConfig, IndexedFeed, JointFeed, open_feed
+from perturb.data.feed import FeedConfig, IndexedFeed, open_feed
+from perturb.data.joint_feed import JointFeed
 from perturb.data.source import BrokenSample, Sample
 from perturb.errors import UserError
 

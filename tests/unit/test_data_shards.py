@@ -13,6 +13,7 @@ from data_files import numbered, numbers, write_shard, write_video
 
 from perturb.data.feed import FeedConfig, ShardFeed, open_feed
 from perturb.data.shapes.export import encode_png
+from perturb.data.shard_stream import this_process
 from perturb.data.shards import ImageShards, VideoShards, expand_shards
 from perturb.errors import UserError
 
@@ -124,6 +125,9 @@ def test_processes_share_the_shards_of_an_epoch(tmp_path: Path, monkeypatch: pyt
     assert isinstance(found, ShardFeed)
     again = feed(str(tmp_path), rank=1, world=2)
     assert take(found, 15) == take(again, 15)
+    monkeypatch.setenv("WORKER", "1")
+    monkeypatch.setenv("NUM_WORKERS", "3")
+    assert this_process() == (4, 6)  # the second of three readers in the second of two processes
     with pytest.raises(UserError, match="4 shards cannot be split among 5 processes"):
         feed(str(tmp_path), rank=0, world=5).samples(0, [0])
 

@@ -13,6 +13,7 @@ from perturb.errors import UserError
 from perturb.identity import identity
 from perturb.partition import Partition
 from perturb.perturbation import Prescribed
+from perturb.perturbation.base import parts
 from perturb.records import read_train
 from perturb.rundir import RunDir
 from perturb.stages.fit import fit
@@ -25,6 +26,7 @@ from perturb.videocrafter.system import VideoSystem
 from tests.unit.training_case import loop, train_tiny
 
 STEPS = 3
+TIME = Trained(group="temporal", time_embedding=False, fps_embedding=False)
 
 
 def trained(system: VideoSystem, folder: Path, recipe: Trained) -> Path:
@@ -43,21 +45,19 @@ def trained(system: VideoSystem, folder: Path, recipe: Trained) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("group", "recipe"),
+    "recipe",
     [
-        ("temporal", Trained(groups=("temporal",), fps_embedding=False)),
-        ("both", Trained(groups=("spatial", "temporal"), fps_embedding=False, lora=LoraConfig(rank=2))),
+        TIME,
+        Trained(group="both", time_embedding=False, fps_embedding=False, lora=LoraConfig(rank=2)),
     ],
 )
-def test_a_study_passes_from_the_start_to_the_trained_model(
-    tiny_system: VideoSystem, tmp_path: Path, group: str, recipe: Trained
-):
+def test_a_study_passes_from_the_start_to_the_trained_model(tiny_system: VideoSystem, tmp_path: Path, recipe: Trained):
     folder = trained(tiny_system, tmp_path, recipe)
     before = {name: tensor.clone() for name, tensor in tiny_system.unet.state_dict().items()}
     after = load_system(folder).unet.state_dict()
     perturbation, run = TrainedPerturbation(str(folder)), RunDir(tmp_path / "run")
     assert isinstance(perturbation, Prescribed)
-    fit(tiny_system, perturbation, Stills(), probe_steps=[0, STEPS], config=SMALL, run=run, group=group)
+    fit(tiny_system, perturbation, Stills(), probe_steps=[0, STEPS], config=SMALL, run=run, group=recipe.group)
     now = tiny_system.unet.state_dict()
     assert all(torch.equal(now[name], tensor) for name, tensor in after.items())
     assert not all(torch.equal(before[name], tensor) for name, tensor in after.items())
@@ -65,19 +65,19 @@ def test_a_study_passes_from_the_start_to_the_trained_model(
     now = tiny_system.unet.state_dict()
     assert all(torch.equal(now[name], tensor) for name, tensor in before.items())
 
-    names = [n for part in recipe.groups for n in Partition.of(tiny_system.unet).names(part)]
+    names = [n for part in parts(recipe.group) for n in Partition.of(tiny_system.unet).names(part)]
     names = names if recipe.lora is None else [n for n in names if not torch.equal(before[n], after[n])]
     delta = sum(float((after[n].double() - before[n].double()).square().sum()) for n in names)
     theta = sum(float(before[n].double().square().sum()) for n in names)
     sizes = [row.magnitude for row in read_train(run.train_log)]
     assert sizes == [0.0, pytest.approx(math.sqrt(delta / theta), rel=1e-6)]
     section = run.manifest().perturbation
-    assert (section["kind"], section["seed"], section["group"]) == ("trained", 3, group)
+    assert (section["kind"], section["seed"], section["group"]) == ("trained", 3, recipe.group)
     assert (section["lora"] is None) == (recipe.lora is None)
 
 
 def test_another_start_another_group_and_another_step_are_refused(tiny_system: VideoSystem, tmp_path: Path):
-    folder = trained(tiny_system, tmp_path, Trained(groups=("temporal",), fps_embedding=False))
+    folder = trained(tiny_system, tmp_path, TIME)
     perturbation, partition = TrainedPerturbation(str(folder)), Partition.of(tiny_system.unet)
     perturbation.check(summarise(hash_modules(tiny_system.modules())))
     for group in ("spatial", "both"):

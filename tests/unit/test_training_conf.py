@@ -13,7 +13,6 @@ from perturb.train_plan import _given
 from tests.unit.test_training_plan import composed
 
 NAMES = sorted(path.stem for path in (conf_dir() / "experiment" / "train").glob("*.yaml"))
-KINDS = {"spatial": {"spatial"}, "temporal": {"temporal"}, "both": {"spatial", "temporal"}}
 SOURCES = {
     ("video", "table"): videos.VideoTable,
     ("video", "folder"): videos.VideoFolder,
@@ -34,13 +33,14 @@ def test_every_recipe_is_a_valid_training(name: str):
         assert not absent
         assert config.validation is not None or config.autoencoder is not None
     else:
-        assert absent == ({"data.video"} if name in ("full", "partial") else {"data.images"})
+        assert absent == {"init", "data.video" if name in ("full", "partial") else "data.images"}
     form, _, kind = config.recipe.partition("_")
     if form in ("direct", "lora"):
         assert config.trained is not None
-        assert set(config.trained.groups) == KINDS[kind]
+        assert config.trained.group == kind
         assert (config.trained.lora is not None) == (form == "lora")
         assert not config.trained.fps_embedding
+        assert not config.trained.time_embedding
     assert config.loss.offset_noise == 0
     assert not config.loss.zero_terminal_snr
 
@@ -50,7 +50,13 @@ def test_twins_differ_in_what_is_trained_and_in_nothing_else(prefix: str):
     full, partial = (composed(f"experiment=train/{prefix}{name}") for name in ("full", "partial"))
     different = {key for key in full if full[key] != partial[key]}
     assert different - {"work", "output"} == {"recipe", "trained"}
-    assert partial["trained"] == {"groups": ["temporal"], "fps_embedding": True, "text_encoder": False, "lora": None}
+    assert partial["trained"] == {
+        "group": "temporal",
+        "time_embedding": False,
+        "fps_embedding": True,
+        "text_encoder": False,
+        "lora": None,
+    }
 
 
 def test_fine_tunings_of_two_bases_go_to_two_places():

@@ -1,36 +1,37 @@
-"""Training of the denoiser: the numbers of one step by hand, what each recipe moves, streams, and proofs of twins."""
+"""Training of the denoiser: the numbers of one step by hand, what each recipe moves, and proofs of twins."""
 
 import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from perturb.diffusion import Conditioning, NoiseSchedule, sample_generator
+from perturb.diffusion import Conditioning
 from perturb.diffusion.loss import epsilon_loss
 from perturb.errors import UserError
 from perturb.nn import VideoUNet
 from perturb.partition import Partition
 from perturb.perturbation import LoraPerturbation
-from perturb.stages.latents import LatentSet, WorldData, encode_world
-from perturb.stages.train_vae import AutoencoderObjective, VAEBatches, VAEData
-from perturb.stages.train_world import Captions, WorldBatches
-from perturb.stages.training.objective import loss_weights
+from perturb.perturbation.base import parts
+from perturb.stages.latents import LatentSet
+from perturb.stages.training.engine import Engine
 from perturb.stages.training.recipes import LoraConfig, Trained, trained_parameters
+from perturb.stages.training.task import Outcome
 from perturb.stages.twins import differences, read_member, write_trace
 from perturb.videocrafter.checkpoint import save_system
-from perturb.videocrafter.encoders import build_vae
-from perturb.videocrafter.spec import ModelSpec
-from perturb.videocrafter.system import VideoSystem, build_system
-from perturb.videocrafter.tokenizer import FileTokenizer
+from perturb.videocrafter.system import VideoSystem
 from tests.unit.training_case import FULL, apart, loop, made_up_latents, made_up_stream, train_tiny
 
-IMAGE = Trained(groups=("spatial", "conditioning"), fps_embedding=True, text_encoder=True)
-PARTIAL = Trained(groups=("temporal",), fps_embedding=True)
+IMAGE = Trained(group="spatial", time_embedding=True, fps_embedding=True, text_encoder=True)
+PARTIAL = Trained(group="temporal", time_embedding=False, fps_embedding=True)
+
+
+def direct(group: Literal["spatial", "temporal", "both"], lora: LoraConfig | None = None) -> Trained:
+    return Trained(group=group, time_embedding=False, fps_embedding=False, lora=lora)
 
 
 @pytest.fixture
@@ -59,18 +60,15 @@ def by_hand(system: VideoSystem, latents: LatentSet, steps: int) -> list[float]:
     names = [*part.names("spatial"), *part.names("temporal"), *part.names("conditioning")]
     trained = [system.unet.get_parameter(name) for name in names]
     system.unet.train()
-    weights, scale = loss_weights(system.schedule, 0.2), system.spec.vae.scale_factor
+    scale = system.spec.vae.scale_factor
     optimiser = torch.optim.AdamW(trained, lr=1e-2, weight_decay=0.0)
     average, losses = [p.detach().clone() for p in trained], []
     for step in range(steps):
         d = stream.draw(step)
-        torch.manual_seed(sample_generator("dropout", stream.seed, step).initial_seed())
         x0 = scale * (latents.mean[d.index].float() + latents.std[d.index].float() * d.posterior_noise)
         words = ["" if gone else latents.captions[i] for i, gone in zip(d.index, d.dropped, strict=True)]
         cond = Conditioning(system.embed(words), latents.fps[d.index])
-        loss = (
-            weights[d.timestep] * epsilon_loss(system.denoise, system.schedule, x0, d.timestep, d.noise, cond)
-        ).mean()
+        loss = epsilon_loss(system.denoise, system.schedule, x0, d.timestep, d.noise, cond).mean()
         for group in optimiser.param_groups:
             group["lr"] = 1e-2 * min(1.0, (step + 1) / 2) * 0.5 * (1 + math.cos(math.pi * step / steps))
         optimiser.zero_grad()
@@ -86,11 +84,13 @@ def by_hand(system: VideoSystem, latents: LatentSet, steps: int) -> list[float]:
 
 
 def test_the_engine_computes_what_is_written_out_by_hand(tiny_system: VideoSystem, latents: LatentSet, tmp_path: Path):
+    for layer in [module for module in tiny_system.unet.modules() if isinstance(module, nn.Dropout)]:
+        layer.p = 0.0
     start = copies(tiny_system)
     losses = by_hand(tiny_system, latents, 3)
     expected = copies(tiny_system)
     tiny_system.unet.load_state_dict({n.removeprefix("unet."): x for n, x in start.items() if n.startswith("unet.")})
-    trace = train_tiny(tiny_system, tmp_path, loop=loop(dropout="step", log_every=1))
+    trace = train_tiny(tiny_system, tmp_path, loop=loop(log_every=1))
     assert trace.outcome.last["loss"] == pytest.approx(losses[-1], rel=1e-5)
     # to round-off: the embedding of a caption depends on its batch in the last bits
     for name, parameter in parameters(tiny_system).items():
@@ -107,25 +107,6 @@ def test_dividing_a_batch_changes_round_off_alone(tiny_system: VideoSystem, tmp_
 
     whole = trained("whole")
     assert apart(trained("parts", accumulation=2, gradient_checkpointing=True), whole, start) < 1e-3
-    assert apart(trained("other masks", dropout="step"), whole, start) > 1e-2
-
-
-def test_one_mask_for_a_batch_cannot_be_divided(tiny_system: VideoSystem, tmp_path: Path):
-    with pytest.raises(UserError, match=r"loop\.dropout=step.*divided into 2 .*use loop\.dropout=place"):
-        train_tiny(tiny_system, tmp_path, loop=loop(dropout="step", accumulation=2))
-
-
-def test_loss_weights_by_hand():
-    schedule = NoiseSchedule(latent_scale=0.7)
-    alpha = float(schedule.alphas_cumprod[600])
-    expected = 0.2 * (1 - alpha) / (alpha * 0.49)
-    weights = loss_weights(schedule, 0.2)
-    assert 1 < expected < 20
-    assert weights[600].item() == pytest.approx(expected, rel=1e-4)
-    assert (weights[0].item(), weights[999].item()) == (1, 20)
-    assert loss_weights(schedule, 0.0).unique().tolist() == [1]
-    pure_noise = NoiseSchedule(latent_scale=0.7, zero_terminal_snr=True)
-    assert (loss_weights(pure_noise, 0.0)[-1].item(), loss_weights(pure_noise, 0.2)[-1].item()) == (1, 20)
 
 
 # what moves --------------------------------------------------------------------------------------------------------
@@ -138,8 +119,8 @@ def test_loss_weights_by_hand():
         (FULL, {"spatial", "temporal", "time_embedding", "fps_embedding"}),
         (PARTIAL, {"temporal", "fps_embedding"}),
         (dataclasses.replace(PARTIAL, fps_embedding=False), {"temporal"}),
-        (Trained(groups=("spatial",), fps_embedding=False), {"spatial"}),
-        (Trained(groups=("spatial", "temporal"), fps_embedding=False), {"spatial", "temporal"}),
+        (direct("spatial"), {"spatial"}),
+        (direct("both"), {"spatial", "temporal"}),
     ],
     ids=["image", "full", "partial", "partial without fps", "direct_spatial", "direct_both"],
 )
@@ -159,15 +140,15 @@ def test_a_recipe_moves_what_it_names_and_nothing_else(
     assert not any(name.startswith(unread) for name in trace.moved)
 
 
-@pytest.mark.parametrize("groups", [("spatial",), ("spatial", "temporal")])
-def test_low_rank_training_moves_the_layers_of_its_groups_by_the_adapter_it_saves(
-    groups: tuple[Any, ...], tiny_system: VideoSystem, tmp_path: Path
+@pytest.mark.parametrize("group", ["spatial", "both"])
+def test_low_rank_training_moves_the_layers_of_its_group_by_the_adapter_it_saves(
+    group: Literal["spatial", "both"], tiny_system: VideoSystem, tmp_path: Path
 ):
     before, partition = copies(tiny_system), Partition.of(tiny_system.unet)
     plain = {name: tensor.clone() for name, tensor in tiny_system.unet.state_dict().items()}
-    trained = Trained(groups=groups, fps_embedding=False, lora=LoraConfig(rank=2, alpha=2.0))
+    trained = direct(group, LoraConfig(rank=2, alpha=2.0))
     trace = train_tiny(tiny_system, tmp_path, trained, loop=loop(), steps=2)
-    layers = {f"unet.{name}.weight" for group in groups for name in partition.layers(group)}
+    layers = {f"unet.{name}.weight" for part in parts(group) for name in partition.layers(part)}
     assert changed(tiny_system, before) <= layers == set(trace.moved)
     assert changed(tiny_system, before)
     assert type(tiny_system.unet) is VideoUNet
@@ -179,105 +160,24 @@ def test_low_rank_training_moves_the_layers_of_its_groups_by_the_adapter_it_save
     assert all(torch.equal(merged[name], after[name]) for name in after)
 
 
+def test_a_frozen_tensor_that_moved_ends_a_training(
+    tiny_system: VideoSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def train_and_touch(engine: Engine) -> Outcome:
+        outcome = run(engine)
+        with torch.no_grad():
+            tiny_system.unet.get_parameter("conv_in.bias")[0] += 1e-6
+        return outcome
+
+    run = Engine.run
+    monkeypatch.setattr(Engine, "run", train_and_touch)
+    with pytest.raises(RuntimeError, match=r"changed 1 tensors that were frozen, e\.g\. \['unet\.conv_in\.bias'\]"):
+        train_tiny(tiny_system, tmp_path, PARTIAL, loop=loop(), steps=1)
+
+
 def test_low_rank_training_takes_no_conditioning():
     with pytest.raises(UserError, match=r"trained\.lora puts factors on spatial and temporal layers only"):
-        Trained(groups=("spatial",), fps_embedding=True, lora=LoraConfig())
-
-
-# streams -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_stream_depends_on_seed_and_step_alone(latents: LatentSet):
-    assert made_up_stream(latents).digest(7) == made_up_stream(latents).digest(7)
-    assert made_up_stream(latents).digest(7) != made_up_stream(latents, seed=4).digest(7)
-    assert made_up_stream(latents).digest(7) != made_up_stream(latents).digest(6)
-
-
-def test_an_epoch_shows_every_sample_once(latents: LatentSet):
-    seen = torch.cat([made_up_stream(latents).draw(step).index for step in range(3)])
-    assert sorted(seen.tolist()) == list(range(12))
-
-
-def test_places_are_rows_of_the_global_batch(tiny_system: VideoSystem, latents: LatentSet):
-    batches = WorldBatches(tiny_system, made_up_stream(latents), text_ids=False)
-    whole, parts = batches.inputs(5, range(4)), [batches.inputs(5, range(i, i + 2)) for i in (0, 2)]
-    assert all(torch.equal(torch.cat([a, b]), all_) for a, b, all_ in zip(*parts, whole, strict=True))
-    assert batches.digest(4, list) == made_up_stream(latents).digest(4)
-
-
-def test_joint_steps_take_whole_batches_of_stills_at_the_share_asked_for(tiny_system: VideoSystem, latents: LatentSet):
-    stills = made_up_latents(tiny_system, frames=1)
-    batches = WorldBatches(
-        tiny_system, made_up_stream(latents), stills=made_up_stream(stills), image_share=0.25, text_ids=False
-    )
-    frames = [batches.stream(step).latents.mean.shape[2] for step in range(400)]
-    assert 70 < frames.count(1) < 130
-    assert frames.count(1) + frames.count(4) == 400
-    step = frames.index(1)
-    assert batches.inputs(step, range(4))[0].shape[2] == 1
-    assert batches.digest(9, list) != made_up_stream(latents).digest(9)
-
-
-def test_a_repeated_still_is_one_latent_under_different_noise(tiny_system: VideoSystem):
-    stills = made_up_latents(tiny_system, frames=1)
-    x0, _, noise, *_ = WorldBatches(tiny_system, made_up_stream(stills, frames=4), text_ids=False).inputs(0, range(4))
-    assert x0.shape == noise.shape
-    assert torch.equal(x0, x0[:, :, :1].expand_as(x0))
-    assert not torch.equal(noise[:, :, 0], noise[:, :, 1])
-
-
-def test_offset_noise_moves_the_mean_of_the_noise_alone(tiny_system: VideoSystem, latents: LatentSet):
-    stream = made_up_stream(latents)
-    plain = WorldBatches(tiny_system, stream, text_ids=False).inputs(2, range(4))
-    shifted = WorldBatches(tiny_system, stream, offset_noise=0.1, text_ids=False).inputs(2, range(4))
-    for number in (0, 1, 3, 4):
-        assert torch.equal(plain[number], shifted[number])
-    difference = shifted[2] - plain[2]
-    assert difference.abs().max() > 0.01
-    torch.testing.assert_close(difference, difference[:, :, :1, :1, :1].expand_as(difference), rtol=0, atol=1e-6)
-
-
-def test_a_dropped_caption_is_the_empty_prompt(tiny_system: VideoSystem, latents: LatentSet):
-    captions = Captions(tiny_system, latents, as_ids=True)
-    ids = captions(torch.tensor([0, 1]), torch.tensor([False, True]))
-    assert torch.equal(ids[0], tiny_system.tokenizer([latents.captions[0]])[0])
-    assert torch.equal(ids[1], tiny_system.tokenizer([""])[0])
-
-
-def test_encoded_latents_are_the_posterior_and_are_kept(tiny_spec: ModelSpec, tmp_path: Path):
-    from perturb.data.shapes import WORDS
-
-    system = build_system(tiny_spec, FileTokenizer.from_words(WORDS, tiny_spec.text.tokens))
-    data = WorldData(kind="clips", grade="low", count=3, seed=1)
-    made = encode_world(system, data, tmp_path)
-    frames = torch.from_numpy(data.frames(2)).permute(3, 0, 1, 2)[None].float().div(127.5).sub(1)
-    mean, _ = system.posterior(frames)
-    torch.testing.assert_close(made.mean[2], mean[0].half(), atol=2e-3, rtol=2e-3)
-    (file,) = tmp_path.glob("*.safetensors")
-    written = file.stat().st_mtime_ns
-    again = encode_world(system, data, tmp_path)
-    assert file.stat().st_mtime_ns == written
-    assert torch.equal(again.mean, made.mean)
-
-
-# the autoencoder ---------------------------------------------------------------------------------------------------
-
-
-def test_autoencoder_batches_begin_as_crops_around_the_object():
-    data = VAEData(seed=1, batch_size=3, crop=32, crop_steps=1)
-    crops, frames = data.batch(0), data.batch(1)
-    assert (tuple(crops.shape), tuple(frames.shape)) == ((6, 3, 32, 32), (3, 3, 64, 64))
-    chroma = [float((batch.amax(1) - batch.amin(1)).mean()) for batch in (crops, frames)]
-    assert chroma[0] > 1.5 * chroma[1]
-
-
-def test_the_autoencoder_loss_of_a_batch_is_the_mean_over_its_parts(tiny_spec: ModelSpec):
-    objective = AutoencoderObjective(build_vae(tiny_spec.vae), kl_weight=0.1)
-    batches = VAEBatches(VAEData(seed=1, batch_size=4, crop_steps=1), torch.device("cpu"))
-    with torch.no_grad():
-        whole = objective(*batches.inputs(0, range(4)))
-        parts = [objective(*batches.inputs(0, range(i, i + 2))) for i in (0, 2)]
-    torch.testing.assert_close(sum(parts) / 2, whole)
+        Trained(group="spatial", time_embedding=False, fps_embedding=True, lora=LoraConfig())
 
 
 # twins -------------------------------------------------------------------------------------------------------------

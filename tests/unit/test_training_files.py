@@ -1,20 +1,25 @@
 """From the data section of a configuration to batches: real videos and images, joint training, broken files."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from data_files import write_shard
 from PIL import Image
 
+from perturb.data.shapes.export import encode_png
 from perturb.errors import UserError
 from perturb.stages.train_config import DataConfig, TrainConfig
 from perturb.stages.training.processes import make_accelerator
 from perturb.structured import read
 from perturb.train_data import training_data, validation
+from perturb.train_files import held_out
 from perturb.video import write_mp4
 from perturb.videocrafter.system import VideoSystem
-from tests.unit.training_case import QUIET, loop
+from tests.unit.training_case import QUIET, drawn, loop
 
 CLIPS = {"kind": "clips", "grade": "low", "count": 1, "seed": 1}
 
@@ -39,7 +44,7 @@ def files(tmp_path: Path) -> Path:
 def configured(files: Path, data: dict[str, Any], **changes: Any) -> TrainConfig:
     values = {
         "recipe": "full",
-        "trained": {"groups": ["spatial", "temporal"], "fps_embedding": True},
+        "trained": {"group": "both", "time_embedding": False, "fps_embedding": True},
         "init": "nowhere",
         "work": str(files / "work"),
         "output": str(files / "output"),
@@ -76,7 +81,7 @@ def test_joint_training_mixes_clips_and_stills_and_names_what_is_broken(files: P
     accelerator = make_accelerator(loop(), device="cpu", folder=files / "work", logging=QUIET)
     data = training_data(config, tiny_system, accelerator)
     batches = data.batches(0)
-    seen = [batches.inputs(step, range(2)) for step in range(12)]
+    seen = [drawn(batches, step, range(2)) for step in range(12)]
     shapes = {tuple(x0.shape[2:]) for x0, *_ in seen}
     assert shapes == {(1, 4, 4), (4, 4, 4)}
     rates = {rate for x0, _, _, _, fps in seen for rate in fps.tolist() if x0.shape[2] == 4}
@@ -84,7 +89,7 @@ def test_joint_training_mixes_clips_and_stills_and_names_what_is_broken(files: P
     assert len(rates) > 1
     stills = {rate for x0, _, _, _, fps in seen for rate in fps.tolist() if x0.shape[2] == 1}
     assert stills == {tiny_system.spec.sampling.fps}
-    broken = data.broken()
+    broken = data.broken(list)
     assert [Path(path).name for path in broken["files"]] == ["2.mp4"]
     assert broken["count"] == 1
     assert data.described["video"]["count"] == data.described["images"]["count"] == 3
@@ -95,7 +100,7 @@ def test_a_later_stage_has_its_own_size_and_its_own_draws(files: Path, tiny_syst
     config = configured(files, {"images": seams(files)["images"], "as_video": "repeat"})
     accelerator = make_accelerator(loop(), device="cpu", folder=files / "work", logging=QUIET)
     data = training_data(config, tiny_system, accelerator)
-    first, second = (data.batches(number).inputs(0, range(2)) for number in (0, 1))
+    first, second = (drawn(data.batches(number), 0, range(2)) for number in (0, 1))
     assert (first[0].shape[2:], second[0].shape[2:]) == ((4, 4, 4), (2, 2, 4))
     assert first[1].tolist() != second[1].tolist()
 
@@ -111,6 +116,43 @@ def test_held_out_samples_and_their_losses_are_the_same_every_time(files: Path, 
     assert first["loss"] == pytest.approx((first["loss_t0100"] + first["loss_t0900"]) / 2)
     assert first["loss_t0100"] != first["loss_t0900"]
     assert not (files / "work" / "samples").exists()  # no prompts were given
+
+
+def test_every_process_measures_on_the_same_held_out_samples(
+    files: Path, tiny_system: VideoSystem, monkeypatch: pytest.MonkeyPatch
+):
+    for number in range(3):
+        still = encode_png(np.full((32, 32, 3), 80 * number, dtype=np.uint8))
+        write_shard(files / f"{number}.tar", {f"{number}.png": still, f"{number}.txt": b"a red circle"})
+    shards = {"_target_": "perturb.data.shards.ImageShards", "shards": str(files / "{0..2}.tar"), "shuffle": 1}
+    wanted = {"every": 1, "images": shards, "count": 3}
+    config = configured(files, {"images": seams(files)["images"]}, validation=wanted)
+    assert config.validation is not None
+    alone = held_out(config, config.validation, tiny_system)
+    repeated = dataclasses.replace(config, data=dataclasses.replace(config.data, as_video="repeat"))
+    clips = held_out(repeated, config.validation, tiny_system).x0  # two frames in the last stage
+    assert torch.equal(clips, alone.x0.expand(3, 4, 2, 2, 4))
+    assert len(alone.x0.flatten(1)[:, 0].unique()) == 3
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert torch.equal(held_out(config, config.validation, tiny_system).x0, alone.x0)
+
+
+def test_the_embedded_world_is_told_of_stills_what_was_asked_for(files: Path, tiny_system: VideoSystem):
+    accelerator = make_accelerator(loop(), device="cpu", folder=files / "work", logging=QUIET)
+    world = {"kind": "stills", "grade": "web", "count": 2, "seed": 1}
+    for still_fps, told in ((None, 8), (3, 3)):
+        config = configured(files, {"world": world, "still_fps": still_fps})
+        fps = drawn(training_data(config, tiny_system, accelerator).batches(0), 0, range(2))[4]
+        assert fps.tolist() == [told, told]
+    config = configured(files, {"world": world}, stages=[{"steps": 1, "batch_size": 3}])
+    large = training_data(config, tiny_system, accelerator)
+    with pytest.raises(UserError, match=r"a batch of 3 cannot be drawn from 2 samples.*raise the count of data\.world"):
+        large.batches(0)
+    validated = {"every": 1, "world": world | {"kind": "clips", "grade": "low"}}
+    with pytest.raises(UserError, match=r"validation\.world\.seed is 1, whose scenes are trained on"):
+        validation(configured(files, {"world": world}, validation=validated), tiny_system, accelerator)
 
 
 def test_sizes_that_do_not_fit_and_no_data_are_refused(files: Path, tiny_system: VideoSystem):

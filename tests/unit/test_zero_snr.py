@@ -12,7 +12,6 @@ from perturb.diffusion import Conditioning, DDIMSampler, NoiseSchedule, draw, sa
 from perturb.diffusion.noise import offset
 from perturb.errors import UserError
 from perturb.paths import resolve
-from perturb.stages.training.objective import loss_weights
 from perturb.videocrafter.checkpoint import load_system, save_system
 from perturb.videocrafter.spec import SPECS, ModelSpec, ScheduleSpec
 from perturb.videocrafter.system import VideoSystem, build_schedule
@@ -102,17 +101,6 @@ def test_ddim_with_the_true_noise_still_leads_back_to_x0():
     sampler = DDIMSampler(steps=20, guidance=1.0, eta=0.0)
     found = sampler(lambda x, t, c: noise, x_T, cond, None, [sample_generator(0)], zero)
     torch.testing.assert_close(found, zero.q_sample(x0, torch.tensor([0]), noise), rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("latent_scale", [None, 0.7])
-def test_loss_weights_stay_between_one_and_twenty(latent_scale: float | None):
-    plain, zero = schedules(latent_scale)
-    assert loss_weights(zero, 0.0).unique().tolist() == [1.0]
-    assert loss_weights(plain, 0.0).unique().tolist() == [1.0]
-    weights = loss_weights(zero, 0.2)
-    assert weights[-1] == 20
-    assert weights.min() == 1
-    assert (weights >= loss_weights(plain, 0.2)).all()
 
 
 def test_a_spec_says_it_only_when_it_has_it(tiny_spec: ModelSpec):

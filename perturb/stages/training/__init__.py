@@ -4,6 +4,7 @@ config.py      what can be set
 schedule.py    stages and the learning rate as functions of the step
 task.py        what a training consists of, as the engine sees it
 engine.py      the loop: forward, backward, clip, AdamW, EMA, over any number of processes
+staged.py      the data of its stages: what of a global batch is this process's, and the digest of what was seen
 ema.py         the average of the weights that is kept in the end
 checkpoints.py resumable states: atomic, the last few and the best
 stop.py        SIGTERM and Ctrl-C: save, then leave with a code of their own

@@ -119,7 +119,7 @@ class Checkpoints:
                 shutil.rmtree(self.path(step), ignore_errors=True)
 
     def _explained(self, error: Exception, target: Path) -> Exception:
-        if not _is_full(error):
+        if not is_full(error):
             return error
         free = shutil.disk_usage(self.folder).free / 1e9
         before = self.steps()
@@ -130,7 +130,8 @@ class Checkpoints:
         )
 
 
-def _is_full(error: BaseException) -> bool:
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that the disk, or the user's part of it, is full."""
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return True
     return any(words in str(error).lower() for words in FULL)

@@ -37,9 +37,8 @@ class StageConfig:
 class LoopConfig:
     """How to optimise. Weights, optimiser and average stay in float32; ``precision`` is what the network computes in.
 
-    ``accumulation``: micro-batches per optimiser step and process. ``dropout``: "step" draws one mask for the batch of
-    a process, "place" one per sample, which is the same however a batch is divided. ``sharding``: "fsdp" spreads
-    weights, gradients and optimiser over the GPUs (FSDP2); "none" keeps a copy in each process (DDP).
+    ``accumulation``: micro-batches per optimiser step and process. ``sharding``: "fsdp" spreads weights, gradients and
+    optimiser over the GPUs (FSDP2); "none" keeps a copy in each process (DDP).
     """
 
     learning_rate: float
@@ -51,7 +50,6 @@ class LoopConfig:
     precision: Precision = "float32"
     accumulation: int = 1
     gradient_checkpointing: bool = False
-    dropout: Literal["step", "place"] = "place"
     sharding: Literal["none", "fsdp"] = "none"
     log_every: int = 50
     save_every: int = 250

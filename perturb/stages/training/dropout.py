@@ -6,14 +6,12 @@ Axes: b batch, n frames or positions per sample.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from perturb.diffusion import sample_generator
-from perturb.errors import UserError
 
 
 class PlacedDropout(nn.Module):
@@ -58,18 +56,6 @@ def place_dropouts(module: nn.Module) -> list[PlacedDropout]:
         placed.append(PlacedDropout(layer.p, name))
         setattr(module.get_submodule(parent), child, placed[-1])
     return placed
-
-
-def prepare_dropouts(module: nn.Module, drawn_for: Literal["step", "place"], parts: int) -> list[PlacedDropout]:
-    """`place_dropouts` for "place", nothing for "step". UserError where a step's masks would be drawn in ``parts``."""
-    if drawn_for == "place":
-        return place_dropouts(module)
-    if parts > 1 and active_dropouts(module):
-        raise UserError(
-            "loop.dropout=step draws the masks of a batch at once, and here a batch is divided into "
-            f"{parts} (processes × accumulation), so that they would be other masks: use loop.dropout=place"
-        )
-    return []
 
 
 def restore_dropouts(module: nn.Module) -> None:

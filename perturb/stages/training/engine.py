@@ -26,13 +26,14 @@ from perturb.diffusion import sample_generator
 from perturb.errors import UserError
 from perturb.progress import progress
 from perturb.stages.training.checkpoints import Checkpoints
-from perturb.stages.training.config import StageConfig, check_division
-from perturb.stages.training.dropout import move_to, prepare_dropouts, restore_dropouts
+from perturb.stages.training.config import check_division
+from perturb.stages.training.dropout import move_to, place_dropouts, restore_dropouts
 from perturb.stages.training.ema import Ema
 from perturb.stages.training.journal import Journal, Row
-from perturb.stages.training.schedule import learning_rate_factor, locate, shares, total_steps
+from perturb.stages.training.schedule import learning_rate_factor, total_steps
+from perturb.stages.training.staged import StagedBatches
 from perturb.stages.training.stop import Stopped, StopRequest
-from perturb.stages.training.task import Batches, Outcome, Task
+from perturb.stages.training.task import Outcome, Task
 
 WITHOUT_EFFECT = ("log_every", "save_every", "keep_last", "gradient_checkpointing")
 """Settings of the loop that may change between an interruption and going on."""
@@ -44,8 +45,7 @@ class Engine:
     def __init__(self, task: Task, accelerator: Accelerator) -> None:
         self.task, self.accelerator, self.loop = task, accelerator, task.loop
         check_division(task.stages, accelerator.num_processes, task.loop.accumulation)
-        parts = accelerator.num_processes * task.loop.accumulation
-        self.placed = prepare_dropouts(task.objective, task.loop.dropout, parts)
+        self.placed = place_dropouts(task.objective)
         task.objective.requires_grad_(False)
         trained = [task.objective.get_parameter(name).requires_grad_(True) for name in task.trained]
         optimiser = torch.optim.AdamW(trained, lr=self.loop.learning_rate, weight_decay=self.loop.weight_decay)
@@ -58,8 +58,7 @@ class Engine:
         self.journal = Journal(task.folder, accelerator)
         self.checkpoints = Checkpoints(task.folder / "checkpoints", accelerator, self.ema, self.loop.keep_last)
         self.total = total_steps(task.stages)
-        self.stage, self.batches = -1, None
-        self.streams: list[str] = []
+        self.data = StagedBatches(task, accelerator)
         self.losses: list[float] = []
         self.lowest: float | None = None
 
@@ -80,7 +79,7 @@ class Engine:
                 step += 1
                 self._after(step, row, stopping=bool(row.pop("stopping")))
                 advance(1)
-        digest = self._finish_stage()
+        digest = self.data.finish()
         self.ema.copy_to_model()
         restore_dropouts(self.plain)
         clock = self.journal.clock
@@ -88,18 +87,18 @@ class Engine:
 
     def _step(self, step: int, stop: StopRequest) -> Row:
         """One optimiser step: loss, learning rate, gradient norm, and whether any process was asked to stop."""
-        place = locate(self.task.stages, step)
-        batches, micro = self._enter(place.number), self._shares(place.stage)
+        parts, clock = self.data.shares(step), self.journal.clock
         loss = torch.zeros((), device=self.accelerator.device)
         row: Row = {}
-        for number, places in enumerate(micro):
-            with self.journal.clock.section("data"):
-                inputs = batches.inputs(place.step, places)
-                self._announce(step, number)
-            with self.journal.clock.section("compute"), self.accelerator.accumulate(self.objective):
+        for number, places in enumerate(parts):
+            with clock.section("data"):
+                loaded = self.data.load(step, number)
+            with clock.section("encoding"):
+                inputs = self.data.inputs(step, number, loaded)
+            with clock.section("compute"), self.accelerator.accumulate(self.objective):
                 mean = self._loss(step, places, inputs)
-                loss += mean.detach() / len(micro)
-                last = number == len(micro) - 1
+                loss += mean.detach() / len(parts)
+                last = number == len(parts) - 1
                 row |= self._agreed(loss, stop, step) if last else {}
                 self.accelerator.backward(mean)
                 row |= self._update(step) if last else {}
@@ -170,7 +169,8 @@ class Engine:
             row = self._mean(validation(step))
         for module, mode in modes.items():
             module.training = mode
-        self.journal.write("validation", {"step": step, **row})
+        with self.journal.clock.section("logging"):
+            self.journal.write("validation", {"step": step, **row})
         if self.lowest is not None and row["loss"] >= self.lowest:
             return False
         self.lowest = row["loss"]
@@ -184,68 +184,18 @@ class Engine:
         mean: Any = self.accelerator.reduce(values, "mean")
         return dict(zip(row, mean.tolist(), strict=True))
 
-    # batches ------------------------------------------------------------------------------------------------------
-
-    def _shares(self, stage: StageConfig) -> list[range]:
-        processes = self.accelerator.num_processes
-        return shares(
-            stage.batch_size,
-            rank=self.accelerator.process_index,
-            processes=processes,
-            accumulation=self.loop.accumulation,
-        )
-
-    def _announce(self, step: int, number: int) -> None:
-        """Tell the data which micro-batch comes after micro-batch ``number`` of ``step``, if in the same stage."""
-        place = locate(self.task.stages, step)
-        micro = self._shares(place.stage)
-        assert self.batches is not None
-        if number + 1 < len(micro):
-            self.batches.expect(place.step, micro[number + 1])
-        elif place.step + 1 < place.stage.steps:
-            self.batches.expect(place.step + 1, micro[0])
-
-    def _enter(self, number: int) -> Batches:
-        """The batches of a stage; the digest of the stage before is kept."""
-        if number != self.stage:
-            if self.batches is not None:
-                self._finish_stage()
-            self.stage, self.batches = number, self.task.batches(number)
-        assert self.batches is not None
-        return self.batches
-
-    def _finish_stage(self) -> str:
-        """Digest of everything seen so far: of the stage where there is one, else of the digests of the stages."""
-        if self.batches is not None:
-            steps = self.task.stages[self.stage].steps
-            self.streams.append(self.batches.digest(steps, self._gather))
-            self.batches = None
-        if len(self.streams) == 1:
-            return self.streams[0]
-        return hashlib.sha256("".join(self.streams).encode()).hexdigest()
-
-    def _gather(self, items: list[Any]) -> list[Any]:
-        """The items of all processes, in the order of the processes."""
-        if self.accelerator.num_processes == 1:
-            return items
-        from accelerate.utils import gather_object
-
-        return gather_object(items)
-
     # state --------------------------------------------------------------------------------------------------------
 
     def _save(self, step: int, *, best: bool) -> None:
-        assert self.batches is not None
         engine = {
             "step": step,
             "identity": self._identity(),
             "journal": self.journal.state(),
             "losses": self.losses,
-            "streams": self.streams,
-            "stage": self.stage,
             "lowest": self.lowest,
+            **self.data.state(),
         }
-        self.checkpoints.save(step, engine, {"data": self.batches.state(self._gather)}, best=best)
+        self.checkpoints.save(step, engine, {"data": self.data.position()}, best=best)
 
     def _resume(self) -> int:
         """Take up the last checkpoint; returns its step, or 0 where there is none."""
@@ -256,8 +206,8 @@ class Engine:
         _check_identity(self.checkpoints.engine(steps[-1])["identity"], self._identity(), path)
         engine, local = self.checkpoints.load(steps[-1])
         self.journal.restore(engine["journal"])
-        self.losses, self.streams, self.lowest = engine["losses"], engine["streams"], engine["lowest"]
-        self._enter(engine["stage"]).restore(local["data"])
+        self.losses, self.lowest = engine["losses"], engine["lowest"]
+        self.data.restore(engine, local["data"])
         return engine["step"]
 
     def _identity(self) -> dict[str, Any]:

@@ -10,19 +10,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from perturb.rundir import write_atomic
 
 Row = dict[str, float]
-SECTIONS = ("data", "compute", "logging", "validation", "saving")
-"""What a training spends time on; "compute" is forward, backward and optimiser."""
+STEP = ("data", "encoding", "compute", "logging")
+"""What a step spends time on: waiting for samples, frozen encoders, forward and backward with the optimiser, logs."""
+
+SECTIONS = (*STEP, "validation", "saving")
 
 
 class Clock:
-    """Seconds spent in each of `SECTIONS`, over all the processes that a training was interrupted into."""
+    """Seconds spent in each of `SECTIONS`, in all the pieces that a training was interrupted into.
 
-    def __init__(self) -> None:
+    A GPU works through a queue: its work is waited for, or it would count for whoever comes next.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.seconds: Row = dict.fromkeys(SECTIONS, 0.0)
 
     @contextlib.contextmanager
@@ -32,6 +39,8 @@ class Clock:
         try:
             yield
         finally:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
             self.seconds[name] += time.monotonic() - begin
 
     @property
@@ -40,8 +49,8 @@ class Clock:
         return sum(self.seconds.values())
 
     def shares(self) -> Row:
-        """Share of a training step in data, compute and logging, which add up to 1."""
-        step = {name: self.seconds[name] for name in ("data", "compute", "logging")}
+        """Share of a training step in each section of `STEP`; they add up to 1."""
+        step = {name: self.seconds[name] for name in STEP}
         whole = sum(step.values())
         return {name: seconds / whole if whole else 0.0 for name, seconds in step.items()}
 
@@ -50,7 +59,7 @@ class Journal:
     """train.csv and validation.csv in ``folder``, rewritten whole and atomically, and the trackers of accelerate."""
 
     def __init__(self, folder: Path, accelerator: Accelerator) -> None:
-        self.folder, self.accelerator, self.clock = folder, accelerator, Clock()
+        self.folder, self.accelerator, self.clock = folder, accelerator, Clock(accelerator.device)
         self.tables: dict[str, list[Row]] = {"train": [], "validation": []}
         accelerator.init_trackers("perturb")
 
@@ -69,7 +78,7 @@ class Journal:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint: rows that were logged after it are logged again."""
         self.tables = {name: list(rows) for name, rows in state["tables"].items()}
-        self.clock.seconds = dict(state["seconds"])
+        self.clock.seconds |= state["seconds"]
 
 
 def csv_text(rows: Sequence[Row]) -> str:

@@ -5,14 +5,12 @@ Axes: b batch, c channels, t frames, h w latents, l text tokens, m image tokens,
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from perturb.diffusion import Conditioning, NoiseSchedule
+from perturb.diffusion import Conditioning
 from perturb.diffusion.loss import epsilon_loss
 from perturb.videocrafter.system import VideoSystem
 
-MAX_WEIGHT = 20.0  # of the loss at the noisiest steps
 BLOCKS = (
     "VideoUNet",
     "TextEncoder",
@@ -25,18 +23,17 @@ BLOCKS = (
 
 
 class DenoisingObjective(nn.Module):
-    """w_t · mean (ε − ε̂(x_t, t, conditioning))², one value per sample, to be averaged over the batch.
+    """mean (ε − ε̂(x_t, t, conditioning))², one value per sample, to be averaged over the batch.
 
-    ``gamma``: see `loss_weights`. With ``text_encoder`` the text comes as ids (b l) and is encoded here, so that the
-    encoder gets its gradient; else it comes as tokens (b l d).
+    With ``text_encoder`` the text comes as ids (b l) and is encoded here, so that the encoder gets its gradient; else
+    it comes as tokens (b l d).
     """
 
-    def __init__(self, system: VideoSystem, *, gamma: float, text_encoder: bool) -> None:
+    def __init__(self, system: VideoSystem, *, text_encoder: bool) -> None:
         super().__init__()
         self.unet = system.unet
         self.text_encoder = system.text_encoder if text_encoder else None
         self.system = system  # no module: registers nothing, shares the networks above
-        self.weights = loss_weights(system.schedule, gamma)
         present = {type(module).__name__ for module in self.modules()}
         self._no_split_modules = [name for name in BLOCKS if name in present]  # read by accelerate
 
@@ -45,18 +42,4 @@ class DenoisingObjective(nn.Module):
     ) -> Tensor:
         """x0 and noise b c t h w (scaled latents), t b int64, fps b int64, image b m d or none → b."""
         tokens = text if self.text_encoder is None else self.text_encoder(text)
-        losses = epsilon_loss(self.system.denoise, self.system.schedule, x0, t, noise, Conditioning(tokens, fps, image))
-        return self.weights[t.to(self.weights.device)].to(losses.device) * losses
-
-
-def loss_weights(schedule: NoiseSchedule, gamma: float) -> Tensor:
-    """Weight of the ε-loss at every timestep: clip(γ / SNR_t, 1, 20) with SNR_t = ᾱ_t s_t² / (1 − ᾱ_t); γ = 0: all 1.
-
-    Uniform weights leave next to nothing for the noisiest steps, where a caption decides where things are and where
-    they go; a small model on a small budget then never learns to listen. After Hang et al. 2023 (arXiv 2303.09556).
-    """
-    alphas = schedule.alphas_cumprod
-    if gamma == 0:
-        return torch.ones_like(alphas)
-    snr = alphas * schedule.latent_scale_table[: len(alphas)] ** 2 / (1 - alphas)
-    return (gamma / snr).clamp(1, MAX_WEIGHT).float()
+        return epsilon_loss(self.system.denoise, self.system.schedule, x0, t, noise, Conditioning(tokens, fps, image))

@@ -11,15 +11,15 @@ from torch import nn
 from perturb.errors import UserError
 from perturb.partition import Partition
 from perturb.perturbation import LoraPerturbation
-from perturb.perturbation.base import BOTH
+from perturb.perturbation.base import parts
 from perturb.videocrafter.system import VideoSystem
 
-Group = Literal["spatial", "temporal", "conditioning"]
+Group = Literal["spatial", "temporal", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """Train Δ = (α/r) B A on every layer of the groups instead of their weights."""
+    """Train Δ = (α/r) B A on every layer of the group instead of its weights."""
 
     rank: int = 8
     alpha: float = 8.0
@@ -30,43 +30,40 @@ class LoraConfig:
 class Trained:
     """What moves; everything else keeps its bits.
 
-    ``fps_embedding`` is said explicitly: it is new against an image model, belongs to neither θ_S nor θ_T, and a
-    partially trained model needs it all the same. ``conditioning`` among the groups is the time embedding.
-    ``text_encoder`` trains the blocks whose output is read.
+    ``group`` as in a perturbation: θ_S, θ_T or both. ``time_embedding`` and ``fps_embedding`` belong to neither, so
+    each is said explicitly; the latter is new against an image model, and a partially trained model needs it all the
+    same. ``text_encoder`` trains the blocks whose output is read.
     """
 
-    groups: tuple[Group, ...]
+    group: Group
+    time_embedding: bool
     fps_embedding: bool
     text_encoder: bool = False
     lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
-        if not self.groups or len(set(self.groups)) != len(self.groups):
+        if self.lora is not None and (self.time_embedding or self.fps_embedding or self.text_encoder):
             raise UserError(
-                f"trained.groups is {list(self.groups)}; allowed: spatial, temporal, conditioning, each once"
-            )
-        if self.lora is not None and ("conditioning" in self.groups or self.fps_embedding or self.text_encoder):
-            raise UserError(
-                "trained.lora puts factors on spatial and temporal layers only; leave out conditioning, and set "
+                "trained.lora puts factors on spatial and temporal layers only; set trained.time_embedding=false, "
                 "trained.fps_embedding=false and trained.text_encoder=false"
             )
 
     def describe(self) -> str:
         """One line for the model card."""
-        words = {"spatial": "θ_S", "temporal": "θ_T", "conditioning": "the time embedding"}
-        parts = [words[group] for group in self.groups]
-        parts += ["the fps embedding"] if self.fps_embedding else []
-        parts += ["the text encoder"] if self.text_encoder else []
+        words = [{"spatial": "θ_S", "temporal": "θ_T"}[part] for part in parts(self.group)]
+        words += ["the time embedding"] if self.time_embedding else []
+        words += ["the fps embedding"] if self.fps_embedding else []
+        words += ["the text encoder"] if self.text_encoder else []
         form = "" if self.lora is None else f", as LoRA of rank {self.lora.rank}"
-        return ", ".join(parts) + form
+        return ", ".join(words) + form
 
 
 def trained_parameters(system: VideoSystem, trained: Trained) -> dict[str, nn.Parameter]:
     """``component.name`` → parameter of what is trained directly, group by group in the network's order."""
     partition = Partition.of(system.unet)
-    names = [name for group in trained.groups if group != "conditioning" for name in partition.names(group)]
+    names = [name for part in parts(trained.group) for name in partition.names(part)]
     for name in partition.names("conditioning"):
-        if trained.fps_embedding if name.startswith("fps_embedding") else "conditioning" in trained.groups:
+        if trained.fps_embedding if name.startswith("fps_embedding") else trained.time_embedding:
             names.append(name)
     parameters = {f"unet.{name}": system.unet.get_parameter(name) for name in names}
     if trained.text_encoder:
@@ -82,18 +79,13 @@ def _unread(name: str, system: VideoSystem) -> bool:
 
 
 class Adapter:
-    """The low-rank form of a recipe, attached to the UNet: one adapter over all layers of the groups.
-
-    A layer's factors depend on its name and the seed alone, so this is the same as one adapter on each group.
-    """
+    """The low-rank form of a recipe, attached to the UNet."""
 
     def __init__(self, system: VideoSystem, trained: Trained, seed: int) -> None:
         assert trained.lora is not None
         self.system = system
         self.lora = LoraPerturbation(trained.lora.rank, trained.lora.alpha, trained.lora.dropout)
-        first, *others = trained.groups
-        group = BOTH if others else first
-        self.lora.attach(system.unet, Partition.of(system.unet), group, seed)
+        self.lora.attach(system.unet, Partition.of(system.unet), trained.group, seed)
         self.described: dict[str, Any] = self.lora.describe()
         self.lora.train(True)
 

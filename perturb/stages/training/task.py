@@ -16,12 +16,16 @@ from perturb.stages.training.journal import Row
 class Batches(Protocol):
     """What one stage sees."""
 
-    def inputs(self, step: int, places: range) -> tuple[Any, ...]:
-        """The objective's arguments for ``places`` of the global batch of ``step`` (from 0, within the stage)."""
+    def load(self, step: int, places: range) -> Any:
+        """What ``inputs`` needs for ``places`` of the global batch of ``step`` (from 0, within the stage)."""
+        ...
+
+    def inputs(self, step: int, places: range, loaded: Any) -> tuple[Any, ...]:
+        """The objective's arguments from what ``load`` gave: draws, and the work of frozen encoders."""
         ...
 
     def expect(self, step: int, places: range) -> None:
-        """``inputs`` will be asked for these next: a chance to load them meanwhile."""
+        """``load`` will be asked for these next: a chance to begin meanwhile."""
         ...
 
     def digest(self, steps: int, gather: Callable[[list[Any]], list[Any]]) -> str:
@@ -32,7 +36,7 @@ class Batches(Protocol):
         ...
 
     def state(self, gather: Callable[[list[Any]], list[Any]]) -> dict[str, Any]:
-        """Where the data of this process is, after the last ``inputs`` that were asked for; ``gather`` as above."""
+        """Where the data of this process is, after the last samples that were loaded; ``gather`` as above."""
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None: ...
