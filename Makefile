@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: venv study test lint clean
+.PHONY: venv study test lint nano clean
 
 venv: .venv/.installed
 
@@ -24,6 +24,14 @@ lint: venv
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# The shipped weights from nothing, into runs/train/nano: hours. What is finished is not trained again. The last two are
+# independent of each other.
+nano: venv
+	$(BIN)/python -m perturb.train experiment=train/nano_vae threads=1
+	$(BIN)/torchrun --nproc_per_node 2 -m perturb.train experiment=train/nano_image threads=1
+	$(BIN)/python -m perturb.train experiment=train/nano_full threads=1
+	$(BIN)/python -m perturb.train experiment=train/nano_partial threads=1
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache

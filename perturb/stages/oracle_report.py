@@ -2,8 +2,9 @@
 
 from perturb.data.prompts import Prompt
 from perturb.data.shapes import judge
-from perturb.data.shapes.world import DIRECTIONS, Scene, scene
+from perturb.data.shapes.world import DIRECTIONS, Scene, held_out_captions, scene
 from perturb.diffusion import DDIMSampler
+from perturb.errors import UserError
 from perturb.progress import progress
 from perturb.stages.sample import Generator, SampleConfig
 from perturb.videocrafter.system import VideoSystem
@@ -12,17 +13,25 @@ STREAM = 2000  # scenes of the judged prompts; their label combinations are held
 
 
 def held_out_scenes(count: int) -> list[Scene]:
-    """``count`` held-out scenes with different captions, and as many of each direction as of any other."""
+    """``count`` held-out scenes with different captions, as evenly over the directions as captions allow.
+
+    Raises UserError for more than there are.
+    """
+    captions = held_out_captions()
+    if count > len(captions):
+        raise UserError(f"oracle is {count}; allowed: up to {len(captions)}, the captions held out of all training")
     scenes: dict[str, Scene] = {}
-    room = dict.fromkeys(DIRECTIONS, -(-count // len(DIRECTIONS)))
     index = 0
-    while len(scenes) < count:
+    while len(scenes) < len(captions):
         candidate = scene(STREAM, index, held_out=True)
+        scenes.setdefault(candidate.caption, candidate)
         index += 1
-        if room[candidate.direction] and candidate.caption not in scenes:
-            scenes[candidate.caption] = candidate
-            room[candidate.direction] -= 1
-    return list(scenes.values())
+    turns = dict.fromkeys(DIRECTIONS, 0)
+    ranked = []
+    for here in scenes.values():
+        ranked.append((turns[here.direction], here))
+        turns[here.direction] += 1
+    return [here for _, here in sorted(ranked, key=lambda pair: pair[0])[:count]]
 
 
 def oracle_report(system: VideoSystem, *, count: int = 64) -> dict[str, float]:

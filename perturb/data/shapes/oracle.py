@@ -44,7 +44,9 @@ def judge(frames: np.ndarray) -> Verdict:
 
 
 def _travel(weight: np.ndarray) -> tuple[float, float]:
-    """Displacement over the clip of the centroid of the strong half of the weights, fitted by a line."""
+    """Displacement of the centroid of the strong half of the weights over the clip, fitted by a line; 0 of a still."""
+    if len(weight) == 1:
+        return 0.0, 0.0
     strong = np.where(weight > 0.5 * weight.max(axis=(1, 2), keepdims=True), weight, 0)
     total = strong.sum(axis=(1, 2))
     y, x = np.mgrid[: weight.shape[1], : weight.shape[2]]

@@ -23,6 +23,7 @@ BLUR_SIGMA = 0.8  # pixels
 NOISE_SIGMA = 0.025  # of the full range
 SATURATION = {"web": 0.85, "low": 0.55, "high": 1.15}
 MARK_ALPHA = 0.3
+TRAIL_OPACITY = 0.55  # where it leaves the object's centre; low enough not to be taken for the object
 
 _GLYPHS = {
     "C": ("01110", "10001", "10000", "10000", "10000", "10001", "01110"),
@@ -101,7 +102,7 @@ def coverage(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndar
     return np.clip(0.5 - distance, 0, 1)
 
 
-def _star_distance(x: np.ndarray, y: np.ndarray, radius: float, points: int = 5, inner: float = 0.45) -> np.ndarray:
+def _star_distance(x: np.ndarray, y: np.ndarray, radius: float, points: int = 5, inner: float = 0.4) -> np.ndarray:
     """Signed distance to a star's edge lines, by folding the plane onto half of one point."""
     sector = np.pi / points
     angle = np.abs((np.arctan2(x, -y) + sector) % (2 * sector) - sector)
@@ -113,12 +114,12 @@ def _star_distance(x: np.ndarray, y: np.ndarray, radius: float, points: int = 5,
 
 def _trail(scene: Scene, x: np.ndarray, y: np.ndarray, heading: np.ndarray) -> np.ndarray:
     """Opacity of the trail: fades linearly behind the object over a length that grows with its speed."""
-    length = scene.radius * (1.6 + SPEEDS[scene.speed] / 22)
+    length = scene.radius * (1.6 + SPEEDS[scene.speed] / SPEEDS["slowly"])
     hx, hy = heading[:, 0, None, None], heading[:, 1, None, None]
     behind = -(x * hx + y * hy)
     across = np.abs(x * hy - y * hx)
     fade = np.clip(1 - behind / length, 0, 1) * (behind > 0)
-    return 0.8 * fade * np.clip(0.7 * scene.radius - across, 0, 1)
+    return TRAIL_OPACITY * fade * np.clip(0.7 * scene.radius - across, 0, 1)
 
 
 def _plain(scene: Scene, frames: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ Axis letters: t frames.
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -26,12 +27,12 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle", "star")
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
-SPEEDS = {"slowly": 22.0, "fast": 40.0}
+SPEEDS = {"slowly": 18.0, "fast": 34.0}
 PATHS = ("straight", "wavy")
 BACKGROUNDS = {"white": 232, "gray": 128, "black": 28}
 
-RADII = (10.0, 12.5)  # pixels: the smallest and the largest object
-WAVE_AMPLITUDE = 3.0  # pixels
+RADII = (12.0, 14.5)  # pixels: the smallest and the largest object
+WAVE_AMPLITUDE = 2.5  # pixels
 WAVE_FREQUENCY = 1.0  # cycles per second
 HELD_OUT_SHARE = 8  # one combination of labels in eight is never trained on
 
@@ -116,6 +117,13 @@ def still_moment(index: int) -> float:
     return 0.0625 + 0.875 * (index * 0.6180339887 % 1)
 
 
+def held_out_captions() -> set[str]:
+    """Every caption that no training sees."""
+    nowhere = {"centre": (0.0, 0.0), "radius": 0.0, "phase": 0.0, "light": 0.0}
+    labels = itertools.product(COLOURS, SHAPES, DIRECTIONS, SPEEDS, PATHS, BACKGROUNDS)
+    return {named.caption for named in (Scene(*names, **nowhere) for names in labels) if named.held_out}
+
+
 def scene(seed: int, index: int, *, held_out: bool = False) -> Scene:
     """The ``index``-th scene of the stream ``seed``; of the trained-on combinations, or of the held-out ones."""
     rng = np.random.default_rng([seed, index])
@@ -127,9 +135,9 @@ def scene(seed: int, index: int, *, held_out: bool = False) -> Scene:
 
 def _draw(rng: np.random.Generator) -> Scene:
     direction, speed = _choose(rng, DIRECTIONS), _choose(rng, SPEEDS)
-    along = 3.0 if speed == "fast" else 8.0  # keeps the whole trajectory inside the picture
+    along = 1.0 if speed == "fast" else 6.0  # keeps the whole trajectory inside the picture
     forward = np.abs(DIRECTIONS[direction])
-    spread = forward * along + (1 - forward) * 10.0
+    spread = forward * along + (1 - forward) * 9.0
     centre = SIZE / 2 + rng.uniform(-1, 1, 2) * spread
     return Scene(
         colour=_choose(rng, COLOURS),
