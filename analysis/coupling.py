@@ -18,14 +18,13 @@ from rich.text import Text
 
 from analysis.comparisons import LEADING, PRIMARY_CONDITION, PRIMARY_METRIC, Results, Row
 from analysis.design import Design
-from analysis.load import completeness, load
+from analysis.load import completeness, find_runs, load
 from analysis.statistics import Estimate
 from analysis.summary import WIDEST
 from analysis.table import cell, decimals, number
 from perturb.errors import UserError
 from perturb.rundir import write_atomic
 
-MANIFEST = "manifest.json"
 TITLES = {
     "primary": "motion quality, {condition}",
     "motion": "motion quality, {condition}",
@@ -55,17 +54,6 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
     from analysis.plots import save
 
     return written + [path for name, figure in figures(results) for path in save(figure, output / f"{name}.png")]
-
-
-def find_runs(paths: Iterable[str | Path]) -> list[Path]:
-    """Every run directory given or beneath a folder given, in order. Raises UserError for a folder without any."""
-    found: list[Path] = []
-    for path in map(Path, paths):
-        runs = sorted(manifest.parent for manifest in path.expanduser().rglob(MANIFEST))
-        if not runs:
-            raise UserError(f"{path} holds no run: no {MANIFEST} in it or beneath it. Give folders of `perturb.run`.")
-        found += runs
-    return found
 
 
 def run_rows(results: Results) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.contrast import Trajectories
-from analysis.load import Measure, Run, Study
+from analysis.load import Measure, Run, Study, check_alike
 from analysis.statistics import trajectories
 from perturb.errors import UserError
 from perturb.records import SET_PROMPT, SET_SEED
@@ -74,7 +74,7 @@ class Design:
         scores = {str(run_id): rows for run_id, rows in study.scores.groupby("run_id", sort=False)}
         runs = _by_cell(study.runs, scores)
         _check_grid(runs)
-        _check_alike(study.runs, scores)
+        check_alike((run, _shared(run, scores[run.manifest.run_id])) for run in study.runs)
         _check_doses(study.runs, scores)
         first = study.runs[0]
         rows = scores[first.manifest.run_id]
@@ -178,35 +178,17 @@ def _check_grid(runs: Mapping[Cell, Mapping[int, Run]]) -> None:
         )
 
 
-def _check_alike(runs: Iterable[Run], scores: Mapping[str, pd.DataFrame]) -> None:
-    """The same prompts, noises, probe steps, clips and metrics everywhere; one checkpoint per training."""
-    seen: dict[str, tuple[Any, Run]] = {}
-    for run in runs:
-        manifest, rows = run.manifest, scores[run.manifest.run_id]
-        shared = {
-            "probe steps": _steps(rows),
-            "prompts": manifest.prompts,
-            "prompts and noise seeds": _clips(rows),
-            "clip settings": manifest.clips,
-            "metrics": tuple(measure.name for measure in run.measures),
-            f"checkpoint of the {rows.training.iloc[0]} model": manifest.system.get("sha256"),
-        }
-        for what, value in shared.items():
-            first, other = seen.setdefault(what, (value, run))
-            if first != value:
-                raise UserError(
-                    f"{run.directory.path} and {other.directory.path} differ in their {what}: {_apart(value, first)}. "
-                    "Runs are compared prompt by prompt and step by step; give runs of one study."
-                )
-
-
-def _apart(one: Any, other: Any) -> str:
-    """Two values, short enough to read: of mappings and sequences what only one of them has."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        one, other = tuple(one.items()), tuple(other.items())
-    if isinstance(one, tuple) and isinstance(other, tuple):
-        one, other = ([x for x in a if x not in b][:3] for a, b in ((one, other), (other, one)))
-    return f"{one} and {other}"
+def _shared(run: Run, rows: pd.DataFrame) -> dict[str, Any]:
+    """What all runs of a study have in common: prompts, noises, steps, clips, metrics, a checkpoint per training."""
+    manifest = run.manifest
+    return {
+        "probe steps": _steps(rows),
+        "prompts": manifest.prompts,
+        "prompts and noise seeds": _clips(rows),
+        "clip settings": manifest.clips,
+        "metrics": tuple(measure.name for measure in run.measures),
+        f"checkpoint of the {rows.training.iloc[0]} model": manifest.system.get("sha256"),
+    }
 
 
 def _check_doses(runs: Iterable[Run], scores: Mapping[str, pd.DataFrame]) -> None:

@@ -5,8 +5,6 @@ last step the fine-tuned one, both sampled from the same prompts and noises.
 """
 
 import argparse
-import csv
-import io
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis import style
-from analysis.load import Measure, Run, Study, load
+from analysis.load import Measure, Run, Study, check_alike, find_runs, load
 from analysis.plots import save, titled
 from analysis.statistics import Estimate, change_curve, level_curve
 from analysis.table import cell, decimals
@@ -71,7 +70,7 @@ class Comparison:
     @staticmethod
     def of(study: Study) -> "Comparison":
         """Raises UserError for runs that do not belong in one table, and says which and why."""
-        _check_alike(study)
+        check_alike((run, _shared(study, run)) for run in study.runs)
         cells: dict[tuple[str, str, str], Run] = {}
         for run in study.runs:
             where = _cell(run, str(study.of(run).training.iloc[0]), str(study.of(run).group.iloc[0]))
@@ -108,26 +107,17 @@ def _cell(run: Run, start: str, group: str) -> tuple[str, str, str]:
     return start, "direct" if perturbation["lora"] is None else "LoRA", group
 
 
-def _check_alike(study: Study) -> None:
-    """The same prompts, clips, metrics and steps, the same samples trained on, one checkpoint per start."""
-    seen: dict[str, tuple[Any, Run]] = {}
-    for run in study.runs:
-        scores, manifest = study.of(run), run.manifest
-        shared = {
-            "probe steps": sorted(int(step) for step in scores.step.unique()),
-            "prompts": manifest.prompts,
-            "clips (size, sampler, noise seeds)": manifest.clips,
-            "metrics": run.measures,
-            "training samples": manifest.perturbation.get("sample_stream_sha256"),
-            f"checkpoint of the {scores.training.iloc[0]} model": manifest.system.get("sha256"),
-        }
-        for what, value in shared.items():
-            first, other = seen.setdefault(what, (value, run))
-            if first != value:
-                raise UserError(
-                    f"{run.directory.path} and {other.directory.path} differ in their {what}, so they do not belong in "
-                    "one table. Give runs of one multirun."
-                )
+def _shared(study: Study, run: Run) -> dict[str, Any]:
+    """What all runs of a table have in common, the samples trained on among them."""
+    scores, manifest = study.of(run), run.manifest
+    return {
+        "probe steps": tuple(sorted(int(step) for step in scores.step.unique())),
+        "prompts": manifest.prompts,
+        "clips (size, sampler, noise seeds)": manifest.clips,
+        "metrics": run.measures,
+        "training samples": manifest.perturbation.get("sample_stream_sha256"),
+        f"checkpoint of the {scores.training.iloc[0]} model": manifest.system.get("sha256"),
+    }
 
 
 def _model(study: Study, run: Run, start: str, strategy: str, group: str) -> Model:
@@ -152,20 +142,22 @@ def _model(study: Study, run: Run, start: str, strategy: str, group: str) -> Mod
 
 def table_csv(comparison: Comparison) -> str:
     """Every measure: its mean, the half-width of the interval, and both of the paired change."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    names = [measure.name for measure in comparison.measures]
-    parts = ("", "_half_width", "_change", "_change_half_width")
-    first = ["start", "strategy", "group", "trained_parameters", "magnitude"]
-    writer.writerow([*first, *(f"{name}{part}" for name in names for part in parts)])
-    for model in comparison.models:
-        numbers = [model.magnitude]
-        for name in names:
-            for estimate in (model.levels[name], model.changes.get(name, Estimate(math.nan, math.nan, 0))):
-                numbers += [estimate.mean, estimate.half_width]
-        cells = ("" if math.isnan(number) else repr(float(number)) for number in numbers)
-        writer.writerow([model.start, model.strategy, model.group, model.parameters, *cells])
-    return buffer.getvalue()
+    return pd.DataFrame([_numbers(model, comparison.measures) for model in comparison.models]).to_csv(index=False)
+
+
+def _numbers(model: Model, measures: Sequence[Measure]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "start": model.start,
+        "strategy": model.strategy,
+        "group": model.group,
+        "trained_parameters": model.parameters,
+        "magnitude": model.magnitude,
+    }
+    for name in (measure.name for measure in measures):
+        level, change = model.levels[name], model.changes.get(name, Estimate(math.nan, math.nan, 0))
+        row |= {name: level.mean, f"{name}_half_width": level.half_width}
+        row |= {f"{name}_change": change.mean, f"{name}_change_half_width": change.half_width}
+    return row
 
 
 def table_markdown(comparison: Comparison) -> str:
@@ -263,11 +255,11 @@ def _keys() -> list[Line2D]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code: 0, or 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(prog="python -m analysis.finetuning", description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", help="run directories, for example runs/finetuning/*/*")
+    parser.add_argument("runs", type=Path, nargs="+", help="run directories, or folders that hold them")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the tables and the figure")
     given = parser.parse_args(arguments)
     try:
-        comparison = Comparison.of(load(given.runs))
+        comparison = Comparison.of(load(find_runs(given.runs)))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

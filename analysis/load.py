@@ -6,7 +6,7 @@ Works on runs copied from another machine: only scores.csv, train.csv and manife
 import csv
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -21,6 +21,7 @@ Row = TypeVar("Row")
 KEY = ["run_id", "step", "prompt_id", "seed", "metric"]
 """The columns that name one value; no two rows of a frame share them."""
 
+MANIFEST = "manifest.json"
 AXES = ("motion", "visual", "text", "drift")
 
 
@@ -105,6 +106,39 @@ def load(paths: Sequence[str | Path]) -> Study:
             )
         seen[run.manifest.run_id] = run.directory.path
     return Study(tuple(run for run, _ in loaded), pd.concat([scores for _, scores in loaded], ignore_index=True))
+
+
+def find_runs(paths: Iterable[str | Path]) -> list[Path]:
+    """Every run directory given or beneath a folder given, in order. Raises UserError for a folder without any."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        runs = sorted(manifest.parent for manifest in path.expanduser().rglob(MANIFEST))
+        if not runs:
+            raise UserError(f"{path} holds no run: no {MANIFEST} in it or beneath it. Give folders of `perturb.run`.")
+        found += runs
+    return found
+
+
+def check_alike(runs: Iterable[tuple[Run, Mapping[str, Any]]]) -> None:
+    """Runs with what they should share, by name. Raises UserError for the first thing in which two of them differ."""
+    seen: dict[str, tuple[Any, Run]] = {}
+    for run, shared in runs:
+        for what, value in shared.items():
+            first, other = seen.setdefault(what, (value, run))
+            if first != value:
+                raise UserError(
+                    f"{run.directory.path} and {other.directory.path} differ in their {what}: {_apart(value, first)}. "
+                    "Runs are compared prompt by prompt and step by step; give runs of one study."
+                )
+
+
+def _apart(one: Any, other: Any) -> str:
+    """Two values, short enough to read: of mappings and sequences what only one of them has."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        one, other = tuple(one.items()), tuple(other.items())
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        one, other = ([x for x in a if x not in b][:3] for a, b in ((one, other), (other, one)))
+    return f"{one} and {other}"
 
 
 def completeness(scores: pd.DataFrame) -> Completeness:

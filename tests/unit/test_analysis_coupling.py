@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from analysis.comparisons import PRIMARY_CONDITION, Results
-from analysis.coupling import contrast_rows, contrast_table, curve_rows, find_runs, footnote, main, run_rows
+from analysis.coupling import contrast_rows, contrast_table, curve_rows, footnote, main, run_rows
 from analysis.coupling_figure import curves_figure, figures, forest_figure
 from analysis.design import LORA, Cell, Design
-from analysis.load import load
+from analysis.load import find_runs, load
 from perturb.errors import UserError
 
 FULL, PARTIAL = (Key(training, "spatial", "single_frame", "lora", 0) for training in ("full", "partial"))

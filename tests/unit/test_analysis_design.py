@@ -9,9 +9,8 @@ import pytest
 from analysis_run import edit
 from coupling_runs import CONDITIONS, STEPS, Key, make_run, make_study
 
-from analysis.coupling import find_runs
 from analysis.design import Cell, Condition, Design
-from analysis.load import load
+from analysis.load import find_runs, load
 from perturb.errors import UserError
 from perturb.rundir import RunDir
 

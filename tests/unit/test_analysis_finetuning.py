@@ -124,5 +124,5 @@ def test_what_does_not_belong_in_one_table_is_named(
 
 def test_a_mistake_is_told_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main([str(tmp_path), "-o", str(tmp_path / "out")]) == 2
-    assert "is not a scored run" in capsys.readouterr().err
+    assert "holds no run" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
