@@ -94,10 +94,6 @@ class VideoUNet(nn.Module):
         self.norm_out = nn.GroupNorm(norm_groups, finest)
         self.conv_out = zero(nn.Conv2d(finest, out_channels, 3, padding=1))
 
-    def enable_gradient_checkpointing(self) -> None:
-        """Recompute each stage in the backward pass instead of keeping its activations: the same gradients."""
-        self.gradient_checkpointing = True
-
     def forward(
         self,
         x: Tensor,

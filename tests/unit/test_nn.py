@@ -144,7 +144,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(frozen: bool) -> None:
         for name, parameter in unet.named_parameters():
             parameter.requires_grad_(".query.weight" in name)
     plain = gradients(unet, arguments)
-    unet.enable_gradient_checkpointing()
+    unet.gradient_checkpointing = True
     checkpointed = gradients(unet, arguments)
     assert plain.keys() == checkpointed.keys() == {n for n, p in unet.named_parameters() if p.requires_grad}
     for name, gradient in plain.items():

@@ -39,19 +39,11 @@ class PlacedDropout(nn.Module):
         return kept / (1 - self.p)
 
 
-def active_dropouts(module: nn.Module) -> dict[str, nn.Dropout]:
-    """Name → layer of every dropout that would drop something now."""
-    return {
-        name: layer
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.Dropout) and layer.p and layer.training
-    }
-
-
 def place_dropouts(module: nn.Module) -> list[PlacedDropout]:
     """Replace every active dropout in ``module`` by one that is drawn per sample; returns them."""
     placed = []
-    for name, layer in active_dropouts(module).items():
+    active = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.Dropout) and m.p and m.training]
+    for name, layer in active:
         parent, _, child = name.rpartition(".")
         placed.append(PlacedDropout(layer.p, name))
         setattr(module.get_submodule(parent), child, placed[-1])
