@@ -4,9 +4,11 @@ from perturb.metrics.base import (
     Clip,
     ClipMetric,
     Context,
+    Gathered,
     Metric,
     MetricInfo,
     SetMetric,
+    Sets,
     Unavailable,
     Value,
     score_clips,
@@ -14,15 +16,17 @@ from perturb.metrics.base import (
 from perturb.metrics.motion import MOTION
 from perturb.metrics.perceptual import SSIM_DRIFT, LpipsDrift
 from perturb.metrics.visual import VISUAL
-from perturb.metrics.watermark import WatermarkStrength, WatermarkTrace
+from perturb.metrics.watermark import Watermark
 
 __all__ = [
     "Clip",
     "ClipMetric",
     "Context",
+    "Gathered",
     "Metric",
     "MetricInfo",
     "SetMetric",
+    "Sets",
     "Unavailable",
     "Value",
     "embedded_metrics",
@@ -32,4 +36,4 @@ __all__ = [
 
 def embedded_metrics(*, device: str = "cpu") -> list[Metric | SetMetric]:
     """Every metric that comes with the package; `device` is where LPIPS runs (`unavailable` without its weights)."""
-    return [MOTION, VISUAL, WatermarkStrength(), WatermarkTrace(), SSIM_DRIFT, LpipsDrift(device=device)]
+    return [MOTION, VISUAL, Watermark(), SSIM_DRIFT, LpipsDrift(device=device)]

@@ -5,8 +5,8 @@ Axes: t frames, h w pixels, c channels.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,13 +19,17 @@ Status = Literal["ok", "unavailable", "failed"]
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """One decoded clip: frames uint8 `t h w c` (c = 3, RGB), and which sample of the study it is."""
+    """One decoded clip: frames uint8 `t h w c` (c = 3, RGB), and which sample of the study it is.
+
+    ``prompt`` is the text it was made from, "" where none is known.
+    """
 
     frames: np.ndarray
     fps: float
     prompt_id: str
     seed: int
     step: int
+    prompt: str = ""
 
     @property
     def sample(self) -> tuple[str, int]:
@@ -38,7 +42,8 @@ class MetricInfo:
     """What a number means.
 
     direction: `band` is two-sided, so report its change from step 0. needs: names of weight files. range: its ends, the
-    upper one None when open. scope: one value per clip, or one for the whole set of clips.
+    upper one None when open. scope: one value per clip, or one for the whole set of clips. depends: clips that differ
+    in these cannot be compared. pitfalls: what a reader of the number must know.
     """
 
     name: str
@@ -50,6 +55,8 @@ class MetricInfo:
     formula: str
     source: str
     scope: Literal["clip", "set"] = "clip"
+    depends: tuple[Literal["fps", "size"], ...] = ()
+    pitfalls: str = ""
 
 
 class Unavailable(UserError):
@@ -111,30 +118,91 @@ class Context:
         return self.reference[clip.sample]
 
 
+@runtime_checkable
 class Metric(Protocol):
-    """Scores every clip: for each info one value per clip, in the order of the clips."""
+    """Numbers of single clips.
+
+    ``paired``: they depend on the step-0 clip of the same sample too. ``batched``: it wants many clips at a time, in
+    one process, for its network; otherwise clips are handed to several processes, so the object must pickle.
+    """
 
     @property
     def infos(self) -> tuple[MetricInfo, ...]: ...
 
-    def __call__(self, clips: Sequence[Clip], context: Context) -> Mapping[str, Sequence[Value]]: ...
+    @property
+    def paired(self) -> bool: ...
+
+    @property
+    def batched(self) -> bool: ...
+
+    def identity(self) -> Mapping[str, Any]:
+        """What decides the numbers beside the clips, as plain JSON: version, settings, hashes of weights.
+
+        Raises Unavailable, with the file and where to put it, when weights are absent.
+        """
+        ...
+
+    def __call__(self, clips: Sequence[Clip], context: Context) -> Mapping[str, Sequence[Value]]:
+        """For each info one value per clip, in the order of the clips. A clip that fails does not stop the rest."""
+        ...
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What a `SetMetric` has kept of a set of clips: ``samples`` (prompt_id, seed) and one feature array for each."""
+
+    samples: Sequence[tuple[str, int]]
+    features: Sequence[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The sets a `SetMetric` compares: the clips to score, and where known the step-0 clips and the images D_I."""
+
+    own: Gathered
+    reference: Gathered | None = None
+    images: Gathered | None = None
 
 
 class SetMetric(Protocol):
-    """Scores a set of clips as a whole: for each info one value (its row has prompt_id "*" and seed -1)."""
+    """Numbers that need a whole set of clips: first a small array is kept of every clip, then all are combined.
+
+    ``batched`` and ``identity`` as of a `Metric`.
+    """
 
     @property
     def infos(self) -> tuple[MetricInfo, ...]: ...
 
-    def __call__(self, clips: Sequence[Clip], context: Context) -> Mapping[str, Value]: ...
+    @property
+    def batched(self) -> bool: ...
+
+    def identity(self) -> Mapping[str, Any]: ...
+
+    def features(self, clips: Sequence[Clip]) -> Sequence[np.ndarray | Value]:
+        """What is kept of each clip (of an image: a clip of one frame); a failed Value for one that gives nothing."""
+        ...
+
+    def combine(self, sets: Sets) -> Mapping[str, Value | Sequence[Value]]:
+        """One value per info of scope set, and for those of scope clip one per clip of ``sets.own``."""
+        ...
 
 
 @dataclass(frozen=True)
 class ClipMetric:
-    """A metric given by one function of one clip that returns a number for every info."""
+    """A metric given by one function of one clip that returns a number for every info.
+
+    ``version`` goes up whenever the same clip would get other numbers.
+    """
 
     infos: tuple[MetricInfo, ...]
     measure: Callable[[Clip, Context], Mapping[str, float]]
+    version: int
+    paired: bool = False
+    batched: bool = field(default=False, init=False)
+
+    def identity(self) -> Mapping[str, Any]:
+        """The version."""
+        return {"version": self.version}
 
     def __call__(self, clips: Sequence[Clip], context: Context) -> Mapping[str, Sequence[Value]]:
         return score_each(self.infos, clips, lambda clip: self.measure(clip, context))
@@ -183,7 +251,7 @@ def score_clips(
     rows: list[tuple[Clip | None, MetricInfo, Value]] = []
     for metric in metrics:
         try:
-            results = metric(sound, context)
+            results = metric(sound, context) if isinstance(metric, Metric) else combined(metric, sound, context)
         except Exception as error:
             results = {info.name: _everywhere(info, sound, Value.because(error)) for info in metric.infos}
         for info in metric.infos:
@@ -195,6 +263,34 @@ def score_clips(
             for clip, problem in zip(clips, problems, strict=True):
                 rows.append((clip, info, next(values) if problem is None else Value.failed(problem)))
     return rows
+
+
+def combined(metric: SetMetric, clips: Sequence[Clip], context: Context) -> Mapping[str, Value | Sequence[Value]]:
+    """The values of a `SetMetric`; a clip of which nothing could be kept is left out and has its reason as value."""
+    kept = metric.features(clips)
+    own = [(clip, feature) for clip, feature in zip(clips, kept, strict=True) if not isinstance(feature, Value)]
+    reference = None if context.reference is None else list(context.reference.values())
+    found = metric.combine(Sets(gathered(own), None if reference is None else gathered(_kept(metric, reference))))
+    results: dict[str, Value | Sequence[Value]] = {}
+    for info in metric.infos:
+        outcome = found[info.name]
+        if isinstance(outcome, Value):
+            results[info.name] = outcome
+        else:
+            values = iter(outcome)
+            results[info.name] = [feature if isinstance(feature, Value) else next(values) for feature in kept]
+    return results
+
+
+def gathered(kept: Iterable[tuple[Clip, np.ndarray]]) -> Gathered:
+    """Clips and their features as a `Gathered`."""
+    pairs = list(kept)
+    return Gathered([clip.sample for clip, _ in pairs], [feature for _, feature in pairs])
+
+
+def _kept(metric: SetMetric, clips: Sequence[Clip]) -> list[tuple[Clip, np.ndarray]]:
+    features = metric.features(clips)
+    return [(clip, feature) for clip, feature in zip(clips, features, strict=True) if not isinstance(feature, Value)]
 
 
 def _everywhere(info: MetricInfo, clips: Sequence[Clip], value: Value) -> Value | list[Value]:

@@ -138,4 +138,5 @@ MOTION = ClipMetric(
         ),
     ),
     measure_motion,
+    version=1,
 )

@@ -6,7 +6,7 @@ Axes: t frames, h w pixels, c channels.
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from skimage.metrics import structural_similarity
@@ -57,6 +57,8 @@ SSIM_DRIFT = ClipMetric(
         ),
     ),
     measure_ssim,
+    version=1,
+    paired=True,
 )
 
 
@@ -96,6 +98,7 @@ def load_lpips(path: Path) -> "torch.nn.Module":
 class LpipsDrift:
     """Mean LPIPS distance to the clip of the same prompt and noise at step 0; the network is loaded at first use."""
 
+    paired, batched = True, True
     infos: tuple[MetricInfo, ...] = (
         MetricInfo(
             "lpips_drift",
@@ -115,6 +118,11 @@ class LpipsDrift:
 
     def __call__(self, clips: Sequence[Clip], context: Context) -> Mapping[str, Sequence[Value]]:
         return score_each(self.infos, clips, lambda clip: {"lpips_drift": self._distance(clip, context)})
+
+    def identity(self) -> Mapping[str, Any]:
+        """The version, and the weights by their name, which ends in their hash. Unavailable without them."""
+        self._network()
+        return {"version": 1, "weights": ALEXNET}
 
     def _network(self) -> "torch.nn.Module":
         path = trunk_path()

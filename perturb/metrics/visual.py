@@ -172,4 +172,5 @@ VISUAL = ClipMetric(
         ),
     ),
     measure_visual,
+    version=1,
 )

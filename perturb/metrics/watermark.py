@@ -4,12 +4,13 @@ What different prompts have in common at a pixel is not content: the median over
 cancels the scenes and keeps an overlaid mark (Dekel et al. 2017, "On the effectiveness of visible watermarks").
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from perturb.errors import UserError
-from perturb.metrics.base import Clip, Context, MetricInfo, Unavailable, Value, score_each
+from perturb.metrics.base import Clip, Gathered, MetricInfo, Sets, Unavailable, Value
 from perturb.metrics.frames import luma
 
 MIN_PROMPTS = 4
@@ -27,14 +28,14 @@ def gradient(clip: Clip) -> np.ndarray:
     return np.stack(np.gradient(luma(clip.frames).mean(0)), axis=-1)
 
 
-def common_mark(clips: Iterable[Clip]) -> np.ndarray:
+def common_mark(gathered: Gathered) -> np.ndarray:
     """Median over prompts of the signed gradient, the seeds of a prompt averaged first: `h w 2`.
 
     Unavailable for fewer than 4 prompts; UserError for mixed frame sizes.
     """
     by_prompt: dict[str, list[np.ndarray]] = {}
-    for clip in clips:
-        by_prompt.setdefault(clip.prompt_id, []).append(gradient(clip))
+    for (prompt_id, _), field in zip(gathered.samples, gathered.features, strict=True):
+        by_prompt.setdefault(prompt_id, []).append(field)
     if len(by_prompt) < MIN_PROMPTS:
         raise Unavailable(f"a watermark shows across at least {MIN_PROMPTS} different prompts, given {len(by_prompt)}")
     sizes = {one.shape[:2] for fields in by_prompt.values() for one in fields}
@@ -43,11 +44,11 @@ def common_mark(clips: Iterable[Clip]) -> np.ndarray:
     return np.median([np.mean(fields, axis=0) for fields in by_prompt.values()], axis=0)
 
 
-def reference_mark(context: Context) -> np.ndarray:
+def reference_mark(reference: Gathered | None) -> np.ndarray:
     """The mark that the step-0 clips share: `h w 2`. Unavailable without them or when they share none."""
-    if context.reference is None:
+    if reference is None:
         raise Unavailable("no step-0 clips to estimate the mark from; score step 0 first")
-    mark = common_mark(context.reference.values())
+    mark = common_mark(reference)
     if strength(mark) < MARK_FLOOR:
         raise Unavailable(f"the step-0 clips share no mark (strength {strength(mark):.4f} < {MARK_FLOOR})")
     return mark
@@ -66,9 +67,10 @@ def correlation(scene: np.ndarray, mark: np.ndarray) -> float:
     return float((g * m).sum() / norm) if norm > 0 else 0.0
 
 
-class WatermarkStrength:
-    """The strength of what all prompts share, for a set of clips (one step)."""
+class Watermark:
+    """The strength of what all prompts share (of the set), and how much of the step-0 mark each clip still shows."""
 
+    batched = False
     infos: tuple[MetricInfo, ...] = (
         MetricInfo(
             "watermark",
@@ -80,20 +82,8 @@ class WatermarkStrength:
             "99.5th percentile of |median over prompts of the signed luma gradient|",
             _SOURCE,
             scope="set",
+            depends=("size",),
         ),
-    )
-
-    def __call__(self, clips: Sequence[Clip], context: Context) -> Mapping[str, Value]:
-        try:
-            return {"watermark": Value.of(strength(common_mark(clips)))}
-        except UserError as error:
-            return {"watermark": Value.because(error)}
-
-
-class WatermarkTrace:
-    """How much of the step-0 mark each clip still shows."""
-
-    infos: tuple[MetricInfo, ...] = (
         MetricInfo(
             "watermark_trace",
             "visual",
@@ -103,19 +93,38 @@ class WatermarkTrace:
             (),
             "normalised correlation of the clip's gradient with the step-0 set's common gradient, on the mark",
             _SOURCE,
+            depends=("size",),
         ),
     )
 
-    def __call__(self, clips: Sequence[Clip], context: Context) -> Mapping[str, Sequence[Value]]:
+    def identity(self) -> Mapping[str, Any]:
+        """The version."""
+        return {"version": 1}
+
+    def features(self, clips: Sequence[Clip]) -> Sequence[np.ndarray | Value]:
+        """The gradient of each clip, float32 `h w 2`."""
+        kept: list[np.ndarray | Value] = []
+        for clip in clips:
+            try:
+                kept.append(gradient(clip).astype(np.float32))
+            except UserError as error:
+                kept.append(Value.because(error))
+        return kept
+
+    def combine(self, sets: Sets) -> Mapping[str, Value | Sequence[Value]]:
+        """Both measures; each says by itself why it cannot be had."""
         try:
-            mark = reference_mark(context)
+            shared = Value.of(strength(common_mark(sets.own)))
         except UserError as error:
-            return {"watermark_trace": [Value.because(error)] * len(clips)}
+            shared = Value.because(error)
+        try:
+            mark = reference_mark(sets.reference)
+        except UserError as error:
+            return {"watermark": shared, "watermark_trace": [Value.because(error)] * len(sets.own.features)}
+        return {"watermark": shared, "watermark_trace": [_trace(field, mark) for field in sets.own.features]}
 
-        def measure(clip: Clip) -> Mapping[str, float]:
-            scene = gradient(clip)
-            if scene.shape != mark.shape:
-                raise UserError(f"the clip's size {scene.shape[:2]} is not that of the step-0 clips {mark.shape[:2]}")
-            return {"watermark_trace": correlation(scene, mark)}
 
-        return score_each(self.infos, clips, measure)
+def _trace(field: np.ndarray, mark: np.ndarray) -> Value:
+    if field.shape != mark.shape:
+        return Value.failed(f"the clip's size {field.shape[:2]} is not that of the step-0 clips {mark.shape[:2]}")
+    return Value.of(correlation(field, mark))

@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def test_a_failing_clip_does_not_stop_the_rest() -> None:
         return {"level": float("nan") if one.prompt_id == "nan" else one.frames.mean()}
 
     clips = [plain("good", 7), plain("bad"), plain("nan"), plain("lone"), plain("last", 9)]
-    rows = score_clips([ClipMetric((info("level"),), measure)], clips, Context())
+    rows = score_clips([ClipMetric((info("level"),), measure, 1)], clips, Context())
     assert [owner for owner, _, _ in rows] == clips
     assert [value.status for _, _, value in rows] == ["ok", "failed", "failed", "unavailable", "ok"]
     assert [value.value for _, _, value in rows] == [7.0, None, None, None, 9.0]
@@ -50,11 +51,15 @@ def test_a_failing_clip_does_not_stop_the_rest() -> None:
 def test_a_crashing_metric_fails_everywhere_and_the_next_one_runs() -> None:
     class Crash:
         infos = (info("crash"), info("whole", "set"))
+        paired, batched = False, False
+
+        def identity(self) -> Mapping[str, Any]:
+            return {}
 
         def __call__(self, clips: Sequence[Clip], context: Context) -> Mapping[str, Sequence[Value]]:
             raise MemoryError("too much")
 
-    level = ClipMetric((info("level"),), lambda one, _context: {"level": one.frames.mean()})
+    level = ClipMetric((info("level"),), lambda one, _context: {"level": one.frames.mean()}, 1)
     rows = score_clips([Crash(), level], [plain("a"), plain("b", 3)], Context())
     got = [(one and one.prompt_id, i.name, v.status) for one, i, v in rows]
     assert got == [

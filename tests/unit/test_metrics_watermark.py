@@ -5,22 +5,30 @@ import pytest
 from metrics_clips import clip, pan, shape, watermarked
 
 from perturb.errors import UserError
-from perturb.metrics import Clip, Context, score_clips
+from perturb.metrics import Clip, Context, Value, score_clips
+from perturb.metrics.base import gathered
 from perturb.metrics.watermark import (
-    WatermarkStrength,
-    WatermarkTrace,
-    common_mark,
+    Watermark,
     correlation,
     gradient,
     reference_mark,
     strength,
 )
+from perturb.metrics.watermark import common_mark as mark_of
 
 SCENES = [pan((i % 3, i % 2), seed=i) if i % 2 else shape((1 + i % 4, i % 3 - 1), seed=i) for i in range(12)]
 
 
 def study(opacity: float, step: int = 0) -> list[Clip]:
     return [clip(watermarked(frames, opacity), f"p{i:03d}", 0, step) for i, frames in enumerate(SCENES)]
+
+
+def common_mark(clips: list[Clip]) -> np.ndarray:
+    return mark_of(gathered((c, gradient(c)) for c in clips))
+
+
+def trace(clips: list[Clip], where: Context) -> list[Value]:
+    return [value for _, i, value in score_clips([Watermark()], clips, where) if i.name == "watermark_trace"]
 
 
 def context(clips: list[Clip]) -> Context:
@@ -65,7 +73,7 @@ def test_trace_is_high_with_the_mark_and_low_without() -> None:
     marked = context(study(0.3))
 
     def traces(clips: list[Clip]) -> list[float]:
-        return [v.value for v in WatermarkTrace()(clips, marked)["watermark_trace"] if v.value is not None]
+        return [v.value for v in trace(clips, marked) if v.value is not None]
 
     kept, gone = traces(study(0.3, step=10)), traces(study(0.0, step=10))
     assert len(kept) == len(gone) == len(SCENES)
@@ -75,22 +83,23 @@ def test_trace_is_high_with_the_mark_and_low_without() -> None:
 
 def test_absent_and_unusable_references() -> None:
     one = study(0.3)[:1]
-    value = WatermarkTrace()(one, Context())["watermark_trace"][0]
+    value = trace(one, Context())[0]
     assert (value.status, value.value) == ("unavailable", None)
-    value = WatermarkTrace()(one, context(study(0.3)[:3]))["watermark_trace"][0]
+    value = trace(one, context(study(0.3)[:3]))[0]
     assert "at least 4 different prompts, given 3" in value.reason
     flat = context([Clip(np.full((2, 64, 64, 3), 99, np.uint8), 8.0, f"p{i}", 0, 0) for i in range(5)])
-    value = WatermarkTrace()(one, flat)["watermark_trace"][0]
+    value = trace(one, flat)[0]
     assert (value.status, "share no mark" in value.reason) == ("unavailable", True)
     small = Clip(np.zeros((2, 32, 32, 3), np.uint8), 8.0, "p", 0, 0)
-    value = WatermarkTrace()([small], context(study(0.3)))["watermark_trace"][0]
+    value = trace([small], context(study(0.3)))[0]
     assert (value.status, "(32, 32)" in value.reason) == ("failed", True)
 
 
 def test_too_few_prompts_and_mixed_sizes_give_no_number() -> None:
-    rows = score_clips([WatermarkStrength()], study(0.3)[:3], Context())
-    assert [(owner, value.status) for owner, _, value in rows] == [(None, "unavailable")]
+    rows = score_clips([Watermark()], study(0.3)[:3], Context())
+    assert [value.status for owner, _, value in rows if owner is None] == ["unavailable"]
     mixed = [*study(0.3), Clip(np.zeros((2, 32, 32, 3), np.uint8), 8.0, "px", 0, 0)]
-    assert WatermarkStrength()(mixed, Context())["watermark"].status == "failed"
+    rows = score_clips([Watermark()], mixed, Context())
+    assert [value.status for owner, _, value in rows if owner is None] == ["failed"]
     with pytest.raises(UserError, match="one size"):
-        reference_mark(context(mixed))
+        reference_mark(gathered((c, gradient(c)) for c in mixed))
