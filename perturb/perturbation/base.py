@@ -25,10 +25,14 @@ IN_PLACE = "perturbed_in_place"
 
 @dataclass(frozen=True)
 class Magnitude:
-    """‖Δ‖_F/‖θ‖_F: per targeted layer, and of all of them, √ΣΔ² / √Σθ². Infinite where θ = 0 and Δ ≠ 0."""
+    """‖Δ‖_F/‖θ‖_F: per targeted layer, and of all of them, √ΣΔ² / √Σθ². Infinite where θ = 0 and Δ ≠ 0.
+
+    ``bases``: ‖θ‖_F of every layer, without which ratios of layers cannot be put together.
+    """
 
     total: float
     per_layer: dict[str, float]
+    bases: dict[str, float]
 
     @staticmethod
     def of(deltas: Mapping[str, float], bases: Mapping[str, float]) -> Magnitude:
@@ -36,6 +40,7 @@ class Magnitude:
         return Magnitude(
             total=_ratio(sum(deltas.values()), sum(bases.values())),
             per_layer={name: _ratio(delta, bases[name]) for name, delta in deltas.items()},
+            bases={name: math.sqrt(bases[name]) for name in deltas},
         )
 
 

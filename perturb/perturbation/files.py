@@ -42,8 +42,24 @@ def write(folder: Path, config: LoraConfig, weights: Mapping[tuple[str, str], Te
     write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
 
 
-def read(folder: Path) -> tuple[dict[str, Any], dict[tuple[str, str], Tensor]]:
-    """Settings and weights as `write` takes them. Raises UserError naming the file that is missing or broken."""
+def read(folder: Path, *more: Path) -> tuple[dict[str, Any], dict[tuple[str, str], Tensor]]:
+    """Settings and weights as `write` takes them; of several adapters, which are one when they share no layer.
+
+    Raises UserError naming the file that is missing or broken, and for adapters that cannot be put together.
+    """
+    settings, weights = _read(folder)
+    for other in more:
+        others, added = _read(other)
+        if different := [key for key in ("r", "lora_alpha") if others[key] != settings[key]]:
+            values = " and ".join(f"{key} = {settings[key]} and {others[key]}" for key in different)
+            raise UserError(f"the adapters in {folder} and {other} have {values}: fit them with one rank and alpha")
+        if common := sorted(layer_names(weights) & layer_names(added)):
+            raise UserError(f"the adapters in {folder} and {other} both move {common[0]}: give them of two groups")
+        weights |= added
+    return settings, weights
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[tuple[str, str], Tensor]]:
     for name in (SETTINGS, WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"no adapter in {folder}: {name} is missing; give a folder in peft's format")
@@ -63,9 +79,9 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[tuple[str, str], Tensor]]:
 
 
 def write_magnitude(folder: Path, magnitude: Magnitude) -> None:
-    """‖Δ‖_F/‖θ‖_F of every layer, one line each."""
-    lines = ["layer,delta_ratio", *(f"{layer},{ratio!r}" for layer, ratio in magnitude.per_layer.items())]
-    write_atomic(folder / MAGNITUDE, "\n".join(lines) + "\n")
+    """‖Δ‖_F/‖θ‖_F and ‖θ‖_F of every layer, one line each."""
+    rows = (f"{layer},{ratio!r},{magnitude.bases[layer]!r}" for layer, ratio in magnitude.per_layer.items())
+    write_atomic(folder / MAGNITUDE, "\n".join(["layer,delta_ratio,base_norm", *rows]) + "\n")
 
 
 def read_magnitude(folder: Path) -> dict[str, float]:

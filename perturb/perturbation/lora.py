@@ -76,12 +76,13 @@ class LoraPerturbation:
                 _factor(layer, "A").copy_(weight)
 
     @classmethod
-    def restore(cls, unet: nn.Module, folder: str | Path) -> LoraPerturbation:
-        """Attach a saved adapter, with the settings and the layers it was saved with.
+    def restore(cls, unet: nn.Module, folder: str | Path, *more: Path) -> LoraPerturbation:
+        """Attach a saved adapter, with the settings and the layers it was saved with; or several, as one.
 
-        Raises UserError when the folder holds no adapter or one of another network.
+        One, because a second injection of peft's would switch the first off. Raises UserError when a folder holds no
+        adapter or one of another network, and for adapters that share a layer or differ in rank or alpha.
         """
-        settings, weights = files.read(Path(folder))
+        settings, weights = files.read(Path(folder), *more)
         names = files.layer_names(weights)
         present = [name for name, _ in unet.named_modules()]
         if unknown := sorted(names - set(present)):
@@ -91,7 +92,7 @@ class LoraPerturbation:
         # in the network's order: a file has none, and the settings written again would differ
         perturbation._inject(unet, [name for name in present if name in names])
         try:
-            perturbation.load(Path(folder))
+            perturbation.load(Path(folder), *more)
         except UserError:
             perturbation.detach()
             raise
@@ -138,7 +139,11 @@ class LoraPerturbation:
 
     def parameters(self) -> list[nn.Parameter]:
         """A and B of every layer, in the network's order."""
-        return [_factor(layer, which) for layer in self._attached().values() for which in "AB"]
+        return [factor for pair in self.factors().values() for factor in pair]
+
+    def factors(self) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
+        """Layer → its A and B."""
+        return {name: (_factor(layer, "A"), _factor(layer, "B")) for name, layer in self._attached().items()}
 
     def train(self, mode: bool) -> None:
         """Switch the adapter's dropout; the frozen layers under it keep their mode."""
@@ -186,10 +191,10 @@ class LoraPerturbation:
         files.write(folder, self._config, weights)
 
     @torch.no_grad()
-    def load(self, folder: Path) -> None:
-        """Replace Δ by the one saved in ``folder``. Raises UserError unless rank, alpha and layers are the same."""
+    def load(self, folder: Path, *more: Path) -> None:
+        """Replace Δ by the one saved in ``folder``, or in several. UserError unless rank, alpha and layers are equal."""
         layers = self._attached()
-        settings, weights = files.read(folder)
+        settings, weights = files.read(folder, *more)
         for key, mine in (("r", self.rank), ("lora_alpha", self.alpha)):
             if settings[key] != mine:
                 raise UserError(f"the adapter in {folder} has {key} = {settings[key]}; the one attached has {mine}")

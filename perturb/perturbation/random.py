@@ -21,7 +21,8 @@ from perturb.perturbation.base import parts, refuse_second, square
 from perturb.perturbation.carried import Carried
 from perturb.perturbation.inplace import MovedWeights
 from perturb.perturbation.lora import LoraPerturbation
-from perturb.rundir import STEP_PATTERN, RunDir
+from perturb.perturbation.reference import Reference
+from perturb.rundir import RunDir
 
 if TYPE_CHECKING:
     from perturb.partition import Partition
@@ -42,21 +43,12 @@ class RandomPerturbation(Carried[MovedWeights | LoraPerturbation]):
         super().__init__()
         if rank not in get_args(Rank):
             raise UserError(f"perturbation.rank is {rank!r}; allowed: {', '.join(get_args(Rank))}")
-        self.reference, self.rank = RunDir(resolve(reference)), rank
+        self.reference, self.rank = Reference("perturbation.reference", RunDir(resolve(reference))), rank
         self.seed = 0
 
     def check(self, base: Mapping[str, Any]) -> None:
         """Raise UserError unless the reference is a finished run of the model whose components have these hashes."""
-        self._steps()  # raises when it is not finished
-        manifest = self.reference.manifest()
-        theirs = manifest.frozen.get("before", {})
-        if different := sorted(part for part in theirs.keys() | base.keys() if theirs.get(part) != base.get(part)):
-            made_of = f"{manifest.system.get('spec')}, {manifest.system.get('checkpoint')}"
-            raise UserError(
-                f"perturbation.reference={self.reference.path} is a run of another model ({made_of}): "
-                f"{', '.join(different)} differ. Give a run of this model, loaded with the same system.dtype, or set "
-                "experiment and system to those of the reference"
-            )
+        self.reference.check_model(base)
 
     def attach(self, unet: nn.Module, partition: Partition, group: str, seed: int) -> None:
         """Prepare Δ on the layers that the reference perturbed; it is set by ``at`` or ``load``.
@@ -65,18 +57,14 @@ class RandomPerturbation(Carried[MovedWeights | LoraPerturbation]):
         another group, or (for its rank) that is no LoRA.
         """
         refuse_second(unet, self._carrier)
-        first = self.reference.adapter(self._steps()[0])
-        if (theirs := self.reference.manifest().perturbation.get("group")) != group:
-            raise UserError(
-                f"perturbation.reference={self.reference.path} perturbed the group {theirs!r}, this run is to perturb "
-                f"{group!r}: give a run of the same group, or set group={theirs}"
-            )
+        first = self.reference.run.adapter(self.reference.steps()[0])
+        self.reference.check_group(group, "give a run of the same group, or set group to that of the reference")
         names = {layer: _parameter(layer, partition) for layer in files.read_magnitude(first)}
         allowed = {name for part in parts(group) for name in partition.names(part)}
         if other := [layer for layer, name in names.items() if name not in allowed]:
             raise UserError(
-                f"perturbation.reference={self.reference.path} perturbed {other[0]}, which is not in the group "
-                f"{group!r} of this model: give a run of the same model"
+                f"{self.reference} perturbed {other[0]}, which is not in the group {group!r} of this model: "
+                "give a run of the same model"
             )
         self.seed = seed
         if self.rank == "full":
@@ -92,10 +80,7 @@ class RandomPerturbation(Carried[MovedWeights | LoraPerturbation]):
         Raises UserError for a step that the reference did not keep, and where its ratio is infinite (θ = 0).
         """
         carrier = self._attached()
-        if step not in self._steps():
-            known = ", ".join(map(str, self._steps()))
-            raise UserError(f"{self.reference.path} has no adapter of step {step}; allowed in probe_steps: {known}")
-        ratios = files.read_magnitude(self.reference.adapter(step))
+        ratios = files.read_magnitude(self.reference.adapter(step, "probe_steps"))
         if endless := [layer for layer, ratio in ratios.items() if not math.isfinite(ratio)]:
             raise UserError(
                 f"the reference moved {len(endless)} layers whose weights are 0, e.g. {endless[0]}: a ratio to them "
@@ -113,29 +98,15 @@ class RandomPerturbation(Carried[MovedWeights | LoraPerturbation]):
 
     def describe(self) -> dict[str, Any]:
         """For the manifest: what is moved, and after which run."""
-        carrier, reference = self._attached().describe(), self.reference.manifest().perturbation
+        carrier = self._attached().describe()
         return {
             "kind": "random",
             "rank": carrier.get("rank", "full"),
-            "reference": {
-                "run": self.reference.path.name,
-                "kind": reference.get("kind"),
-                "seed": reference.get("seed"),
-            },
+            "reference": self.reference.origin(),
             "parameters": carrier["parameters"],
             "layers": carrier["layers"],
             "unreachable": [],
         }
-
-    def _steps(self) -> list[int]:
-        """The probe steps of the reference."""
-        folders = [STEP_PATTERN.fullmatch(folder.name) for folder in (self.reference.path / "adapters").glob("step_*")]
-        if not self.reference.is_done("fit", "all") or not folders:
-            raise UserError(
-                f"perturbation.reference={self.reference.path} is no run whose fit is finished; give the directory of "
-                "one, runs/<experiment>/<run id>"
-            )
-        return sorted(int(match[1]) for match in folders if match)
 
 
 def _parameter(layer: str, partition: Partition) -> str:
@@ -159,8 +130,7 @@ def _put_full(weights: MovedWeights, ratios: Mapping[str, float], seed: int) -> 
 @torch.no_grad()
 def _put_low_rank(lora: LoraPerturbation, ratios: Mapping[str, float], seed: int) -> None:
     """Gaussian A and B, then B scaled until (α/r) ‖B A‖_F/‖θ‖_F is the ratio."""
-    layers, factors = lora.describe()["layers"], iter(lora.parameters())
-    pairs = {layer: (next(factors), next(factors)) for layer in layers}
+    pairs = lora.factors()
     for layer, pair in pairs.items():
         generator = sample_generator("random", seed, layer)
         for factor in pair:
