@@ -1,5 +1,6 @@
 """What all commands share: hydra in front, plain dictionaries behind, errors as one message and exit code 2."""
 
+import math
 import os
 import re
 import sys
@@ -22,13 +23,19 @@ WANTED = {
     "system.checkpoint": "the weights: an official .ckpt or .safetensors, or a folder made by perturb.convert",
     "images.folder": "the folder of images to perturb with, captions beside them or in one csv/jsonl",
     "prompts.file": "the prompts to sample: .txt with one per line, csv or jsonl",
-    "perturbation.reference": "the finished run that the random control is matched to, runs/<experiment>/<run id>",
+    "perturbation.reference": "the finished run that a control is matched to, or that is taken apart, "
+    "runs/<experiment>/<run id>",
+    "perturbation.spatial": "the finished run whose Δ_S a landscape takes, or leave it out to fit one",
+    "perturbation.temporal": "the finished run whose Δ_T a landscape takes, or leave it out to fit one",
     "perturbation.checkpoint": "the output folder of a finished python -m perturb.train",
     "image": "the image that conditions the clips",
     "adapter": "the folder of a saved adapter",
 }
 """Paths that users give, and what to give."""
 
+
+OmegaConf.register_new_resolver("cells", lambda *axes: list(range(math.prod(len(axis) for axis in axes))), replace=True)
+"""``${cells:[a,b],[c,d]}``: a number, from 0, for every combination of the lists' entries."""
 
 QUOTING = "Text with , ' ( ) or [ ] needs two pairs of quotes: 'prompt=\"a cat, a dog\"'; or put it in prompts.file"
 

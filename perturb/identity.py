@@ -11,14 +11,16 @@ from perturb.paths import resolve
 
 # Where things are put and shown, and what they run on.
 WITHOUT_EFFECT = ("name", "runs_dir", "plan", "system.device", "sample.playback_fps")
+SOURCES = ("reference", "spatial", "temporal")
+"""Keys of a perturbation that name runs."""
 FILES = ("system.checkpoint", "prompts.file", "image")
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The resolved configuration without `WITHOUT_EFFECT`, each file in `FILES` replaced by the hash of its content.
 
-    An image folder stands there by the names and sizes of its files; its bytes are in the manifest. The reference of a
-    random control stands there by its adapters, a finished training by its files.
+    An image folder stands there by the names and sizes of its files; its bytes are in the manifest. A run that the
+    perturbation is made from stands there by its adapters, a finished training by its files.
     """
     result = copy.deepcopy(dict(config))
     for key in WITHOUT_EFFECT:
@@ -29,8 +31,9 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         if parent.get(name) is not None:
             parent[name] = content_digest(resolve(parent[name]))
     perturbation = result.get("perturbation", {})
-    if "reference" in perturbation:
-        perturbation["reference"] = content_digest(resolve(perturbation["reference"]) / "adapters")
+    for key in SOURCES:
+        if perturbation.get(key) is not None:
+            perturbation[key] = content_digest(resolve(perturbation[key]) / "adapters")
     if "checkpoint" in perturbation:
         perturbation["checkpoint"] = content_digest(resolve(perturbation["checkpoint"]))
     if "folder" in (images := result["images"]):

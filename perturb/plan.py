@@ -60,14 +60,17 @@ def print_plan(values: Mapping[str, Any]) -> None:
     perturbation.attach(unet, partition, config.group, config.fit.seed)
     described = perturbation.describe()
     trained = sum(parameter.numel() for parameter in perturbation.parameters())
+    fit_steps = described.get("fit_steps", config.probe_steps[-1] if trained else 0)
     still = fitting_cost(unet, spec, config) if trained else Cost(flops=0)
 
     lines = {"study": f"{config.name}: the {config.group} group of {spec.name}, trained {config.training}"}
     lines |= {f"θ {group}": f"{count:,} parameters" for group, count in partition.counts().items() if count}
     size = described["parameters"]
     lines["perturbation"] = f"{size:,} parameters in {len(described['layers'])} layers, {size * 4 / 1e6:.1f} MB each"
-    lines |= _work(config, spec, fitted=trained > 0)
-    lines |= _estimates(config, spec, sizes, trained=trained, forward=forward, decode=decode, still=still)
+    lines |= _work(config, spec, fit_steps)
+    lines |= _estimates(
+        config, spec, sizes, trained=trained, fit_steps=fit_steps, forward=forward, decode=decode, still=still
+    )
     lines |= {f"needed {i + 1}": problem for i, problem in enumerate(path_problems(values))}
     width = max(map(len, lines)) + 2
     print("\n".join(f"{name:{width}}{text}" for name, text in lines.items()))
@@ -151,15 +154,15 @@ def _bytes(output: object) -> int:
     return output.nbytes if isinstance(output, Tensor) else 0
 
 
-def _work(config: RunConfig, spec: ModelSpec, *, fitted: bool) -> dict[str, str]:
+def _work(config: RunConfig, spec: ModelSpec, fit_steps: int) -> dict[str, str]:
     """What would be made: images seen and clips written."""
     form, steps = ClipFormat.of(config.sample, spec), len(config.probe_steps)
     count = _prompt_count(config)
     per_prompt = len(config.sample.seeds) * steps
     clips = f"{count * per_prompt:,}" if count else f"{per_prompt} per prompt"
-    fit = f"{config.probe_steps[-1]:,} steps of {config.fit.batch_size} images"
+    fit = f"{fit_steps:,} steps of {config.fit.batch_size} images"
     return {
-        "fit": fit if fitted else "nothing: this perturbation is prescribed",
+        "fit": fit if fit_steps else "nothing: this perturbation is prescribed",
         "clips": f"{clips}: {count or '?'} prompts × {len(config.sample.seeds)} noises × {steps} probe steps, "
         f"each {form.frames} frames of {form.height}×{form.width}",
     }
@@ -176,6 +179,7 @@ def _estimates(
     sizes: Mapping[str, int],
     *,
     trained: int,
+    fit_steps: int,
     forward: Cost,
     decode: Cost,
     still: Cost,
@@ -200,7 +204,7 @@ def _estimates(
     device = pick_device(config.system)
     clip = sampler.steps * (1 if sampler.guidance == 1 else 2) * forward.flops
     clips = (_prompt_count(config) or 1) * len(config.sample.seeds) * len(config.probe_steps)
-    fit_time = config.probe_steps[-1] * fit.batch_size * still.flops / speed(spec, device, fit.precision)
+    fit_time = fit_steps * fit.batch_size * still.flops / speed(spec, device, fit.precision)
     sample_speed, vae_speed = (speed(spec, device, precision) for precision in (config.sample.precision, "float32"))
     sample_time = clips * (clip / sample_speed + decode.flops / vae_speed)
     unknown = "" if _prompt_count(config) else " per prompt"

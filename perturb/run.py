@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
@@ -14,6 +15,9 @@ from perturb.rundir import RunDir, run_id, write_atomic
 
 if TYPE_CHECKING:
     from perturb.config import RunConfig
+
+CELL_ANALYSES = {"landscape": "analysis.landscape", "ablation": "analysis.layers"}
+"""Who shows a run whose probe steps are cells of a table and no steps."""
 
 # torch, peft and diffusers take seconds to import: a finished run, --help and plain mistakes do not wait for them.
 
@@ -42,8 +46,10 @@ def study(config: RunConfig, run: RunDir) -> None:
     from perturb.config import build, load
     from perturb.data.prompts import load_prompts
     from perturb.partition import Partition
+    from perturb.perturbation import LandscapePerturbation
     from perturb.provenance import record
     from perturb.stages.fit import fit
+    from perturb.stages.fit_sources import fit_sources
     from perturb.stages.sample import Generator, sample
     from perturb.stages.score import Labels, score
 
@@ -60,6 +66,8 @@ def study(config: RunConfig, run: RunDir) -> None:
     steps = config.probe_steps
     labels = Labels(run.path.name, config.training, config.group, config.fit.seed)
     with run.stage("fit"):
+        if isinstance(perturbation, LandscapePerturbation):
+            fit_sources(system, perturbation, images, config=config.fit, run=run)
         fit(system, perturbation, images, probe_steps=steps, config=config.fit, run=run, group=config.group)
     with run.stage("sample"):
         sample(generate, perturbation, steps, run, playback_fps=config.sample.playback_fps)
@@ -70,9 +78,13 @@ def study(config: RunConfig, run: RunDir) -> None:
 
 def show(run: RunDir) -> None:
     """Print the table and the path of the figure."""
-    from analysis.summary import summarise
+    kind = run.manifest().perturbation.get("kind")
+    if kind in CELL_ANALYSES:
+        figure = import_module(CELL_ANALYSES[kind]).summarise(run.path)
+    else:
+        from analysis.summary import summarise
 
-    figure = summarise(run.path)
+        figure = summarise(run.path)
     print(f"run     {run.path}\nfigure  {figure}")
 
 

@@ -192,7 +192,7 @@ class LoraPerturbation:
 
     @torch.no_grad()
     def load(self, folder: Path, *more: Path) -> None:
-        """Replace Δ by the one saved in ``folder``, or in several. UserError unless rank, alpha and layers are equal."""
+        """Replace Δ by the one saved in ``folder``, or in several. UserError unless rank, alpha, layers are equal."""
         layers = self._attached()
         settings, weights = files.read(folder, *more)
         for key, mine in (("r", self.rank), ("lora_alpha", self.alpha)):
