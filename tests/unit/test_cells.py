@@ -1,0 +1,229 @@
+"""Landscape and ablation: fitted LoRAs in shares, which add up to what was fitted."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from random_case import finished, fitted_on
+from torch import Tensor, nn
+
+from perturb.diffusion import sample_generator
+from perturb.errors import UserError
+from perturb.partition import Partition
+from perturb.perturbation import AblationPerturbation, LandscapePerturbation, LoraPerturbation, Prescribed
+from perturb.perturbation.anatomy import BLOCKS
+from perturb.rundir import RunDir
+from perturb.stages.hashing import hash_modules, summarise
+from perturb.videocrafter.system import VideoSystem
+
+SEED, STEP = 4, 5  # of the runs that `finished` makes
+SCALES = (0, 0.5, 1.5)
+KINDS = ("convolution", "attention", "feed_forward", "other")
+
+
+@pytest.fixture(autouse=True)
+def _frozen(tiny_system: VideoSystem) -> None:
+    """As it is while sampling: torch's matmul looks at requires_grad when it picks a kernel, and kernels round."""
+    tiny_system.unet.requires_grad_(False)
+
+
+def call(unet: nn.Module) -> Tensor:
+    x, context = (torch.randn(shape, generator=sample_generator(0)) for shape in ((1, 4, 2, 4, 4), (1, 5, 32)))
+    with torch.no_grad():
+        return unet(x, torch.tensor([500]), context, torch.tensor([8]))
+
+
+def runs(unet: nn.Module, root: Path) -> dict[str, RunDir]:
+    return {group: finished(unet, root / group, group) for group in ("spatial", "temporal")}
+
+
+def landscape(unet: nn.Module, sources: dict[str, RunDir], **changes: object) -> LandscapePerturbation:
+    settings = {"spatial_scales": SCALES, "temporal_scales": SCALES, "step": STEP, "lora": LoraPerturbation(rank=2)}
+    paths = {group: str(run.path) for group, run in sources.items()}
+    perturbation = LandscapePerturbation(**(settings | paths | changes))  # pyright: ignore[reportArgumentType]
+    perturbation.attach(unet, Partition.of(unet), "both", SEED)
+    return perturbation
+
+
+def ablation(unet: nn.Module, run: RunDir, *parts: str, group: str = "spatial") -> AblationPerturbation:
+    perturbation = AblationPerturbation(str(run.path), ["none", *parts], STEP)
+    perturbation.attach(unet, Partition.of(unet), group, SEED)
+    return perturbation
+
+
+def alone(unet: nn.Module, run: RunDir, alpha: float) -> Tensor:
+    """What the fitted LoRA does by itself, at a scale that is set in peft's own way."""
+    lora = LoraPerturbation.restore(unet, run.adapter(STEP))
+    for factor in lora.parameters():
+        factor.requires_grad_(False)
+    lora.scale(alpha)
+    result = call(unet)
+    lora.detach()
+    return result
+
+
+def test_the_edges_of_a_landscape_are_each_lora_alone(tiny_system: VideoSystem, tmp_path: Path):
+    unet = tiny_system.unet
+    sources, plain = runs(unet, tmp_path), call(unet)
+    wanted = {(a, 0.0): alone(unet, sources["spatial"], a) for a in SCALES}
+    wanted |= {(0.0, a): alone(unet, sources["temporal"], a) for a in SCALES}
+    both = landscape(unet, sources)
+    assert isinstance(both, Prescribed)
+    pairs = [(cell["spatial"], cell["temporal"]) for cell in both.cells]
+    assert pairs == [(s, t) for s in SCALES for t in SCALES]
+    assert torch.equal(call(unet), plain)  # as attached: cell 0
+    outputs = {}
+    for i, pair in reversed(list(enumerate(pairs))):
+        both.at(i)
+        outputs[pair] = call(unet)
+    assert torch.equal(outputs[0, 0], plain)
+    for pair, output in wanted.items():
+        if 1.5 in pair:  # three halves of a factor are rounded; 0, 1/2 and 1 are exact
+            torch.testing.assert_close(outputs[pair], output, atol=1e-5, rtol=1e-5)
+        else:
+            assert torch.equal(outputs[pair], output), pair
+    assert len({tuple(output.flatten().tolist()) for output in outputs.values()}) == 9
+    assert both.parameters() == []
+
+
+def test_the_size_of_a_cell_is_made_of_both_sizes(tiny_system: VideoSystem, tmp_path: Path):
+    unet = tiny_system.unet
+    sources, squares = runs(unet, tmp_path), {}
+    for group, run in sources.items():
+        lora = LoraPerturbation.restore(unet, run.adapter(STEP))
+        size = lora.magnitude()
+        squares[group] = sum((size.per_layer[layer] * size.bases[layer]) ** 2 for layer in size.bases)
+        squares[f"{group} base"] = sum(base**2 for base in size.bases.values())
+        lora.detach()
+    both = landscape(unet, sources)
+    both.at(5)  # α_S = 1/2, α_T = 3/2
+    delta = 0.25 * squares["spatial"] + 2.25 * squares["temporal"]
+    expected = (delta / (squares["spatial base"] + squares["temporal base"])) ** 0.5
+    assert both.magnitude().total == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["landscape", "ablation"])
+def test_a_saved_cell_is_a_plain_adapter_and_detach_gives_the_network_back(
+    tiny_system: VideoSystem, tmp_path: Path, kind: str
+):
+    unet, sources = tiny_system.unet, runs(tiny_system.unet, tmp_path)
+    before = hash_modules({"unet": unet})
+    part: Callable[[], LandscapePerturbation | AblationPerturbation] = {
+        "landscape": lambda: landscape(unet, sources),
+        "ablation": lambda: ablation(unet, sources["spatial"], "all", "down attention"),
+    }[kind]
+    perturbation = part()
+    perturbation.at(2)
+    expected = call(unet)
+    perturbation.save(tmp_path / "kept")
+    perturbation.at(1)
+    perturbation.load(tmp_path / "kept")
+    assert torch.equal(call(unet), expected)
+    perturbation.detach()
+    assert hash_modules({"unet": unet}) == before
+    lora = LoraPerturbation.restore(unet, tmp_path / "kept")
+    for factor in lora.parameters():
+        factor.requires_grad_(False)
+    assert torch.equal(call(unet), expected)
+
+
+@pytest.mark.parametrize("names", [BLOCKS, KINDS])
+@pytest.mark.parametrize("group", ["spatial", "temporal"])
+def test_the_parts_of_an_ablation_add_up_to_the_whole(
+    tiny_system: VideoSystem, tmp_path: Path, names: tuple[str, ...], group: str
+):
+    unet = tiny_system.unet
+    run, plain = finished(unet, tmp_path, group), call(unet)
+    cut = ablation(unet, run, "all", *names, group=group)
+    assert torch.equal(call(unet), plain)
+    cut.at(1)
+    whole, factors = call(unet), {layer: b.clone() for layer, (_, b) in cut._attached().factors().items()}
+    total = {layer: torch.zeros_like(b) for layer, b in factors.items()}
+    for i in range(len(names)):
+        cut.at(2 + i)
+        part = {layer: b for layer, (_, b) in cut._attached().factors().items()}
+        moved = {layer for layer, b in part.items() if b.any()}
+        assert moved
+        for layer in moved:
+            assert not total[layer].any(), f"{layer} is in two parts"
+            total[layer] += part[layer]
+    assert all(torch.equal(total[layer], factors[layer]) for layer in factors)
+    cut.detach()
+    assert torch.equal(whole, alone(unet, run, 1.0))
+
+
+def test_the_manifest_says_what_the_cells_are(tiny_system: VideoSystem, tmp_path: Path):
+    unet, sources = tiny_system.unet, runs(tiny_system.unet, tmp_path)
+    both = landscape(unet, sources)
+    described = both.describe()
+    assert described["kind"] == "landscape"
+    assert described["cells"][:2] == [{"spatial": 0.0, "temporal": 0.0}, {"spatial": 0.0, "temporal": 0.5}]
+    origin = {"kind": "lora", "seed": SEED, "as_video": None}
+    assert described["sources"] == {group: {"run": group, **origin} for group in ("spatial", "temporal")}
+    both.detach()
+    layers = Partition.of(unet).layers("temporal")
+    described = ablation(unet, sources["temporal"], "all", "query", group="temporal").describe()
+    assert described["cells"] == [{"part": "none"}, {"part": "all"}, {"part": "query"}]
+    assert list(described["sources"]) == ["temporal"]
+    assert set(described["places"]) == set(described["layers"]) == set(layers)
+    assert described["step"] == STEP
+
+
+def test_what_cannot_be_put_together_is_refused_with_a_reason(tiny_system: VideoSystem, tmp_path: Path):
+    unet, sources = tiny_system.unet, runs(tiny_system.unet, tmp_path)
+    for scales in ((0.5, 1), (0, 1, 1), (0,), (0, float("nan")), (0, 2, 1)):
+        with pytest.raises(UserError, match=r"perturbation\.spatial_scales is .*; allowed: two or more numbers"):
+            landscape(unet, sources, spatial_scales=scales)
+    with pytest.raises(UserError, match=r"perturbation\.step is 0; allowed: at least 1"):
+        landscape(unet, sources, step=0)
+    with pytest.raises(UserError, match=r"no adapter of step 3; allowed in perturbation\.step: 0, 2, 5"):
+        landscape(unet, sources, step=3)
+    swapped = {"spatial": sources["temporal"], "temporal": sources["spatial"]}
+    with pytest.raises(UserError, match=r"perturbed the group 'temporal', this run is to perturb 'spatial' with it"):
+        landscape(unet, swapped)
+    with pytest.raises(UserError, match=r"nowhere is no run whose fit is finished"):
+        landscape(unet, sources, temporal=str(tmp_path / "nowhere"))
+    one = LandscapePerturbation(
+        spatial_scales=SCALES, temporal_scales=SCALES, step=STEP, lora=LoraPerturbation(),
+        **{group: str(run.path) for group, run in sources.items()},
+    )  # fmt: skip
+    with pytest.raises(UserError, match="group is 'spatial': set group=both"):
+        one.attach(unet, Partition.of(unet), "spatial", SEED)
+    with pytest.raises(UserError, match=rf"was fitted with fit\.seed={SEED}, and fit\.seed is 0: set fit\.seed={SEED}"):
+        one.attach(unet, Partition.of(unet), "both", 0)
+    one.attach(unet, Partition.of(unet), "both", SEED)
+    with pytest.raises(UserError, match="there are 9 cells; allowed in probe_steps: 0 to 8"):
+        one.at(9)
+    with pytest.raises(UserError, match="attached already"):
+        landscape(unet, sources)
+    one.detach()
+
+    with pytest.raises(UserError, match=r"perturbation\.parts is \['all'\]; allowed: none and then"):
+        AblationPerturbation("x", ["all"], STEP)
+    with pytest.raises(UserError, match=r"perturbed no layer that is 'up\.7'; its layers are called .*, attention, "):
+        ablation(unet, sources["spatial"], "up.7")
+    with pytest.raises(UserError, match="perturbed the group 'spatial', this run is to perturb 'temporal'"):
+        ablation(unet, sources["spatial"], "all", group="temporal")
+    assert not hasattr(unet, "peft_config")
+
+
+def test_adapters_of_other_ranks_and_models_are_refused(tiny_system: VideoSystem, tmp_path: Path):
+    unet, sources = tiny_system.unet, runs(tiny_system.unet, tmp_path)
+    fitted_on(tiny_system, sources["spatial"])
+    fitted_on(tiny_system, sources["temporal"])
+    here = summarise(hash_modules(tiny_system.modules()))
+    both = landscape(unet, sources)
+    both.detach()
+    both.check(here)
+    other = here | {"unet": {"tensors": 1, "sha256": "0"}}
+    with pytest.raises(UserError, match=r"perturbation\.spatial=.* is a run of another model \(tiny, here\): unet diff"):
+        both.check(other)
+    with pytest.raises(UserError, match=r"perturbation\.reference=.* is a run of another model"):
+        AblationPerturbation(str(sources["spatial"].path), ["none", "all"], STEP).check(other)
+    wider = LoraPerturbation(rank=3, alpha=3.0)
+    wider.attach(unet, Partition.of(unet), "temporal", 0)
+    wider.save(sources["temporal"].adapter(STEP))
+    wider.detach()
+    with pytest.raises(UserError, match="have r = 2 and 3: fit them with one rank and alpha"):
+        landscape(unet, sources)
