@@ -1,0 +1,90 @@
+"""The figure of a landscape: surfaces over α_S × α_T, and where they do not add up. It computes no statistics."""
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from analysis import style
+from analysis.cells import MOTION
+from analysis.contrast import Floats, Nested
+from analysis.heat import DIVERGING, estimate_map
+from analysis.landscape import BOTH_MODELS, Landscape, Surface
+from analysis.plots import titled
+
+VISUAL = "colourfulness"
+WIDTH, ROW = 10.0, 3.3
+SEQUENTIAL = "cividis"
+SPACE, TIME = r"spatial scale $\alpha_S$", r"temporal scale $\alpha_T$"
+LINES = 6
+"""Contours of a surface, about."""
+
+
+def landscape_figure(landscape: Landscape) -> Figure:
+    """A row per model (and their difference), and a column each for motion, visual change and the interaction."""
+    with mpl.rc_context(style.RC):
+        rows = landscape.trainings
+        figure = Figure(figsize=(WIDTH, ROW * len(rows) + 0.5), layout="constrained")
+        axes = figure.subplots(len(rows), 3, squeeze=False)
+        spread = max(
+            (float(np.abs(s.interaction.mean(axis=(0, 1))).max()) for s in landscape.surfaces if s.metric == MOTION),
+            default=1.0,
+        )
+        for training, line in zip(rows, axes, strict=True):
+            for metric, ax in zip((MOTION, VISUAL), line, strict=False):
+                surface = landscape.surface(training, metric)
+                _surface(ax, landscape, surface, f"{metric.replace('_', ' ').capitalize()}, {training}")
+            _interaction(line[2], landscape, landscape.surface(training, MOTION), spread)
+        text = (
+            f"Scale 1: the LoRAs at step {landscape.step}. Dots: cells that were sampled. Interaction "
+            "Y(α_S, α_T) − Y(α_S, 0) − Y(0, α_T) + Y(0, 0):\nmean over prompts ± half-width of its 95 % interval, bold "
+            "where that excludes 0."
+        )
+        figure.supxlabel(text, fontsize=8, color=style.QUIET, x=0.01, ha="left")
+        return figure
+
+
+def _surface(ax: Axes, landscape: Landscape, surface: Surface | None, title: str) -> None:
+    titled(ax, title)
+    if surface is None:
+        ax.text(0.5, 0.5, "not measured", ha="center", va="center", color=style.QUIET)
+        return
+    contours(ax, landscape, surface.values.mean(axis=(0, 1)), diverging=surface.training == BOTH_MODELS)
+
+
+def contours(ax: Axes, landscape: Landscape, mean: Floats, *, diverging: bool) -> Axes:
+    """Filled and labelled contours of i j means over α_S (x) and α_T (y), a dot for every cell that was sampled."""
+    x, y = np.meshgrid(landscape.spatial, landscape.temporal, indexing="ij")
+    if np.ptp(mean) > 1e-9:
+        limit = float(np.abs(mean).max())
+        limits = {"vmin": -limit, "vmax": limit} if diverging else {}
+        ax.contourf(x, y, mean, levels=4 * LINES, cmap=DIVERGING if diverging else SEQUENTIAL, **limits)
+        lines = ax.contour(x, y, mean, levels=LINES, colors=style.INK, linewidths=0.8)
+        for label in ax.clabel(lines, fontsize=7.5):
+            label.set_path_effects([withStroke(linewidth=2, foreground="white")])
+    ax.plot(x.ravel(), y.ravel(), ".", color=style.INK, markersize=3, clip_on=False)
+    return _scales(ax, landscape.spatial, landscape.temporal)
+
+
+def _interaction(ax: Axes, landscape: Landscape, surface: Surface | None, spread: float) -> None:
+    titled(ax, f"Interaction in motion quality, {surface.training if surface else ''}")
+    if surface is None:
+        return
+    inner = surface.interaction[:, :, 1:, 1:]
+    across, up = (list(range(n)) for n in inner.shape[2:])
+    estimates = [[Nested.of(inner[:, :, i, j]).over_prompts for i in across] for j in reversed(up)]
+    columns, rows = ([f"{scale:g}" for scale in scales[1:]] for scales in (landscape.spatial, landscape.temporal))
+    estimate_map(ax, estimates, rows[::-1], columns, spread=spread)
+    ax.set_xlabel(SPACE)
+    ax.set_ylabel(TIME)
+
+
+def _scales(ax: Axes, spatial: Sequence[float], temporal: Sequence[float]) -> Axes:
+    ax.set_xticks(spatial, [f"{scale:g}" for scale in spatial])
+    ax.set_yticks(temporal, [f"{scale:g}" for scale in temporal])
+    ax.set_xlabel(SPACE)
+    ax.set_ylabel(TIME)
+    return ax
