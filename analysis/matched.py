@@ -1,4 +1,4 @@
-"""`python -m analysis.matched RUNS… -o experiments/coupling`: motion kept where two perturbations have come equally far.
+"""`python -m analysis.matched RUNS… -o experiments/coupling`: motion kept where two perturbations came equally far.
 
     x(k)     how far the perturbation has come at probe step k: ‖Δ‖/‖θ‖, or |V̄_k − V̄_0| of a visual measure V
     Y(v)     the mean motion quality where x first reaches v, linear between probe steps
@@ -8,8 +8,10 @@ Equal steps are not equal perturbations, and a slope over ‖Δ‖/‖θ‖ is o
 read at the same v, a quarter, a half, three quarters and all of the way that both have gone in every LoRA seed.
 
 Both Y and x are means over prompts, so the interval is a jackknife's: with each prompt left out in turn, the
-pseudo-values n θ − (n − 1) θ₍₋ₚ₎ stand for the prompts. Source: Tukey 1958; Efron and Tibshirani, ch. 11. For what is linear in
-Y they are the values themselves. Axes: s LoRA seed, p prompt, k probe step.
+pseudo-values θ + (n − 1)(mean θ₍₋ₚ₎ − θ₍₋ₚ₎) stand for the prompts; their mean is θ, and of a mean they are the values
+themselves. Source: Efron and Tibshirani, An Introduction to the Bootstrap, ch. 11.
+
+Axes: s LoRA seed, p prompt, k probe step.
 """
 
 import argparse
@@ -32,13 +34,13 @@ from perturb.rundir import write_atomic
 
 DOSE = "dose"
 VISUAL = ("colourfulness", "ssim_drift", "lpips_drift")
-"""Measures of visual change, those of them that were measured: one of the look by itself, and distances from the start."""
+"""Measures of visual change: of the look by itself, and distances from the start; those that were measured."""
 FRACTIONS = (0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
 class Match:
-    """Two sides of a comparison where both have come to ``level`` on ``axis``; s p pseudo-values of Y or of what is kept."""
+    """Two sides of a comparison at ``level`` of ``axis``: s p pseudo-values of Y (raw) or the kept share (relative)."""
 
     comparison: Comparison
     axis: str
@@ -117,13 +119,13 @@ def left_out(values: Floats) -> Floats:
 
 
 def pseudo(statistic: Floats) -> Floats:
-    """s (1 + p) → s p: n θ − (n − 1) θ without the prompt.
+    """s (1 + p) → s p: θ + (n − 1)(mean θ without a prompt − θ without this one).
 
     >>> pseudo(np.array([[3.0, 4.0, 3.5, 1.5]])).tolist()  # of a mean: the values
     [[1.0, 2.0, 6.0]]
     """
-    n = statistic.shape[1] - 1
-    return n * statistic[:, :1] - (n - 1) * statistic[:, 1:]
+    without = statistic[:, 1:]
+    return statistic[:, :1] + (without.shape[1] - 1) * (without.mean(axis=1, keepdims=True) - without)
 
 
 def matches(design: Design) -> Iterator[Match]:

@@ -217,7 +217,9 @@ def test_adapters_of_other_ranks_and_models_are_refused(tiny_system: VideoSystem
     both.detach()
     both.check(here)
     other = here | {"unet": {"tensors": 1, "sha256": "0"}}
-    with pytest.raises(UserError, match=r"perturbation\.spatial=.* is a run of another model \(tiny, here\): unet diff"):
+    with pytest.raises(
+        UserError, match=r"perturbation\.spatial=.* is a run of another model \(tiny, here\): unet diff"
+    ):
         both.check(other)
     with pytest.raises(UserError, match=r"perturbation\.reference=.* is a run of another model"):
         AblationPerturbation(str(sources["spatial"].path), ["none", "all"], STEP).check(other)

@@ -1,0 +1,120 @@
+"""Landscapes and ablations, as a user runs them: fitted on their own or made from finished runs, killed and resumed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perturb.rundir import RunDir
+from tests.e2e.conftest import Commands
+
+KILLED = -9
+FILES = ("scores.csv", "train.csv", "clips/*/*.npy", "adapters/*/*", "fits/*/adapters/*/*")
+
+
+@pytest.fixture
+def cells(study: list[str]) -> list[str]:
+    """The study's overrides without those of a LoRA and its steps."""
+    return [override for override in study if not override.startswith(("perturbation.", "probe_steps="))]
+
+
+@pytest.fixture
+def landscape(cells: list[str]) -> list[str]:
+    """Four cells of the tiny model, with LoRAs of two steps."""
+    given = ["spatial_scales=[0,1]", "temporal_scales=[0,1]", "step=2", "lora.rank=2"]
+    return [*cells, "experiment=landscape_full", *(f"perturbation.{each}" for each in given)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def finished(commands: Commands, landscape: list[str], runs: Path) -> RunDir:
+    """An uninterrupted landscape that fitted its LoRAs itself; made once."""
+    if not list(runs.glob("both_full_landscape/*")):
+        outcome = commands("perturb.run", *landscape, f"runs_dir={runs}")
+        assert outcome.code == 0, outcome.log
+        assert "Interaction I of motion quality, full (4 prompts)" in outcome.log
+    return made(runs, "both_full_landscape")
+
+
+def made(runs: Path, name: str) -> RunDir:
+    (path,) = runs.glob(f"{name}/*")
+    return RunDir(path)
+
+
+def results(run: RunDir) -> dict[str, bytes]:
+    """Everything that must not depend on interruptions."""
+    return {str(file.relative_to(run.path)): file.read_bytes() for name in FILES for file in run.path.glob(name)}
+
+
+def clip(run: RunDir, step: int) -> np.ndarray:
+    return np.load(run.clip(step, "p001", 0)).astype(int)
+
+
+def test_a_killed_landscape_resumes_to_the_same_bytes(
+    commands: Commands, landscape: list[str], finished: RunDir, tmp_path: Path
+):
+    for point in (
+        ("*/fits/temporal/fit_state.pt", 2, "after"),  # in the second of the two fits
+        ("*/step_000002/adapter_model.safetensors", 3, "before"),  # between two cells: after each fit's own step 2
+        ("*/step_000002/p002_s0.npy", 1, "after"),  # between two clips of a cell
+        ("*/scores.csv", 3, "before"),
+    ):
+        outcome = commands("perturb.run", *landscape, f"runs_dir={tmp_path}", kill=point)
+        assert outcome.code == KILLED, (point, outcome.log)
+    outcome = commands("perturb.run", *landscape, f"runs_dir={tmp_path}")
+    assert outcome.code == 0, outcome.log
+    whole = results(finished)
+    assert len(whole) == 2 + 4 * 4 + 4 * 3 + 2 * 2 * 3  # logs, clips, cells, and of each fit two probe steps
+    assert results(made(tmp_path, "both_full_landscape")) == whole
+
+
+def test_with_finished_runs_nothing_is_fitted_and_the_cells_are_the_same(
+    commands: Commands, landscape: list[str], finished: RunDir, tmp_path: Path
+):
+    given = [f"perturbation.{group}={finished.path / 'fits' / group}" for group in ("spatial", "temporal")]
+    outcome = commands("perturb.run", *landscape, *given, f"runs_dir={tmp_path}")
+    assert outcome.code == 0, outcome.log
+    run = made(tmp_path, "both_full_landscape")
+    assert not (run.path / "fits").exists()
+    assert run.path.name != finished.path.name
+    for file, content in results(finished).items():
+        if file.startswith(("clips", "adapters")):
+            assert (run.path / file).read_bytes() == content
+    sources = run.manifest().perturbation["sources"]
+    assert {group: source["run"] for group, source in sources.items()} == {"spatial": "spatial", "temporal": "temporal"}
+    assert sources["spatial"]["as_video"] == "single_frame"
+    outcome = commands("perturb.run", *landscape, *given[::-1], "perturbation.temporal=nowhere", f"runs_dir={tmp_path}")
+    assert outcome.code == 2
+    assert "perturbation.temporal=nowhere  does not exist" in outcome.log
+
+
+def test_an_ablation_of_one_of_its_fits(commands: Commands, cells: list[str], finished: RunDir, tmp_path: Path):
+    given = [
+        "experiment=ablation", f"perturbation.reference={finished.path / 'fits' / 'spatial'}", "perturbation.step=2",
+        "perturbation.parts=[none,all,down,up attention]", f"runs_dir={tmp_path}",
+    ]  # fmt: skip
+    outcome = commands("perturb.run", *cells, *given)
+    assert outcome.code == 0, outcome.log
+    assert "Change of motion quality when only this part is perturbed" in outcome.log
+    run = made(tmp_path, "spatial_full_ablation")
+    assert (run.figures / "layers_full.png").is_file()
+    assert [cell["part"] for cell in run.manifest().perturbation["cells"]] == ["none", "all", "down", "up attention"]
+    assert np.abs(clip(run, 0) - clip(finished, 0)).max() <= 1
+    assert np.abs(clip(run, 1) - clip(finished, 2)).max() <= 1  # all of it, and the cell (1, 0)
+    assert np.abs(clip(run, 1) - clip(run, 0)).max() > 1
+    assert 0 < np.abs(clip(run, 2) - clip(run, 1)).max()
+    outcome = commands("perturb.run", *cells, *given, "group=temporal")
+    assert outcome.code == 2
+    assert "perturbed the group 'spatial', this run is to perturb 'temporal' with it" in outcome.log
+
+
+def test_the_plan_of_a_landscape_counts_both_fits(commands: Commands, landscape: list[str], tmp_path: Path):
+    outcome = commands("perturb.run", *landscape, "plan=true", f"runs_dir={tmp_path}")
+    assert outcome.code == 0, outcome.log
+    assert "4 steps of 2 images" in outcome.log
+    assert "16: 4 prompts × 1 noises × 4 probe steps" in outcome.log
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,110 @@
+"""Interactions of a made-up landscape, worked out by hand."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from cell_runs import CELLS, SCALES, landscape
+from rich.console import Console
+
+from analysis.cells import read_tables
+from analysis.landscape import BOTH_MODELS, Landscape, analyse, interaction, interaction_rows, main
+from perturb.errors import UserError
+from perturb.rundir import RunDir
+
+T2 = 4.302652729911275  # t(0.975, 2)
+
+
+def study(root: Path) -> Landscape:
+    for training in ("full", "partial"):
+        for seed in (0, 1):
+            landscape(root, training, seed)
+    return Landscape.of(read_tables([root], "landscape"))
+
+
+def rows(found: Landscape, **wanted: object) -> pd.DataFrame:
+    frame = pd.DataFrame(interaction_rows(found))
+    for name, value in wanted.items():
+        frame = frame[frame[name] == value]
+    return frame
+
+
+def test_interaction_is_what_is_left_of_the_sum():
+    y = np.arange(18.0).reshape(2, 3, 3) ** 2
+    found = interaction(y)
+    assert found[1, 2, 1] == y[1, 2, 1] - y[1, 2, 0] - y[1, 0, 1] + y[1, 0, 0]
+    s, t = np.meshgrid([0.0, 1.0, 3.0], [0.0, 0.5, 2.0], indexing="ij")
+    assert interaction(np.sin(s) + t**3) == pytest.approx(np.zeros((3, 3)), abs=1e-12)  # whatever adds up has none
+    assert interaction(5 - 2 * s * t)[1:, 1:] == pytest.approx((-2 * s * t)[1:, 1:])
+
+
+def test_both_models_and_their_difference_by_hand(tmp_path: Path):
+    found = study(tmp_path)
+    assert found.trainings == ["full", "partial", BOTH_MODELS]
+    assert (found.spatial, found.temporal, found.step) == (SCALES, SCALES, 100)
+    for training in ("full", BOTH_MODELS):
+        row = rows(found, training=training, metric="motion_quality", scale="raw", spatial=1.0, temporal=0.5).iloc[0]
+        # c is 0.2 in the mean over prompts and 0.21 with both seeds, its standard deviation over prompts 0.1
+        assert row.interaction == pytest.approx(-0.105)
+        assert row.high - row.interaction == pytest.approx(T2 * 0.05 / 3**0.5)
+        assert row.seed_high - row.interaction == pytest.approx(12.706204736 * 0.01 / 2)  # c·½ is .1 and .11
+        assert (row.n_prompts, row.n_seeds) == (3, 2)
+        assert row.p == 0.25  # 2 of 8 sign patterns
+        assert row.p_holm == 1.0
+        mean = rows(found, training=training, metric="motion_quality", scale="raw", spatial="mean").iloc[0]
+        assert mean.interaction == pytest.approx(-0.21 * (0.25 + 0.5 + 0.5 + 1) / 4)
+    none = rows(found, training="partial", metric="motion_quality")
+    assert none.interaction.to_numpy() == pytest.approx(0, abs=1e-12)
+    share = rows(found, training="full", metric="motion_quality", scale="relative", spatial=1.0, temporal=1.0)
+    assert share.interaction.iloc[0] == pytest.approx(-0.21)  # Y(0, 0) is 1
+    assert rows(found, metric="colourfulness", scale="raw").interaction.to_numpy() == pytest.approx(0, abs=1e-9)
+    assert "watermark" not in set(rows(found).metric)  # of a set, there is nothing to pair
+
+
+def test_files_figure_and_table(tmp_path: Path):
+    study(tmp_path / "runs")
+    console = Console(file=io.StringIO(), width=100)
+    written = analyse([tmp_path / "runs"], tmp_path / "out", console)
+    assert [path.name for path in written] == ["surfaces.csv", "interactions.csv", "landscape.png", "landscape.pdf"]
+    surfaces = pd.read_csv(written[0])
+    at = (surfaces.training == "full") & (surfaces.metric == "motion_quality") & (surfaces.spatial == 1)
+    assert surfaces[at]["mean"].tolist() == pytest.approx([0.7, 0.65 - 0.105, 0.6 - 0.21])
+    assert surfaces[at].magnitude.tolist() == pytest.approx([0.06, 0.07, 0.08])
+    assert all(path.stat().st_size > 1000 for path in written[1:])
+    assert isinstance(console.file, io.StringIO)
+    assert "−0.210±0.248" in console.file.getvalue()
+    again = analyse([tmp_path / "runs"], tmp_path / "again", console)
+    for one, other in zip(written, again, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_one_model_alone_is_enough_and_has_no_difference(tmp_path: Path):
+    landscape(tmp_path, "partial")
+    found = Landscape.of(read_tables([tmp_path], "landscape"))
+    assert found.trainings == ["partial"]
+    landscape(tmp_path, "full", seed=1)  # of another LoRA seed: not a pair
+    assert Landscape.of(read_tables([tmp_path], "landscape")).trainings == ["full", "partial"]
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = landscape(tmp_path / "a", "full")
+    with pytest.raises(UserError, match="No ablation among"):
+        read_tables([run.path], "ablation")
+    landscape(tmp_path / "b", "partial", cells=CELLS[:6])
+    with pytest.raises(UserError, match="differ in their cells"):
+        read_tables([tmp_path], "landscape")
+    landscape(tmp_path / "c", "full")
+    assert main([str(tmp_path / "a"), str(tmp_path / "c"), "-o", str(tmp_path / "out")]) == 2
+    assert "hold the same run" in capsys.readouterr().err
+    text = run.scores.read_text().splitlines(keepends=True)
+    run.scores.write_text("".join(line for line in text if ",both,0,8," not in line))
+    with pytest.raises(UserError, match=r"has scores of the cells \[0, 1, 2, 3, 4, 5, 6, 7\], not of all 9"):
+        read_tables([run.path], "landscape")
+
+
+def test_the_fits_inside_a_landscape_are_no_runs_of_their_own(tmp_path: Path):
+    run = landscape(tmp_path, "full")
+    RunDir(run.path / "fits" / "spatial").update_manifest(perturbation={"kind": "lora"})
+    assert [table.training for table in read_tables([tmp_path], "landscape")] == ["full"]
