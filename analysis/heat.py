@@ -1,6 +1,7 @@
 """Heat maps with their numbers written in them, so that they can be read in grey too."""
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -51,7 +52,7 @@ def _map(
     limits: tuple[float, float],
 ) -> Axes:
     image = ax.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect="auto")
-    for i, j in np.ndindex(values.shape):
+    for i, j in product(range(len(rows)), range(len(columns))):
         if texts[i][j]:
             red, green, blue, _ = image.cmap(image.norm(values[i, j]))
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5

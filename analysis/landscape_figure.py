@@ -1,12 +1,11 @@
 """The figure of a landscape: surfaces over α_S × α_T, and where they do not add up. It computes no statistics."""
 
-from collections.abc import Sequence
-
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
 from analysis import style
 from analysis.cells import MOTION
@@ -19,8 +18,11 @@ VISUAL = "colourfulness"
 WIDTH, ROW = 10.0, 3.3
 SEQUENTIAL = "cividis"
 SPACE, TIME = r"spatial scale $\alpha_S$", r"temporal scale $\alpha_T$"
-LINES = 6
-"""Contours of a surface, about."""
+LINES = 8
+"""Contours of a surface, at most."""
+SHADES = 25
+EDGE = 0.05
+"""No label of a contour nearer to the edge than this share of the axis."""
 
 
 def landscape_figure(landscape: Landscape) -> Figure:
@@ -52,21 +54,34 @@ def _surface(ax: Axes, landscape: Landscape, surface: Surface | None, title: str
     if surface is None:
         ax.text(0.5, 0.5, "not measured", ha="center", va="center", color=style.QUIET)
         return
-    contours(ax, landscape, surface.values.mean(axis=(0, 1)), diverging=surface.training == BOTH_MODELS)
+    means = {s.training: s.values.mean(axis=(0, 1)) for s in landscape.surfaces if s.metric == surface.metric}
+    mean = means.pop(surface.training)
+    if surface.training == BOTH_MODELS:
+        limit = float(np.abs(mean).max())
+        contours(ax, landscape, mean, cmap=DIVERGING, limits=(-limit, limit))
+    else:  # one scale for all models
+        models = [mean, *(other for training, other in means.items() if training != BOTH_MODELS)]
+        contours(ax, landscape, mean, cmap=SEQUENTIAL, limits=(float(np.min(models)), float(np.max(models))))
 
 
-def contours(ax: Axes, landscape: Landscape, mean: Floats, *, diverging: bool) -> Axes:
+def contours(ax: Axes, landscape: Landscape, mean: Floats, *, cmap: str, limits: tuple[float, float]) -> Axes:
     """Filled and labelled contours of i j means over α_S (x) and α_T (y), a dot for every cell that was sampled."""
     x, y = np.meshgrid(landscape.spatial, landscape.temporal, indexing="ij")
     if np.ptp(mean) > 1e-9:
-        limit = float(np.abs(mean).max())
-        limits = {"vmin": -limit, "vmax": limit} if diverging else {}
-        ax.contourf(x, y, mean, levels=4 * LINES, cmap=DIVERGING if diverging else SEQUENTIAL, **limits)
-        lines = ax.contour(x, y, mean, levels=LINES, colors=style.INK, linewidths=0.8)
-        for label in ax.clabel(lines, fontsize=7.5):
+        ax.contourf(x, y, mean, levels=np.linspace(limits[0], limits[1], SHADES), cmap=cmap)
+        levels = MaxNLocator(LINES).tick_values(limits[0], limits[1])
+        lines = ax.contour(x, y, mean, levels=levels, colors=style.INK, linewidths=0.8)
+        for label in ax.clabel(lines, fontsize=7.5, inline=False):
             label.set_path_effects([withStroke(linewidth=2, foreground="white")])
+            across, up = label.get_position()
+            inside = (EDGE < part / whole < 1 - EDGE for part, whole in ((across, x.max()), (up, y.max())))
+            label.set_visible(all(inside))  # at the edge it would be cut
     ax.plot(x.ravel(), y.ravel(), ".", color=style.INK, markersize=3, clip_on=False)
-    return _scales(ax, landscape.spatial, landscape.temporal)
+    ax.set_xticks(landscape.spatial, [f"{scale:g}" for scale in landscape.spatial])
+    ax.set_yticks(landscape.temporal, [f"{scale:g}" for scale in landscape.temporal])
+    ax.set_xlabel(SPACE)
+    ax.set_ylabel(TIME)
+    return ax
 
 
 def _interaction(ax: Axes, landscape: Landscape, surface: Surface | None, spread: float) -> None:
@@ -80,11 +95,3 @@ def _interaction(ax: Axes, landscape: Landscape, surface: Surface | None, spread
     estimate_map(ax, estimates, rows[::-1], columns, spread=spread)
     ax.set_xlabel(SPACE)
     ax.set_ylabel(TIME)
-
-
-def _scales(ax: Axes, spatial: Sequence[float], temporal: Sequence[float]) -> Axes:
-    ax.set_xticks(spatial, [f"{scale:g}" for scale in spatial])
-    ax.set_yticks(temporal, [f"{scale:g}" for scale in temporal])
-    ax.set_xlabel(SPACE)
-    ax.set_ylabel(TIME)
-    return ax

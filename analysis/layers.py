@@ -9,6 +9,7 @@ Axes: s LoRA seed, p prompt, k cell.
 """
 
 import argparse
+import csv
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -98,37 +99,51 @@ def effect_rows(found: Iterable[Effect], tables: Sequence[Table]) -> Iterator[di
                 }
 
 
-def energy(table: Table) -> pd.DataFrame:
-    """A row per level and role: ``share`` of Σ‖Δ‖², ``ratio`` ‖Δ‖/‖θ‖ of these layers, means over LoRA seeds.
+@dataclass(frozen=True)
+class Energy:
+    """The layers of one level and role: ``share`` of Σ‖Δ‖² over all, ``ratio`` ‖Δ‖/‖θ‖; means over LoRA seeds."""
+
+    training: str
+    group: str
+    block: str
+    level: str
+    role: str
+    layers: int
+    share: float
+    ratio: float
+
+
+def energies(tables: Sequence[Table]) -> Iterator[Energy]:
+    """Of every model and group.
 
     Raises UserError when no cell has the whole perturbation, or its table of magnitudes is not there.
     """
-    parts = [each["part"] for each in table.cells]
-    if WHOLE not in parts:
-        raise UserError(f"{table.first.directory.path} has no part {WHOLE!r}: add it to perturbation.parts")
-    each = [_energy(run, parts.index(WHOLE)) for run in table.runs.values()]
-    keys = ["block", "level", "role"]
-    return pd.concat(each).groupby(keys, sort=False, as_index=False).mean().astype({"layers": int})
+    for table in tables:
+        parts = [each["part"] for each in table.cells]
+        if WHOLE not in parts:
+            raise UserError(f"{table.first.directory.path} has no part {WHOLE!r}: add it to perturbation.parts")
+        sums = [_sums(run, parts.index(WHOLE)) for run in table.runs.values()]
+        for place in sums[0]:
+            shares = [one[place][1] / sum(delta for _, delta, _ in one.values()) for one in sums]
+            ratios = [(one[place][1] / one[place][2]) ** 0.5 for one in sums]
+            count = sums[0][place][0]
+            yield Energy(table.training, table.group, *place, count, float(np.mean(shares)), float(np.mean(ratios)))
 
 
-def _energy(run: Run, step: int) -> pd.DataFrame:
+def _sums(run: Run, step: int) -> dict[tuple[str, str, str], tuple[int, float, float]]:
+    """(block, level, role) → number of layers, Σ‖Δ‖², Σ‖θ‖²."""
     path = run.directory.adapter(step) / "magnitude.csv"
     if not path.is_file():
         raise UserError(f"{path} is missing: copy the adapters' tables with the run")
-    layers = pd.read_csv(path).set_index("layer").join(pd.DataFrame(run.manifest.perturbation["places"]).T)
-    layers["base"] = layers.base_norm**2
-    layers["delta"] = layers.delta_ratio**2 * layers.base
-    sums = layers.groupby(["block", "level", "role"], sort=False)[["delta", "base"]].sum()
-    count = layers.groupby(["block", "level", "role"], sort=False).size()
-    frame = pd.DataFrame({"layers": count, "share": sums.delta / layers.delta.sum()})
-    return frame.assign(ratio=np.sqrt(sums.delta / sums.base)).reset_index()
-
-
-def energy_rows(tables: Sequence[Table]) -> pd.DataFrame:
-    """energy.csv."""
-    frames = [energy(table).assign(training=table.training, group=table.group) for table in tables]
-    columns = ["training", "group", "block", "level", "role", "layers", "share", "ratio"]
-    return pd.concat(frames, ignore_index=True)[columns]
+    sums: dict[tuple[str, str, str], tuple[int, float, float]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            place = run.manifest.perturbation["places"][row["layer"]]
+            key = (place["block"], place["level"], place["role"])
+            count, delta, base = sums.get(key, (0, 0.0, 0.0))
+            square = float(row["base_norm"]) ** 2
+            sums[key] = (count + 1, delta + float(row["delta_ratio"]) ** 2 * square, base + square)
+    return sums
 
 
 def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list[Path]:
@@ -137,8 +152,8 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
     Raises UserError for runs that are no ablations, or not of one study.
     """
     tables = read_tables(paths, "ablation")
-    found, energies = list(effects(tables)), energy_rows(tables)
-    frames = {"energy": energies, "ablation": pd.DataFrame(effect_rows(found, tables))}
+    found, energy = list(effects(tables)), list(energies(tables))
+    frames = {"energy": pd.DataFrame(energy), "ablation": pd.DataFrame(effect_rows(found, tables))}
     for name, frame in frames.items():
         write_atomic(output / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
     if not console.is_terminal:
@@ -153,7 +168,7 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
     written = [output / f"{name}.csv" for name in frames]
     for training in dict.fromkeys(table.training for table in tables):
         mine = [effect for effect in motion if effect.training == training]
-        figure = layers_figure(training, mine, energies[energies.training == training])
+        figure = layers_figure(training, mine, [each for each in energy if each.training == training])
         written += save(figure, output / f"layers_{training}.png")
     return written
 

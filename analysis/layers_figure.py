@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 import matplotlib as mpl
-import pandas as pd
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.heat import estimate_map, share_map
-from analysis.layers import WHOLE, Effect
+from analysis.layers import WHOLE, Effect, Energy
 from analysis.plots import titled
 
 WIDTH = 11.0
@@ -18,16 +18,16 @@ KINDS = (WHOLE, "convolution", "attention", "feed_forward", "other")
 ROLES = ("convolution", "query", "key", "value", "out", "feed_forward", "projection", "embedding")
 
 
-def layers_figure(training: str, motion: Sequence[Effect], energies: pd.DataFrame) -> Figure:
+def layers_figure(training: str, motion: Sequence[Effect], energy: Sequence[Energy]) -> Figure:
     """A column per perturbed group: its energy by level and role above, its effect on motion by part below."""
-    groups = list(dict.fromkeys(energies.group))
+    groups = list(dict.fromkeys(each.group for each in energy))
     with mpl.rc_context(style.RC):
         figure = Figure(figsize=(WIDTH if len(groups) > 1 else 0.6 * WIDTH, 7.2), layout="constrained")
         axes = figure.subplots(2, len(groups), squeeze=False)
         spread = max((abs(e.of(part).over_prompts.mean) for e in motion for part in e.parts[1:]), default=1.0)
         for group, (above, below) in zip(groups, axes.T, strict=True):
             title = f"{group.capitalize()} perturbation: share of ‖Δ‖² in per cent"
-            energy_map(titled(above, title, "blank: no such layer"), energies[energies.group == group])
+            energy_map(titled(above, title, "blank: no such layer"), [each for each in energy if each.group == group])
             effect = next((e for e in motion if e.group == group), None)
             titled(below, "Change of motion quality when only this part has Δ", "± 95 % over prompts")
             if effect is not None:
@@ -36,12 +36,13 @@ def layers_figure(training: str, motion: Sequence[Effect], energies: pd.DataFram
         return figure
 
 
-def energy_map(ax: Axes, energies: pd.DataFrame) -> Axes:
+def energy_map(ax: Axes, energy: Sequence[Energy]) -> Axes:
     """Shares of the energy, a row per level from the way in to the way out."""
-    levels = sorted(energies.level.unique(), key=_depth)
-    roles = [role for role in ROLES if role in set(energies.role)]
-    table = energies.pivot(index="level", columns="role", values="share").reindex(index=levels, columns=roles)
-    return share_map(ax, table.to_numpy(dtype=float), levels, [role.replace("_", "\n") for role in roles])
+    share = {(each.level, each.role): each.share for each in energy}
+    levels = sorted({each.level for each in energy}, key=_depth)
+    roles = [role for role in ROLES if role in {each.role for each in energy}]
+    table = np.array([[share.get((level, role), np.nan) for role in roles] for level in levels])
+    return share_map(ax, table, levels, [role.replace("_", "\n") for role in roles])
 
 
 def effect_map(ax: Axes, effect: Effect, spread: float) -> Axes:

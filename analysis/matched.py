@@ -200,7 +200,7 @@ def analyse(paths: Iterable[str | Path], output: Path, tell: Callable[[str], obj
     shown = frame[(frame.scale == "relative") & frame.family.isin(["primary", "motion"])]
     tell("motion kept, as a share of the start, full − partial, where both have come equally far")
     columns = ["group", "policy", "axis", "level", "first", "second", "difference", "low", "high", "p_holm"]
-    tell(shown[columns].to_string(index=False, float_format="%.3f"))
+    tell(pd.DataFrame(shown, columns=columns).to_string(index=False, float_format="%.3f"))
     from analysis.matched_figure import matched_figure  # matplotlib is slow to import
     from analysis.plots import save
 

@@ -1,6 +1,7 @@
 """The figure of matched comparisons. It computes no statistics."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -15,7 +16,11 @@ from analysis.plots import titled
 
 WIDTH, ROW = 10.0, 2.6
 NAMES = {DOSE: "‖Δ‖ / ‖θ‖ of both, in per cent", "colourfulness": "change of colourfulness of both"}
-LOOK = {LORA: {"color": style.MOTION, "marker": "o"}, RANDOM: {"color": style.QUIET, "marker": "s", "linestyle": "--"}}
+LABELS = {LORA: "LoRA", RANDOM: "random Δ of the same norm"}
+LOOK: dict[str, dict[str, Any]] = {
+    LORA: {"color": style.MOTION, "marker": "o"},
+    RANDOM: {"color": style.QUIET, "marker": "s", "linestyle": "--"},
+}
 
 
 def matched_figure(design: Design, found: Sequence[Match]) -> Figure:
@@ -32,15 +37,14 @@ def matched_figure(design: Design, found: Sequence[Match]) -> Figure:
                     ax, [m for m in shown if m.axis == axis and m.comparison.first.condition == condition], condition
                 )
                 ax.set_xlabel(NAMES.get(axis, f"{axis.replace('_', ' ')} of both"))
-            line[0].set_ylabel("motion kept, full − partial")
-        keys = [Line2D([], [], **look, label=_LABELS[kind]) for kind, look in LOOK.items()]
+            line[0].set_ylabel("motion kept,\nfull − partial")
+        kinds = {match.comparison.first.kind for match in shown}
+        keys = [Line2D([], [], **look, label=LABELS[kind]) for kind, look in LOOK.items() if kind in kinds]
         keys.append(Line2D([], [], color=style.INK, linewidth=2.4, label="95 % over prompts"))
-        keys.append(Line2D([], [], color=style.INK, linewidth=0.8, label="95 % over LoRA seeds"))
+        if any(match.difference.over_seeds.n > 1 for match in shown):
+            keys.append(Line2D([], [], color=style.INK, linewidth=0.8, label="95 % over LoRA seeds"))
         figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
         return figure
-
-
-_LABELS = {LORA: "LoRA", RANDOM: "random Δ of the same norm"}
 
 
 def _panel(ax: Axes, found: Sequence[Match], condition: Condition) -> None:

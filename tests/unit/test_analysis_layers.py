@@ -9,7 +9,7 @@ from cell_runs import ablation
 from rich.console import Console
 
 from analysis.cells import read_tables
-from analysis.layers import BOTH_MODELS, analyse, effects, energy, main
+from analysis.layers import BOTH_MODELS, analyse, effects, energies, main
 from perturb.errors import UserError
 
 T2 = 4.302652729911275  # t(0.975, 2)
@@ -18,16 +18,13 @@ T2 = 4.302652729911275  # t(0.975, 2)
 def test_energy_is_summed_over_the_layers_of_a_level_and_role(tmp_path: Path):
     ablation(tmp_path, "full")
     ablation(tmp_path, "full", seed=1)
-    (table,) = read_tables([tmp_path], "ablation")
-    found = energy(table).set_index(["level", "role"])
+    found = {(each.level, each.role): each for each in energies(read_tables([tmp_path], "ablation"))}
     # ‖Δ‖²: a 1, b 4, c 1, d 4, together 10; ‖θ‖² of a and b 200
-    assert found.share.to_dict() == pytest.approx(
-        {("down.0", "convolution"): 0.5, ("down.1", "query"): 0.1, ("up.0", "convolution"): 0.4}
-    )
-    assert found.ratio.to_dict() == pytest.approx(
-        {("down.0", "convolution"): (5 / 200) ** 0.5, ("down.1", "query"): 0.5, ("up.0", "convolution"): 2.0}
-    )
-    assert found.layers.tolist() == [2, 1, 1]
+    convolution, query, last = (found["down.0", "convolution"], found["down.1", "query"], found["up.0", "convolution"])
+    assert len(found) == 3
+    assert (convolution.share, query.share, last.share) == pytest.approx((0.5, 0.1, 0.4))
+    assert (convolution.ratio, query.ratio, last.ratio) == pytest.approx(((5 / 200) ** 0.5, 0.5, 2.0))
+    assert (convolution.layers, query.layers, last.layers) == (2, 1, 1)
 
 
 def test_a_part_is_compared_with_none(tmp_path: Path):
