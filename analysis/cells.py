@@ -16,6 +16,8 @@ from perturb.records import SET_PROMPT
 from perturb.rundir import RunDir
 
 MOTION = "motion_quality"
+BOTH_MODELS = f"{TRAININGS[0]} − {TRAININGS[1]}"
+"""Stands for a training where the paired difference of the two models is meant."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,10 @@ class Table:
         return next(iter(self.runs.values()))
 
     @property
-    def magnitude(self) -> Floats:
-        """k: ‖Δ‖/‖θ‖ of every cell, the mean over the runs."""
-        steps = range(len(self.cells))
-        return np.array([[run.magnitude.get(k, np.nan) for k in steps] for run in self.runs.values()]).mean(axis=0)
+    def dose(self) -> Floats:
+        """s k: ‖Δ‖/‖θ‖ of every cell."""
+        cells = range(len(self.cells))
+        return np.array([[run.magnitude.get(k, np.nan) for k in cells] for run in self.runs.values()])
 
     def trajectories(self, metric: str) -> Trajectories:
         """One metric at every cell, in the place of a step."""
@@ -53,9 +55,7 @@ class Table:
             values=np.stack([table.reindex(tables[0].index).to_numpy(dtype=float) for table in tables]),
             prompts=tuple(str(prompt) for prompt, _ in tables[0].index),
             steps=tuple(range(len(self.cells))),
-            dose=np.array(
-                [[run.magnitude.get(k, np.nan) for k in range(len(self.cells))] for run in self.runs.values()]
-            ),
+            dose=self.dose,
             seeds=tuple(self.runs),
         )
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table as TextTable
 from rich.text import Text
 
-from analysis.cells import MOTION, Table, by_prompt, interval_columns, paired, read_tables
+from analysis.cells import BOTH_MODELS, MOTION, Table, by_prompt, interval_columns, paired, read_tables
 from analysis.comparisons import SEED
 from analysis.contrast import Floats, Nested, holm, share, sign_flip
 from analysis.summary import WIDEST
@@ -31,7 +31,6 @@ from analysis.table import cell
 from perturb.errors import UserError
 from perturb.rundir import write_atomic
 
-BOTH_MODELS = "full − partial"
 INNER_MEAN = "mean"
 """Stands for both scales in the row that averages I over all cells where both are above 0."""
 
@@ -56,7 +55,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class Landscape:
-    """All surfaces of a study, with the scales of their axes; ``magnitude``: training → ‖Δ‖/‖θ‖, i j."""
+    """All surfaces of a study, with the scales of their axes; ``step`` is that of the LoRAs at scale 1."""
 
     spatial: tuple[float, ...]
     temporal: tuple[float, ...]
@@ -113,7 +112,7 @@ def _shares(y: Floats) -> Floats:
 
 def surface_rows(landscape: Landscape) -> Iterator[dict[str, Any]]:
     """surfaces.csv: a row per model, measure and cell."""
-    sizes = {table.training: table.magnitude for table in landscape.tables}
+    sizes = {table.training: table.dose.mean(axis=0) for table in landscape.tables}
     for surface in landscape.surfaces:
         for k, (i, j) in enumerate(np.ndindex(surface.values.shape[2:])):
             size = float(sizes[surface.training][k]) if surface.training in sizes else np.nan

@@ -8,10 +8,10 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from analysis import style
-from analysis.cells import MOTION
+from analysis.cells import BOTH_MODELS, MOTION
 from analysis.contrast import Floats, Nested
 from analysis.heat import DIVERGING, estimate_map
-from analysis.landscape import BOTH_MODELS, Landscape, Surface
+from analysis.landscape import Landscape, Surface
 from analysis.plots import titled
 
 VISUAL = "colourfulness"

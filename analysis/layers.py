@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table as TextTable
 from rich.text import Text
 
-from analysis.cells import MOTION, Table, by_prompt, grouped, interval_columns, paired, read_tables
+from analysis.cells import BOTH_MODELS, MOTION, Table, by_prompt, grouped, interval_columns, paired, read_tables
 from analysis.comparisons import SEED
 from analysis.contrast import Floats, Nested, holm, share, sign_flip
 from analysis.load import Run
@@ -33,7 +33,6 @@ from perturb.errors import UserError
 from perturb.rundir import write_atomic
 
 WHOLE = "all"
-BOTH_MODELS = "full − partial"
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def _shares(change: Floats, start: Floats) -> Floats:
 
 def effect_rows(found: Iterable[Effect], tables: Sequence[Table]) -> Iterator[dict[str, Any]]:
     """ablation.csv: a row per model, group, measure, scale and part; p by sign flips, Holm over the parts."""
-    sizes = {(table.training, table.group): table.magnitude for table in tables}
+    sizes = {(table.training, table.group): table.dose.mean(axis=0) for table in tables}
     for effect in found:
         size = sizes.get((effect.training, effect.group))
         for scale, values in (("raw", effect.change), ("relative", effect.shares)):

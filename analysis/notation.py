@@ -8,6 +8,8 @@ _KIND = {
     "direct": "direct fine-tuning",
     "random": "random Δ of the same norm",
     "trained": "fine-tuning",
+    "landscape": "two LoRAs at scales",
+    "ablation": "LoRA in parts",
 }
 _STILLS = {"single_frame": "stills as videos of one frame", "repeat": "stills repeated to {frames} frames"}
 _WORDS = {"full": "fully trained model", "partial": "partially trained model", "image": "image model"}

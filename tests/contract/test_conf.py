@@ -100,6 +100,16 @@ def test_experiments_say_what_they_perturb():
             assert values["system"]["checkpoint"].endswith(training)
 
 
+def test_cells_are_numbered_in_the_place_of_probe_steps():
+    values = composed("config", "experiment=landscape_partial")
+    assert (values["training"], values["group"], values["probe_steps"]) == ("partial", "both", list(range(25)))
+    fewer = composed("config", "experiment=landscape_full", "perturbation.spatial_scales=[0,1]")
+    assert fewer["probe_steps"] == list(range(10))
+    ablation = composed("config", "experiment=ablation", "group=temporal", "system=nano_partial")
+    assert ablation["probe_steps"] == list(range(len(ablation["perturbation"]["parts"])))
+    assert ablation["name"] == "temporal_partial_ablation"
+
+
 def test_the_command_line_wins_over_the_experiment():
     values = composed("config", "experiment=spatial_partial", "system=videocrafter2", "images=shapes")
     assert values["system"]["spec"] == "t2v_512_v2"

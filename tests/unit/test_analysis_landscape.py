@@ -9,8 +9,8 @@ import pytest
 from cell_runs import CELLS, SCALES, landscape
 from rich.console import Console
 
-from analysis.cells import read_tables
-from analysis.landscape import BOTH_MODELS, Landscape, analyse, interaction, interaction_rows, main
+from analysis.cells import BOTH_MODELS, read_tables
+from analysis.landscape import Landscape, analyse, interaction, interaction_rows, main
 from perturb.errors import UserError
 from perturb.rundir import RunDir
 
