@@ -33,7 +33,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def finished(commands: Commands, landscape: list[str], runs: Path) -> RunDir:
     """An uninterrupted landscape that fitted its LoRAs itself; made once."""
-    if not list(runs.glob("both_full_landscape/*")):
+    if not list(runs.glob("both_full_landscape/*/.done/study/all")):
         outcome = commands("perturb.run", *landscape, f"runs_dir={runs}")
         assert outcome.code == 0, outcome.log
         assert "Interaction I of motion quality, full (4 prompts)" in outcome.log
