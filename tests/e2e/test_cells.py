@@ -59,7 +59,7 @@ def test_a_killed_landscape_resumes_to_the_same_bytes(
 ):
     for point in (
         ("*/fits/temporal/fit_state.pt", 2, "after"),  # in the second of the two fits
-        ("*/step_000002/adapter_model.safetensors", 2, "before"),  # between two cells, after the second fit's own step 2
+        ("*/step_000002/adapter_model.safetensors", 2, "before"),  # after the second fit: between two cells
         ("*/step_000002/p002_s0.npy", 1, "after"),  # between two clips of a cell
         ("*/scores.csv", 3, "before"),
     ):
