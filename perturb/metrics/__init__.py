@@ -14,6 +14,7 @@ from perturb.metrics.base import (
     score_clips,
 )
 from perturb.metrics.motion import MOTION
+from perturb.metrics.naturalness import Naturalness
 from perturb.metrics.perceptual import SSIM_DRIFT, LpipsDrift
 from perturb.metrics.visual import VISUAL
 from perturb.metrics.watermark import Watermark
@@ -36,4 +37,4 @@ __all__ = [
 
 def embedded_metrics(*, device: str = "cpu") -> list[Metric | SetMetric]:
     """Every metric that comes with the package; `device` is where LPIPS runs (`unavailable` without its weights)."""
-    return [MOTION, VISUAL, Watermark(), SSIM_DRIFT, LpipsDrift(device=device)]
+    return [MOTION, VISUAL, Watermark(), Naturalness(), SSIM_DRIFT, LpipsDrift(device=device)]

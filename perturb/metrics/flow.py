@@ -1,4 +1,7 @@
-"""Optical flow, what it explains, and what it leaves over. Axes: t frames, h w pixels, last axis 2 = (x, y)."""
+"""Optical flow, what it explains, and what it leaves over.
+
+Axes: t frames, p pairs of adjacent frames, h w pixels, last axis 2 = (x, y).
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +16,12 @@ FLOW_BLUR = 0.7  # px; keeps object edges, takes off pixel noise
 FLOW_CONTRAST = 45.0  # grey levels per standard deviation given to the matcher
 CONTRAST_FLOOR = 0.02  # luma; a nearly flat frame is not stretched into noise
 FLOW_SIZE = 128  # smaller frames are enlarged to this: halves the end-point error of 64 px clips
-EXPLAIN_NOISE = 0.004  # luma; one grey level of an 8-bit frame
+EXPLAIN_NOISE = 0.002  # luma; half a grey level of an 8-bit frame
 EXPLAIN_WINDOW = 1 / 16  # of the shorter side
 EXPLAIN_FROM, EXPLAIN_TO = 0.5, 0.8
+RESTING_WINDOW = 1 / 32  # of the shorter side
+RESTING_FROM, RESTING_TO = 0.1, 0.4
+LOCAL_FROM, LOCAL_TO = 0.25, 0.4
 
 
 @contextmanager
@@ -66,37 +72,59 @@ def optical_flow(luma: np.ndarray) -> np.ndarray:
     return np.stack(fields)
 
 
+def length(vectors: np.ndarray) -> np.ndarray:
+    """|v| of vectors along the last axis, which it takes off."""
+    return np.sqrt(np.square(vectors[..., 0]) + np.square(vectors[..., 1]))
+
+
 def warp(image: np.ndarray, field: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """image(x + flow(x)) by bilinear sampling, and the mask `h w` of pixels whose source lies inside the frame."""
     height, width = field.shape[:2]
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    source_x, source_y = x + field[..., 0], y + field[..., 1]
+    y, x = np.ogrid[0:height, 0:width]
+    source_x, source_y = x.astype(np.float32) + field[..., 0], y.astype(np.float32) + field[..., 1]
     inside = (source_x >= 0) & (source_x <= width - 1) & (source_y >= 0) & (source_y <= height - 1)
     warped = cv2.remap(image, source_x, source_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return warped, inside
 
 
-def explained(before: np.ndarray, after: np.ndarray, field: np.ndarray) -> np.ndarray:
-    """How far the flow accounts for the local change of luma: `h w` in [0, 1].
+def residuals(frames: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the flow leaves over, after(x + flow) - before(x), 0 outside, and the mask of the inside: `p h w` each.
 
-    w = clip((g - .5)/.3, 0, 1),  g = 1 - (R_flow + ε²)/(R_still + ε²),  R = local mean squared difference of the two
+    frames: luma `t h w`, flow `p h w 2`. No occlusion mask: it would hide shuffled and unrelated frames.
+    """
+    warped, inside = zip(*(warp(after, field) for after, field in zip(frames[1:], flow, strict=True)), strict=True)
+    inside = np.stack(inside)
+    return (np.stack(warped) - frames[:-1]) * inside, inside
+
+
+def explained(frames: np.ndarray, residual: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """How far the flow accounts for the local change of luma from frame to frame: `p h w` in [0, 1].
+
+    w = clip((g - .5)/.3, 0, 1),  g = 1 - (R_flow + ε²)/(R_still + ε²),  R = local mean squared difference of two
     frames with and without the flow. Real motion explains nearly all change (g ≈ 1); the flow that a matcher invents
     for noise explains about a third. Without this, noise on a flat background reads as fast motion.
     """
-    warped, inside = warp(after, field)
-    still = (after - before) ** 2
-    moved = np.where(inside, (warped - before) ** 2, still)
-    sigma = EXPLAIN_WINDOW * min(before.shape)
-    floor = EXPLAIN_NOISE**2
-    remaining = cv2.GaussianBlur(moved, (0, 0), sigma) + floor
-    gain = 1 - remaining / (cv2.GaussianBlur(still, (0, 0), sigma) + floor)
+    still = np.diff(frames, axis=0) ** 2
+    moved = np.where(inside, residual**2, still)
+    sigma, floor = EXPLAIN_WINDOW * min(frames.shape[1:]), EXPLAIN_NOISE**2
+    gain = 1 - (blur(moved, sigma) + floor) / (blur(still, sigma) + floor)
     return np.clip((gain - EXPLAIN_FROM) / (EXPLAIN_TO - EXPLAIN_FROM), 0, 1)
 
 
-def warp_residual(before: np.ndarray, after: np.ndarray, field: np.ndarray) -> float:
-    """E: mean |after(x + flow) - before(x)| over all in-bounds pixels; 1 when the flow leaves the frame everywhere.
+def resting(residual: np.ndarray) -> np.ndarray:
+    """How far what the flow leaves over is an overlay that rests while the flow moves it: `h w` in [0, 1].
 
-    No occlusion mask: it would hide shuffled and unrelated frames.
+    An overlay O leaves the same O(x + flow) - O(x) at its place in every pair, with its sign; shuffled frames, noise
+    and boiling textures leave something else each time. Their correlation over the p pairs, within a small window,
+
+        ρ = (p ⟨r̄²⟩/⟨mean r²⟩ - 1)/(p - 1),   r̄ = mean of r over pairs,   w = clip((ρ - .1)/.3, 0, 1),
+
+    is 0 for independent and 1 for equal residuals. A mark is local: where w covers more than a quarter of the frame
+    (fixed-pattern noise does), it fades to nothing at 40 %. residual: `p h w`, 0 outside the frame.
     """
-    warped, inside = warp(after, field)
-    return float(np.abs(warped - before)[inside].mean()) if inside.any() else 1.0
+    pairs, height, width = residual.shape
+    window = RESTING_WINDOW * min(height, width)
+    same, every = blur(np.stack([residual.mean(0) ** 2, (residual**2).mean(0)]), window)
+    correlation = (pairs * same / (every + np.float32(1e-12)) - 1) / (pairs - 1)
+    weight = np.clip((correlation - RESTING_FROM) / (RESTING_TO - RESTING_FROM), 0, 1) * (every > EXPLAIN_NOISE**2)
+    return weight * np.clip((LOCAL_TO - weight.mean()) / (LOCAL_TO - LOCAL_FROM), 0, 1)

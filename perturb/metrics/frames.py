@@ -18,3 +18,13 @@ def luma(frames: np.ndarray) -> np.ndarray:
 def blur(images: np.ndarray, sigma: float) -> np.ndarray:
     """Each image of `t h w` under a Gaussian of `sigma` pixels (borders mirrored)."""
     return np.stack([cv2.GaussianBlur(image, (0, 0), sigma) for image in images])
+
+
+def at_most(images: np.ndarray, side: int) -> np.ndarray:
+    """Images `t h w` whose shorter side exceeds `side` pixels made smaller by a whole factor, averaging over areas."""
+    height, width = images.shape[1:]
+    factor = -(-min(height, width) // side)
+    if factor == 1:
+        return images
+    size = (round(width / factor), round(height / factor))
+    return np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images])

@@ -1,6 +1,6 @@
 """The embedded world: captioned clips of coloured shapes that move, in three grades, with ground truth."""
 
-from perturb.data.shapes.oracle import Verdict, judge
+from perturb.data.shapes.oracle import Verdict, judge, named
 from perturb.data.shapes.render import Grade, object_mask, render, render_still, true_flow, watermark
 from perturb.data.shapes.sets import HighGradeStills
 from perturb.data.shapes.world import WORDS, Scene, frame_times, scene
@@ -13,6 +13,7 @@ __all__ = [
     "Verdict",
     "frame_times",
     "judge",
+    "named",
     "object_mask",
     "render",
     "render_still",

@@ -1,8 +1,9 @@
-"""What a clip of the embedded world shows, read from its pixels: the object's colour, shape and direction of motion.
+"""What a clip of the embedded world shows, read from its pixels: the object's colour, shape, direction and speed.
 
 The backgrounds and the mark are grey, so chroma alone finds the object. Axis letters: t frames, h w pixels, c channels.
 """
 
+import re
 from dataclasses import dataclass
 from functools import cache
 
@@ -10,37 +11,55 @@ import numpy as np
 from scipy.signal import fftconvolve
 
 from perturb.data.shapes.render import coverage
-from perturb.data.shapes.world import COLOURS, DIRECTIONS, RADII, SHAPES
+from perturb.data.shapes.world import BACKGROUNDS, COLOURS, DIRECTIONS, FPS, RADII, SHAPES, SPEEDS
 
 CHROMA_FLOOR = 24.0  # of 255: sensor noise and compression stay below
 MIN_TRAVEL = 4.0  # pixels over the clip; less is "no direction"
 SOLID = 0.65  # of the object's chroma: its trail stays below
+_CAPTION = re.compile(
+    f"a (?P<colour>{'|'.join(COLOURS)}) (?P<shape>{'|'.join(SHAPES)}) moving (?P<direction>{'|'.join(DIRECTIONS)}) "
+    f"(?P<speed>{'|'.join(SPEEDS)})(?: in a wavy line)? on a (?:{'|'.join(BACKGROUNDS)}) background"
+)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Colour, shape, direction by name, None where a clip shows none; ``travel``: displacement in pixels (x, y)."""
+    """Colour, shape, direction, speed by name, None where a clip shows none; ``travel``: pixels (x, y) over the clip."""
 
     colour: str | None
     shape: str | None
     direction: str | None
+    speed: str | None
     travel: tuple[float, float]
 
 
-def judge(frames: np.ndarray) -> Verdict:
-    """Read a clip, uint8 ``[t, h, w, c]``.
+def named(caption: str) -> dict[str, str] | None:
+    """The colour, shape, direction and speed that a caption of the world names; None for any other text.
+
+    >>> named("a red star moving left fast on a gray background")
+    {'colour': 'red', 'shape': 'star', 'direction': 'left', 'speed': 'fast'}
+    """
+    found = _CAPTION.fullmatch(caption.strip())
+    return found.groupdict() if found else None
+
+
+def judge(frames: np.ndarray, fps: float = FPS) -> Verdict:
+    """Read a clip, uint8 ``[t, h, w, c]``, of ``fps`` frames per second.
 
     Weight of a pixel: its chroma max(rgb) − min(rgb) above a floor. Colour: the palette entry whose hue vector is
     nearest to the weighted mean colour's. Shape: the one whose silhouette, at the best size and place in each frame,
-    overlaps the solid pixels best. Direction: the axis and sign of the weighted centroid's least-squares travel.
+    overlaps the solid pixels best. Direction: the axis and sign of the weighted centroid's least-squares travel. Speed:
+    the named one nearest to that travel per second.
     """
     rgb = frames.astype(np.float64)
     weight = np.clip(rgb.max(-1) - rgb.min(-1) - CHROMA_FLOOR, 0, None)
     if (weight.sum(axis=(1, 2)) < 255).any():
-        return Verdict(None, None, None, (0.0, 0.0))
+        return Verdict(None, None, None, None, (0.0, 0.0))
     mean = (rgb * weight[..., None]).sum(axis=(0, 1, 2)) / weight.sum()
     travel = _travel(weight)
-    return Verdict(_nearest_hue(mean), _shape(weight), _direction(travel), travel)
+    direction = _direction(travel)
+    speed = _speed(travel, (len(frames) - 1) / fps) if direction else None
+    return Verdict(_nearest_hue(mean), _shape(weight), direction, speed, travel)
 
 
 def _travel(weight: np.ndarray) -> tuple[float, float]:
@@ -84,6 +103,11 @@ def _direction(travel: tuple[float, float]) -> str | None:
     if max(abs(travel[0]), abs(travel[1])) < MIN_TRAVEL:
         return None
     return max(DIRECTIONS, key=lambda name: float(np.dot(DIRECTIONS[name], travel)))
+
+
+def _speed(travel: tuple[float, float], seconds: float) -> str:
+    per_second = max(abs(travel[0]), abs(travel[1])) / seconds
+    return min(SPEEDS, key=lambda name: abs(SPEEDS[name] - per_second))
 
 
 def _nearest_hue(rgb: np.ndarray) -> str:

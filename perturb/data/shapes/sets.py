@@ -1,13 +1,13 @@
 """The embedded world as an image set D_I. Axis letters: c channels, h w pixels."""
 
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from perturb.data.shapes.render import render_still
 from perturb.data.shapes.world import SIZE, scene, still_moment
 from perturb.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STREAM = 7  # the scenes of D_I are no scenes that a model was trained on
 
@@ -29,13 +29,15 @@ class HighGradeStills:
     def __len__(self) -> int:
         return self.count
 
-    def load(self, index: int, height: int, width: int) -> Tensor:
+    def load(self, index: int, height: int, width: int) -> "Tensor":
         """Still ``index`` as ``c h w`` in [−1, 1]; the world is 64×64 and is not resized."""
         if (height, width) != (SIZE, SIZE):
             raise UserError(
                 f"the embedded world is {SIZE}×{SIZE} pixels, the model wants {height}×{width}; "
                 "give your own images: images=folder images.folder=/path/with/images"
             )
+        import torch  # here, so that whoever only reads clips of the world does without
+
         still = render_still(scene(STREAM, index), "high", moment=still_moment(index))
         return torch.from_numpy(still).permute(2, 0, 1).float().div(127.5).sub(1)
 

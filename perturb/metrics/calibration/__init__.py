@@ -1,0 +1,1 @@
+"""Calibration: every embedded metric on clips whose motion and damage are known."""
