@@ -17,6 +17,9 @@ TRAINING_COLOUR = {"full": "#0072B2", "partial": "#E69F00"}
 
 AXIS_COLOUR = {"motion": MOTION, "visual": VISUAL, "drift": DRIFT, "text": "#CC79A7"}
 
+DIVERGING = ("#005a8c", "#7fbbe0", "#ffffff", "#f0a070", "#a84400")
+"""From less to more through white: blue and orange differ for every kind of colour vision."""
+
 DPI = 170
 RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",

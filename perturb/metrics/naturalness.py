@@ -3,7 +3,7 @@
 Eight numbers are kept of every frame, few enough that 32 clips of 8 frames determine their covariance. Five are natural
 scene statistics of the mean-subtracted, contrast-normalised luma
 
-    m = (Y - μ)/(σ + 1/255),  μ, σ: mean and standard deviation in a Gaussian window of 7/6 px,
+    m = (Y - μ)/(σ + .02),  μ, σ: mean and standard deviation in a Gaussian window of 7/6 px,
 
 which blur, noise, compression and generators change in telling ways (Ruderman 1994; Mittal et al. 2012, BRISQUE); three
 are plain: mean luma, contrast, colourfulness. Means, mean absolute values and correlations instead of fitted
@@ -21,14 +21,15 @@ import numpy as np
 from perturb.errors import UserError
 from perturb.metrics.base import Clip, Gathered, MetricInfo, Sets, Unavailable, Value
 from perturb.metrics.frames import luma
-from perturb.metrics.visual import GREY_LEVEL, colourfulness
+from perturb.metrics.visual import colourfulness
 
 WINDOW, WINDOW_SIGMA = (7, 7), 7 / 6  # as BRISQUE
 NATURAL = 5  # of the statistics are of m
+LOCAL_FLOOR = 0.02  # luma; five grey levels, not BRISQUE's one: rounding on a flat area is no texture
 FLAT = 1e-8  # mean square of m that is rounding
 FEWEST_CLIPS = 8
 FEWEST_IMAGES = 16
-SPREAD_FLOOR = np.array([0.02, 0.02, 0.02, 0.02, 0.1, 0.02, 0.02, 2.0])
+SPREAD_FLOOR = np.array([0.01, 0.01, 0.01, 0.01, 0.05, 0.01, 0.01, 1.0])
 """What counts as no difference in each statistic: the smallest standard deviation a set is taken to have."""
 
 
@@ -36,13 +37,13 @@ def natural_statistics(light: np.ndarray) -> np.ndarray:
     """Of m of one frame, luma `h w` → 5 numbers.
 
     √⟨m²⟩ · ⟨|m|⟩/√⟨m²⟩ (.80 if Gaussian, less with heavy tails) · correlation of m with its neighbours beside and
-    below · with its diagonal neighbours · log₂(⟨σ⟩ + 1/255), the local contrast. A flat frame: 0, .80, 0, 0, -8.
+    below · with its diagonal neighbours · log₂(⟨σ⟩ + .02), the local contrast. A flat frame: 0, .80, 0, 0, -5.6.
     """
     mean = cv2.GaussianBlur(light, WINDOW, WINDOW_SIGMA)
     deviation = np.sqrt(np.maximum(cv2.GaussianBlur(light * light, WINDOW, WINDOW_SIGMA) - mean * mean, 0))
-    m = (light - mean) / (deviation + np.float32(GREY_LEVEL))
+    m = (light - mean) / (deviation + np.float32(LOCAL_FLOOR))
     energy = _product(m, m)
-    contrast = np.log2(float(deviation.mean()) + GREY_LEVEL)
+    contrast = np.log2(float(deviation.mean()) + LOCAL_FLOOR)
     if energy < FLAT:
         return np.array([0, np.sqrt(2 / np.pi), 0, 0, contrast])
     straight = (_product(m[:, 1:], m[:, :-1]) + _product(m[1:], m[:-1])) / 2
@@ -66,7 +67,7 @@ def frame_statistics(clip: Clip) -> np.ndarray:
 
 
 def mahalanobis(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """√((x - μ)ᵀ Σ⁻¹ (x - μ)/s) of points `n s` from a reference set `n' s`: 1 is typical for a member of the set.
+    """√((x - μ)ᵀ Σ⁻¹ (x - μ)/s) of points `n s` from a reference set `n' s`: about 1 for a member of the set.
 
     Σ = (1 - λ) S + λ diag(S), λ = s/(n' + s), S the sample covariance with at least `SPREAD_FLOOR`² added to its
     diagonal: it always has an inverse, and a direction the set happens not to use does not explode.
@@ -104,12 +105,12 @@ class Naturalness:
             (0.0, None),
             "down",
             (),
-            "√((x - μ)ᵀ Σ⁻¹ (x - μ)/5); x = mean over frames of five statistics of m = (Y - μ_Y)/(σ_Y + 1/255): "
-            "√⟨m²⟩, ⟨|m|⟩/√⟨m²⟩, correlation with straight and with diagonal neighbours, log₂⟨σ_Y⟩; "
+            "√((x - μ)ᵀ Σ⁻¹ (x - μ)/5); x = mean over frames of five statistics of m = (Y - μ_Y)/(σ_Y + .02): "
+            "√⟨m²⟩, ⟨|m|⟩/√⟨m²⟩, correlation with straight and with diagonal neighbours, log₂(⟨σ_Y⟩ + .02); "
             "μ, Σ of the step-0 clips, Σ shrunk to its diagonal by 5/(n + 5)",
             "after BRISQUE and NIQE (Mittal et al. 2012, 2013)",
             depends=("size",),
-            pitfalls="1 is typical for a step-0 clip, not 0. Says that the look has changed, not whether for better: "
+            pitfalls="About 1 for a step-0 clip, not 0. Says that the look has changed, not whether for better: "
             f"sharper counts like blurrier. Needs {FEWEST_CLIPS} step-0 clips.",
         ),
         MetricInfo(

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from metrics_clips import clip, shape
 
 from perturb.metrics import (
     Clip,
@@ -21,6 +20,7 @@ from perturb.metrics import (
     score_clips,
 )
 from perturb.metrics.base import clip_problem
+from perturb.metrics.calibration.clips import clip, shape
 
 
 def info(name: str, scope: str = "clip") -> MetricInfo:

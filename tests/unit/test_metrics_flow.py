@@ -3,11 +3,12 @@
 import cv2
 import numpy as np
 import pytest
-from metrics_clips import clip, noisy, pan, shape
 from skimage.registration import optical_flow_ilk
 
-from perturb.metrics.flow import explained, optical_flow, warp, warp_residual
-from perturb.metrics.frames import blur, luma
+from perturb.metrics.calibration.clips import clip, pan, shape
+from perturb.metrics.calibration.distortions import noisy
+from perturb.metrics.flow import explained, length, optical_flow, residuals, resting, warp
+from perturb.metrics.frames import at_most, blur, luma
 
 
 def light(frames: np.ndarray) -> np.ndarray:
@@ -63,15 +64,49 @@ def test_warp_by_hand() -> None:
     warped, inside = warp(image, right)
     assert np.array_equal(warped[:, :3], image[:, 1:])
     assert np.array_equal(inside, np.array([[True, True, True, False]] * 3))
-    assert warp_residual(image, image, right) == pytest.approx(1.0)
-    assert warp_residual(image, image, right * 100) == 1.0
+    residual, inside = residuals(np.stack([image, image]), right[None])
+    assert np.array_equal(residual[0], np.where(inside[0], 1, 0))
+    assert not residuals(np.stack([image, image]), 100 * right[None])[1].any()
+
+
+def test_length_by_hand() -> None:
+    assert np.array_equal(length(np.array([[3.0, 4.0], [0.0, -2.0]])), [5, 2])
 
 
 def test_real_motion_is_explained_and_noise_is_not() -> None:
     moving = blur(light(pan((2, 0))), 1.0)
-    true_flow = np.zeros((64, 64, 2), np.float32)
+    true_flow = np.zeros((7, 64, 64, 2), np.float32)
     true_flow[..., 0] = 2
-    assert explained(moving[0], moving[1], true_flow)[8:-8, 8:-8].mean() > 0.99
+    assert explained(moving, *residuals(moving, true_flow))[:, 8:-8, 8:-8].mean() > 0.99
     grainy = light(noisy(np.full((2, 64, 64, 3), 0.5), 0.05))
     soft = blur(grainy, 1.0)
-    assert explained(soft[0], soft[1], optical_flow(grainy)[0]).mean() < 0.1
+    assert explained(soft, *residuals(soft, optical_flow(grainy))).mean() < 0.1
+
+
+def residual_in_a_corner(values: list[float]) -> np.ndarray:
+    """`p 64 64`: one value per pair in the first 16×16 pixels."""
+    residual = np.zeros((len(values), 64, 64), np.float32)
+    residual[:, :16, :16] = np.array(values)[:, None, None]
+    return residual
+
+
+def test_only_what_returns_with_its_sign_in_every_pair_rests() -> None:
+    assert resting(residual_in_a_corner([0.1] * 7))[4:12, 4:12] == pytest.approx(np.ones((8, 8)))
+    assert not resting(residual_in_a_corner([0.1, -0.1, 0.1, -0.1, 0.1, -0.1])).any()
+    assert not resting(residual_in_a_corner([0.1, 0, 0, 0, 0, 0, 0])).any()
+    assert not resting(residual_in_a_corner([0.0] * 7)).any()
+    noise = 0.1 * np.random.default_rng(0).standard_normal((7, 64, 64)).astype(np.float32)
+    assert resting(noise).mean() < 0.05
+    half = resting(residual_in_a_corner([0.1, 0.1, 0.1, 0, 0, 0, 0]))[8, 8]  # ρ = (7·(3/7) - 1)/6 = 1/3
+    assert half == pytest.approx((1 / 3 - 0.1) / 0.3, abs=1e-4)
+
+
+def test_what_rests_everywhere_is_no_mark() -> None:
+    assert not resting(np.full((7, 64, 64), 0.1, np.float32)).any()
+
+
+def test_at_most_averages_whole_blocks() -> None:
+    image = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
+    assert np.array_equal(at_most(image, 2)[0], [[2.5, 4.5], [10.5, 12.5]])
+    assert at_most(image, 4) is image
+    assert at_most(np.zeros((1, 320, 512), np.float32), 256).shape == (1, 160, 256)

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from metrics_clips import blurred, clip, noisy, shape
 from skimage.metrics import structural_similarity
 
 from perturb.metrics import Clip, Context, score_clips
+from perturb.metrics.calibration.clips import clip, shape
+from perturb.metrics.calibration.distortions import blurred, noisy
 from perturb.metrics.perceptual import ALEXNET, SSIM_DRIFT, LpipsDrift, measure_ssim
 
 SCENE = shape((2, 0), ground=0.06)

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
-from metrics_clips import blurred, clip, contrast, desaturated, noisy, pan, shape
+from skimage.measure import blur_effect
 
 from perturb.errors import UserError
 from perturb.metrics import Clip, Context
-from perturb.metrics.visual import blockiness, clipped, colourfulness, measure_visual, noise, sharpness
+from perturb.metrics.calibration.clips import clip, pan, shape
+from perturb.metrics.calibration.distortions import blurred, desaturated, flattened, noisy
+from perturb.metrics.frames import blur
+from perturb.metrics.visual import blockiness, blur_strength, clipped, colourfulness, measure_visual, noise, sharpness
 
 GREY = np.full((2, 64, 64, 3), 0.5)
 
@@ -62,7 +65,7 @@ def test_contrast_is_the_standard_deviation_of_luma() -> None:
     half = np.zeros((1, 16, 16, 3))
     half[:, :8] = 1
     assert measures(half)["contrast"] == pytest.approx(0.5)
-    assert measures(contrast(half, 0.5))["contrast"] == pytest.approx(0.25, abs=1 / 255)
+    assert measures(flattened(half, 0.5))["contrast"] == pytest.approx(0.25, abs=1 / 255)
 
 
 def test_sharpness_falls_and_blur_rises_with_blur() -> None:
@@ -71,6 +74,13 @@ def test_sharpness_falls_and_blur_rises_with_blur() -> None:
     assert sharp == sorted(sharp, reverse=True)
     assert blurry == sorted(blurry)
     assert sharp[3] < 0.7 * sharp[0]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (40, 72), (33, 17)])
+def test_blur_equals_scikit_image(size: tuple[int, int]) -> None:
+    fine = np.random.default_rng(0).random((3, *size), np.float32)
+    frames = np.concatenate([fine, blur(fine, 1.0), blur(fine, 3.0), 0.01 * blur(fine, 1.0)])
+    assert blur_strength(frames) == pytest.approx([blur_effect(frame) for frame in frames], abs=1e-6)
 
 
 def test_sharpness_does_not_count_noise() -> None:
@@ -87,7 +97,7 @@ def test_sharpness_by_hand() -> None:
 
 
 def test_desaturation_changes_colour_only() -> None:
-    before, after = measures(shape((2, 0))), measures(desaturated(shape((2, 0)), 0.0))
+    before, after = measures(shape((2, 0))), measures(desaturated(shape((2, 0)), 1))
     assert after["colourfulness"] < 0.02 * before["colourfulness"]
     for name in ("sharpness", "contrast", "blur"):
         assert after[name] == pytest.approx(before[name], rel=0.02)

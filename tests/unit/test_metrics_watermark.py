@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from metrics_clips import clip, pan, shape, watermarked
 
 from perturb.errors import UserError
 from perturb.metrics import Clip, Context, Value, score_clips
 from perturb.metrics.base import gathered
+from perturb.metrics.calibration.clips import clip, pan, shape
+from perturb.metrics.calibration.distortions import watermarked
 from perturb.metrics.watermark import (
     Watermark,
     correlation,

@@ -24,7 +24,7 @@ _CAPTION = re.compile(
 
 @dataclass(frozen=True)
 class Verdict:
-    """Colour, shape, direction, speed by name, None where a clip shows none; ``travel``: pixels (x, y) over the clip."""
+    """Colour, shape, direction, speed by name, None where there is none; ``travel``: pixels (x, y) over the clip."""
 
     colour: str | None
     shape: str | None

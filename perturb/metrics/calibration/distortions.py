@@ -36,8 +36,13 @@ def static(frames: Frames, _strength: float, _seed: int = 0) -> Frames:
 def jittery(frames: Frames, pixels: float, seed: int = 0) -> Frames:
     """Every frame displaced by its own random (x, y) of standard deviation `pixels`; the border is repeated."""
     offsets = np.random.default_rng(seed).normal(0, pixels, (len(frames), 2))
+    moved = [np.column_stack([np.eye(2), offset]) for offset in offsets]
+    size, cubic, repeated = (frames.shape[2], frames.shape[1]), cv2.INTER_CUBIC, cv2.BORDER_REPLICATE
     return np.stack(
-        [ndimage.shift(f, (y, x, 0), order=3, mode="nearest") for f, (x, y) in zip(frames, offsets, strict=True)]
+        [
+            cv2.warpAffine(frame, matrix, size, flags=cubic, borderMode=repeated)
+            for frame, matrix in zip(frames, moved, strict=True)
+        ]
     )
 
 
@@ -120,19 +125,19 @@ def blocky(frames: Frames, quality: float, _seed: int = 0) -> Frames:
     """Each frame through JPEG of this quality."""
     levels = np.clip(np.round(255 * frames), 0, 255).astype(np.uint8)
     files = [cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1] for frame in levels]
-    return np.stack([cv2.imdecode(file, cv2.IMREAD_COLOR) for file in files]) / 255.0
+    return np.stack([np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR)) for file in files]) / 255.0
 
 
 DISTORTIONS = (
-    Distortion("static", "", (1,), static),
+    Distortion("static", "of the clip", (1,), static),
     Distortion("jitter", "px", (0.5, 1, 2), jittery),
     Distortion("noise", "of full range", (0.02, 0.05, 0.1), noisy),
     Distortion("fixed-pattern noise", "of full range", (0.02, 0.05, 0.1), dirty),
     Distortion("boiling texture", "of full range", (0.03, 0.06, 0.1), boiling),
-    Distortion("brightness flicker", "±", (0.02, 0.05, 0.1), flickering),
+    Distortion("brightness flicker", "up and down", (0.02, 0.05, 0.1), flickering),
     Distortion("frame shuffle", "frames", (2, 4, 8), shuffled),
-    Distortion("frame drop", "of frames", (0.125, 0.25, 0.5), dropped),
-    Distortion("unrelated frames", "of frames", (0.125, 0.5, 1), unrelated),
+    Distortion("frame drop", "of the clip", (0.125, 0.25, 0.5), dropped),
+    Distortion("unrelated frames", "of the clip", (0.125, 0.5, 1), unrelated),
     Distortion("blur", "px", (0.7, 1.5, 2.5), blurred),
     Distortion("contrast", "loss", (0.25, 0.5, 0.75), flattened),
     Distortion("desaturation", "loss", (0.3, 0.6, 1), desaturated),

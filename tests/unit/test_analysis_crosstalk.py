@@ -1,0 +1,55 @@
+"""The cross-talk map: what it writes and colours, and files that are no calibration table."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from analysis.crosstalk import crosstalk_map, main, read_table, written
+
+TABLE = """distortion,strength,unit,metric,axis,scale,change
+blur,1,px,motion_quality,motion,relative,-0.02
+blur,1,px,noise,visual,absolute,-0.01
+blur,2,px,motion_quality,motion,relative,-0.5
+blur,2,px,noise,visual,absolute,0.2
+static,1,,motion_quality,motion,relative,-1
+static,1,,noise,visual,absolute,0
+"""
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "table.csv"
+    path.write_text(TABLE)
+    return path
+
+
+def test_cells_names_and_colours(table: Path) -> None:
+    ax = crosstalk_map(Figure().subplots(), read_table(table))
+    assert [text.get_text() for text in ax.texts if text.get_position()[0] in (0, 1)][:6] == [
+        *("−2 %", "−.01", "−50 %", "+.20", "−100 %", ""),
+    ]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["1 px", "2 px", "1"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["motion quality", "noise  (difference)"]
+    drawn = ax.images[0].get_array()
+    assert drawn is not None
+    assert np.asarray(drawn) == pytest.approx(np.array([[-0.02, -0.05], [-0.5, 1], [-1, 0]]))
+
+
+def test_changes_in_words() -> None:
+    assert written(float("nan"), absolute=False) == "–"
+    assert written(0.004, absolute=True) == written(-0.004, absolute=False) == ""
+    assert written(2.0, absolute=False) == "×3"
+
+
+def test_the_command_writes_both_files_and_refuses_others(table: Path, tmp_path: Path, capsys) -> None:
+    with mpl.rc_context():
+        assert main([str(table), "-o", str(tmp_path / "map.png")]) == 0
+    assert (tmp_path / "map.png").stat().st_size > 0
+    assert (tmp_path / "map.pdf").stat().st_size > 0
+    table.write_text("step,value\n0,1\n")
+    assert main([str(table), "-o", str(tmp_path / "other.png")]) == 2
+    assert "no column distortion" in capsys.readouterr().err
+    assert main([str(tmp_path / "absent.csv"), "-o", str(tmp_path / "other.png")]) == 2
