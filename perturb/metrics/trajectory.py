@@ -24,8 +24,8 @@ def agreement(found: np.ndarray, true: np.ndarray) -> Agreement:
 
     UserError when there is nothing to compare or the shapes differ.
 
-    >>> agreement(np.array([[3.0, 1.0], [0.0, 2.0]]), np.array([[3.0, 0.0], [2.0, 0.0]]))
-    Agreement(end_point_error=1.914213562373095, direction_error=54.21747441146102, count=2)
+    >>> agreement(np.array([[0.0, 4.0], [0.0, 2.0]]), np.array([[3.0, 0.0], [0.0, 1.0]]))
+    Agreement(end_point_error=3.0, direction_error=45.0, count=2)
     """
     if found.shape != true.shape or found.shape[-1:] != (2,) or found.size == 0:
         raise UserError(f"displacements must be two arrays of one shape (n, 2), not {found.shape} and {true.shape}")

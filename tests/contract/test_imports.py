@@ -17,7 +17,17 @@ def test_the_floors_hold():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("module", ["analysis.summary", "analysis.figure", "perturb.run", "perturb.sample"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "analysis.summary",
+        "analysis.figure",
+        "analysis.crosstalk",
+        "perturb.metrics.shapes",
+        "perturb.run",
+        "perturb.sample",
+    ],
+)
 def test_importing_it_imports_no_network_library(module: str):
     script = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -102,7 +102,8 @@ def test_one_frame_has_visual_measures_but_no_motion() -> None:
     motion = [value for _, i, value in rows if i.axis == "motion"]
     assert {value.status for value in motion} == {"failed"}
     assert all("undefined for 1 frame" in value.reason for value in motion)
-    assert all(v.status == "ok" for _, i, v in rows if i.axis == "visual" and not i.name.startswith("watermark"))
+    of_sets = ("watermark", "watermark_trace", "nss_shift", "image_distance")
+    assert all(v.status == "ok" for _, i, v in rows if i.axis == "visual" and i.name not in of_sets)
 
 
 def test_a_value_is_a_finite_number_or_a_reason() -> None:
@@ -121,7 +122,7 @@ def test_embedded_metrics_describe_themselves() -> None:
     assert len(set(names)) == len(names)
     assert all(i.formula and i.source and i.unit for i in infos)
     assert [i.name for i in infos if i.needs] == ["lpips_drift"]
-    assert [i.name for i in infos if i.scope == "set"] == ["watermark"]
+    assert [i.name for i in infos if i.scope == "set"] == ["watermark", "image_distance"]
     assert all(i.range[1] is None or i.range[0] < i.range[1] for i in infos)
 
 

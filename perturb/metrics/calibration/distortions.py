@@ -41,7 +41,7 @@ def jittery(frames: Frames, pixels: float, seed: int = 0) -> Frames:
     return np.stack(
         [
             cv2.warpAffine(frame, matrix, size, flags=cubic, borderMode=repeated)
-            for frame, matrix in zip(frames, moved, strict=True)
+            for frame, matrix in zip(frames.astype(np.float32), moved, strict=True)  # it loses the border of float64
         ]
     )
 
