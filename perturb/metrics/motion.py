@@ -9,9 +9,9 @@ from VBench-like settings (D = 1 - exp(-2v/τ), S = 1 - a/(a + 2s + .25) over al
 - acceleration follows the moving matter and is weighted by its speed, so that an object covering a tenth of the frame
   counts in full: shuffled frames fall to a fifth of the clean clip instead of a half.
 
-Reached on the calibration suite, relative to the clean clip (median, worst of 9 clips): shuffled frames .01, .17;
-boiling texture of amplitude .1 .02, .06; flicker of ±10 % .00, .37. Blur up to σ = 2.5 px, a loss of three quarters of
-the contrast and desaturation move M by at most 7 %. A watermark rests while what lies under it moves; C leaves such
+Reached on the calibration suite, relative to the clean clip (median, worst of 9 clips): shuffled frames .01, .11;
+boiling texture of amplitude .1 .02, .07; flicker of ±10 % .00, .37. Blur up to σ = 2.5 px, a loss of three quarters of
+the contrast and desaturation move M by less than 8 %. A watermark rests while what lies under it moves; C leaves such
 residuals out (`flow.resting`), and opacity .2 costs 3 %, at worst 5 %; at .4 it hides part of a small disc, 7 % and
 16 %. The same leniency gives fixed-pattern noise under a small moving object part of its cost back. A wave of 4 px
 within 8 frames costs smoothness (S ≈ .7). All numbers: experiments/metric_calibration.
