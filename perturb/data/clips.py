@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from perturb.data.decoding import PLAUSIBLE_FPS, OpenVideo, plausible, scaled_rgb
+from perturb.data.decoding import CUT_SHORT, PLAUSIBLE_FPS, OpenVideo, plausible, readable, shown_size, upright
 from perturb.data.images import cover_size
 from perturb.data.source import BrokenSample, Crop, check_choice, crop_offset
 from perturb.errors import UserError
@@ -24,9 +24,7 @@ from perturb.errors import UserError
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
-SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 STRIDE = {"min": 1, "max": 6}
-CUT_SHORT = 0.9  # a video that ends before this share of its stated frames was cut off; a few frames less are usual
 ISO_DURATION = re.compile(r"PT(?:(\d+)H)?(?:(\d+)M)?(?:([\d.]+)S)?")
 
 
@@ -67,16 +65,10 @@ class ClipReader:
         ``fps`` and ``duration`` are what a table says (empty: nothing); that fps goes before the container's, that
         duration is used where the container has none. Raises BrokenSample for whatever cannot be read.
         """
-        import av
-
         stated, seconds = parse_fps(fps, name), parse_duration(duration, name)
-        try:
-            with OpenVideo(file, name, fps=stated, duration=seconds) as video:
-                shot, stride = self._cut(video, frames, generator)
-                pixels = self._pixels(shot, video.aspect, height, width, generator)
-        except (av.FFmpegError, OSError, ValueError, EOFError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise BrokenSample(name, f"cannot be decoded: {reason}") from None
+        with readable(name), OpenVideo(file, name, fps=stated, duration=seconds) as video:
+            shot, stride = self._cut(video, frames, generator)
+            pixels = self._pixels(shot, video.aspect, height, width, generator)
         clip = rearrange(torch.from_numpy(pixels), "t h w c -> c t h w")
         return clip.float().div_(127.5).sub_(1), video.fps / stride
 
@@ -107,13 +99,9 @@ class ClipReader:
         self, shot: list[VideoFrame], aspect: float, height: int, width: int, generator: torch.Generator
     ) -> np.ndarray:
         """uint8 t h w c: upright, with square pixels, resized to cover height × width, one cut-out for all frames."""
-        turns = shot[0].rotation // 90 % 4
-        tall, wide = shot[0].height, shot[0].width * aspect
-        h, w = cover_size((wide, tall) if turns % 2 else (tall, wide), height, width)
+        h, w = cover_size(shown_size(shot[0], aspect), height, width)
         top, left = crop_offset((h - height, w - width), self.crop, generator)
-        size = (w, h) if turns % 2 else (h, w)
-        upright = (np.rot90(image, turns) for image in scaled_rgb(shot, *size))
-        return np.stack([image[top : top + height, left : left + width] for image in upright])
+        return np.stack([image[top : top + height, left : left + width] for image in upright(shot, h, w)])
 
 
 def parse_duration(text: str, name: str = "") -> float | None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,8 @@ from perturb.data.source import BrokenSample
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
+SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
+CUT_SHORT = 0.9  # a video that ends before this share of its stated frames was cut off; a few frames less are usual
 PLAUSIBLE_FPS = (1.0, 240.0)
 RATE_TOLERANCE = 0.25  # by which timestamps may contradict the stated rate: variable-rate videos wander by less
 REWINDS = (0.0, 1.0, 8.0, math.inf)  # seconds before the wanted frame
@@ -97,6 +100,11 @@ class OpenVideo:
         self._check_rate(shot, stride)
         return shot, number + 1
 
+    def too_many(self, size: int) -> int:
+        """The number of decoded frames that no longer fit into ``size`` bytes."""
+        frame = 3 * self._stream.width * self._stream.height * self.aspect
+        return int(size // max(frame, 1)) + 1
+
     def _from(self, number: int) -> Iterator[VideoFrame]:
         """All frames from a keyframe at or before frame ``number`` on.
 
@@ -134,20 +142,67 @@ class OpenVideo:
             )
 
 
+def read_video(file: Path, name: str, max_bytes: int) -> tuple[np.ndarray, float]:
+    """All frames of a video as shown, uint8 t h w c, and its frames per second.
+
+    Raises BrokenSample for what cannot be read, was cut short, or takes more than ``max_bytes``.
+    """
+    with readable(name), OpenVideo(file, name, fps=None, duration=None) as video:
+        limit = video.too_many(max_bytes)
+        shot, end = video.frames(0, 1, limit)
+        if not shot:
+            raise BrokenSample(name, "holds no frames")
+        if len(shot) == limit:
+            raise BrokenSample(name, f"takes more than {max_bytes / 2**30:g} GiB decoded: cut it into clips")
+        if end < CUT_SHORT * video.count:
+            raise BrokenSample(name, f"ends after {end} of {video.count} frames: cut off")
+        h, w = (round(side) for side in shown_size(shot[0], video.aspect))
+        return np.stack(list(upright(shot, h, w))), video.fps
+
+
 def plausible(fps: float) -> bool:
     """Whether a video can have this many frames per second (NaN cannot)."""
     return PLAUSIBLE_FPS[0] <= fps <= PLAUSIBLE_FPS[1]
 
 
-def scaled_rgb(frames: Iterable[VideoFrame], h: int, w: int) -> Iterator[np.ndarray]:
-    """Each frame as uint8 h w c, resized; the flags ask for full chroma and the same bytes on every processor."""
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Raises BrokenSample in the place of whatever PyAV raises for a file it cannot read."""
+    import av
+
+    try:
+        yield
+    except (av.FFmpegError, OSError, ValueError, EOFError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BrokenSample(name, f"cannot be decoded: {reason}") from None
+
+
+def shown_size(frame: VideoFrame, aspect: float) -> tuple[float, float]:
+    """Height and width as shown: a phone's rotation and pixels that are ``aspect`` times as wide as high undone."""
+    tall, wide = frame.height, frame.width * aspect
+    return (wide, tall) if _turns(frame) % 2 else (tall, wide)
+
+
+def upright(frames: Sequence[VideoFrame], h: int, w: int) -> Iterator[np.ndarray]:
+    """Each frame as uint8 h w c, turned as the first one says and resized.
+
+    The flags ask for full chroma and the same bytes on every processor.
+    """
     from av.video.reformatter import Interpolation as Flag
     from av.video.reformatter import VideoReformatter
 
     flags = Flag.BILINEAR | Flag.FULL_CHR_H_INT | Flag.FULL_CHR_H_INP | Flag.ACCURATE_RND | Flag.BITEXACT
     scaler = VideoReformatter()  # one for all frames: it keeps its tables
+    turns = _turns(frames[0])
+    height, width = (w, h) if turns % 2 else (h, w)
     for frame in frames:
-        yield scaler.reformat(frame, width=w, height=h, format="rgb24", interpolation=flags, threads=1).to_ndarray()
+        scaled = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation=flags, threads=1)
+        yield np.rot90(scaled.to_ndarray(), turns)
+
+
+def _turns(frame: VideoFrame) -> int:
+    """Quarter turns to the left that put the frame upright."""
+    return frame.rotation // 90 % 4
 
 
 def _openable(file: Path | bytes, name: str) -> str | BytesIO:

@@ -16,18 +16,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from perturb.data.captions import find_captions
+from perturb.data.pictures import DAMAGED, SUFFIXES, list_files, rgb_pixels
 from perturb.data.source import BrokenSample, check_choice
 from perturb.errors import UserError
 from perturb.paths import resolve
 
 Policy = Literal["single_frame", "repeat"]
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-# what Pillow raises on damaged files: SyntaxError for broken PNG chunks, ValueError and EOFError for cut headers
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 class ImageSet(Protocol):
@@ -149,17 +147,8 @@ def decode_image(file: Path | bytes, name: str) -> Tensor:
 
 
 def to_rgb(image: Image.Image) -> Tensor:
-    """A decoded file as c h w in [0, 1]: turned upright by its EXIF tag, transparency laid on white, 16-bit kept."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        # Pillow's own conversion of 16-bit grey to RGB clips at 255
-        limit = 1.0 if image.mode == "F" else 65535.0
-        grey = torch.from_numpy(np.asarray(image).astype(np.float32) / limit).clamp(0, 1)
-        return grey.expand(3, -1, -1)
-    if image.has_transparency_data:
-        pixels = _channels_first(image.convert("RGBA"))
-        return pixels[:3] * pixels[3:] + (1 - pixels[3:])
-    return _channels_first(image.convert("RGB"))
+    """A decoded file as c h w in [0, 1], see `rgb_pixels`."""
+    return rearrange(torch.from_numpy(rgb_pixels(image)), "h w c -> c h w")
 
 
 def resize_and_crop(pixels: Tensor, height: int, width: int) -> Tensor:
@@ -218,28 +207,6 @@ def check_settings(as_video: Policy, max_corrupt_fraction: float | None = None) 
     check_choice("images.as_video", as_video, Policy)
     if max_corrupt_fraction is not None and not 0 <= max_corrupt_fraction <= 1:
         raise UserError(f"images.max_corrupt_fraction must lie in [0, 1] or be null, but it is {max_corrupt_fraction}")
-
-
-def _channels_first(image: Image.Image) -> Tensor:
-    return rearrange(torch.from_numpy(np.asarray(image).astype(np.float32) / 255), "h w c -> c h w")
-
-
-def list_files(folder: Path, suffixes: Sequence[str], *, what: str, setting: str) -> list[Path]:
-    """Visible files below ``folder`` with one of ``suffixes``, sorted by relative path. UserError where there are none.
-
-    ``what`` and ``setting`` name, in the message, what is looked for and how to give the folder.
-    """
-    advice = f"give a folder of {what} with {setting}=/path/with/{what}"
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}: {advice}")
-    files = [
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in suffixes and file.is_file() and not file.name.startswith(".")
-    ]
-    if not files:
-        raise UserError(f"{folder} holds no {what} ({', '.join(suffixes)}): {advice}")
-    return sorted(files, key=lambda file: file.relative_to(folder).as_posix())
 
 
 def _digest_if_sound(file: Path) -> str:

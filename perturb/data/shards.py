@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from perturb.data.captions import CAPTION_COLUMNS
-from perturb.data.clips import SUFFIXES as VIDEO_SUFFIXES
 from perturb.data.clips import ClipReader
-from perturb.data.images import SUFFIXES as IMAGE_SUFFIXES
+from perturb.data.decoding import SUFFIXES as VIDEO_SUFFIXES
 from perturb.data.images import decode_image
+from perturb.data.pictures import SUFFIXES as IMAGE_SUFFIXES
 from perturb.data.shard_stream import Raw, digest_of_names
 from perturb.data.source import BrokenSample, Crop, Sample, check_choice
 from perturb.data.stills import fit_picture

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar, get_args
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 
 from perturb.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+# Decoding clips to score imports this module in every worker process: torch, which takes seconds, is not for them.
 
 Crop = Literal["centre", "random"]
 T = TypeVar("T")
@@ -63,5 +66,7 @@ def crop_offset(margins: tuple[int, int], crop: Crop, generator: torch.Generator
     """Top and left of a cut-out that leaves ``margins`` (rows, columns) over: the middle, or drawn uniformly."""
     if crop == "centre":
         return margins[0] // 2, margins[1] // 2
+    import torch
+
     top, left = (int(torch.randint(margin + 1, (), generator=generator)) for margin in margins)
     return top, left

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from perturb.data.captions import CAPTION_COLUMNS, FILE_COLUMNS, find_captions
-from perturb.data.clips import SUFFIXES, ClipReader
-from perturb.data.images import list_files
+from perturb.data.clips import ClipReader
+from perturb.data.decoding import SUFFIXES
+from perturb.data.pictures import list_files
 from perturb.data.source import Crop, Sample
 from perturb.data.tables import read_columns, require
 from perturb.paths import resolve

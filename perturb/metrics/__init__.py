@@ -11,8 +11,9 @@ from perturb.metrics.base import (
     Sets,
     Unavailable,
     Value,
-    score_clips,
 )
+from perturb.metrics.engine import Engine, Scored, Scores, score_clips
+from perturb.metrics.measure import ClipSource, Format
 from perturb.metrics.motion import MOTION
 from perturb.metrics.naturalness import Naturalness
 from perturb.metrics.perceptual import SSIM_DRIFT, LpipsDrift
@@ -22,10 +23,15 @@ from perturb.metrics.watermark import Watermark
 __all__ = [
     "Clip",
     "ClipMetric",
+    "ClipSource",
     "Context",
+    "Engine",
+    "Format",
     "Gathered",
     "Metric",
     "MetricInfo",
+    "Scored",
+    "Scores",
     "SetMetric",
     "Sets",
     "Unavailable",

@@ -1,4 +1,4 @@
-"""What a metric is, and the loop that scores clips without ever turning a failure into a number.
+"""What a metric is, and what it says of a clip: a number, or why there is none.
 
 Axes: t frames, h w pixels, c channels.
 """
@@ -238,60 +238,7 @@ def clip_problem(clip: Clip) -> str | None:
     return None
 
 
-def score_clips(
-    metrics: Sequence[Metric | SetMetric], clips: Sequence[Clip], context: Context
-) -> list[tuple[Clip | None, MetricInfo, Value]]:
-    """Score clips by every metric: (clip, info, value) per clip, (None, info, value) for measures of the whole set.
-
-    Ill-formed clips (see `clip_problem`) get status failed in every per-clip metric and are kept out of the sets.
-    Order: metrics, their infos, then clips as given. Never raises because of a clip.
-    """
-    problems = [clip_problem(clip) for clip in clips]
-    sound = [clip for clip, problem in zip(clips, problems, strict=True) if problem is None]
-    rows: list[tuple[Clip | None, MetricInfo, Value]] = []
-    for metric in metrics:
-        try:
-            results = metric(sound, context) if isinstance(metric, Metric) else combined(metric, sound, context)
-        except Exception as error:
-            results = {info.name: _everywhere(info, sound, Value.because(error)) for info in metric.infos}
-        for info in metric.infos:
-            outcome = results[info.name]
-            if isinstance(outcome, Value):
-                rows.append((None, info, outcome))
-                continue
-            values = iter(outcome)
-            for clip, problem in zip(clips, problems, strict=True):
-                rows.append((clip, info, next(values) if problem is None else Value.failed(problem)))
-    return rows
-
-
-def combined(metric: SetMetric, clips: Sequence[Clip], context: Context) -> Mapping[str, Value | Sequence[Value]]:
-    """The values of a `SetMetric`; a clip of which nothing could be kept is left out and has its reason as value."""
-    kept = metric.features(clips)
-    own = [(clip, feature) for clip, feature in zip(clips, kept, strict=True) if not isinstance(feature, Value)]
-    reference = None if context.reference is None else list(context.reference.values())
-    found = metric.combine(Sets(gathered(own), None if reference is None else gathered(_kept(metric, reference))))
-    results: dict[str, Value | Sequence[Value]] = {}
-    for info in metric.infos:
-        outcome = found[info.name]
-        if isinstance(outcome, Value):
-            results[info.name] = outcome
-        else:
-            values = iter(outcome)
-            results[info.name] = [feature if isinstance(feature, Value) else next(values) for feature in kept]
-    return results
-
-
 def gathered(kept: Iterable[tuple[Clip, np.ndarray]]) -> Gathered:
     """Clips and their features as a `Gathered`."""
     pairs = list(kept)
     return Gathered([clip.sample for clip, _ in pairs], [feature for _, feature in pairs])
-
-
-def _kept(metric: SetMetric, clips: Sequence[Clip]) -> list[tuple[Clip, np.ndarray]]:
-    features = metric.features(clips)
-    return [(clip, feature) for clip, feature in zip(clips, features, strict=True) if not isinstance(feature, Value)]
-
-
-def _everywhere(info: MetricInfo, clips: Sequence[Clip], value: Value) -> Value | list[Value]:
-    return value if info.scope == "set" else [value] * len(clips)

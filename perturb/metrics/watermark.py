@@ -4,7 +4,7 @@ What different prompts have in common at a pixel is not content: the median over
 cancels the scenes and keeps an overlaid mark (Dekel et al. 2017, "On the effectiveness of visible watermarks").
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from perturb.errors import UserError
 from perturb.metrics.base import Clip, Gathered, MetricInfo, Sets, Unavailable, Value
 from perturb.metrics.frames import luma
 
-MIN_PROMPTS = 4
+MIN_PROMPTS, MAX_PROMPTS = 4, 64
+LEVELS = 65535
 MARK_PERCENTILE = 99.5
 MARK_FLOOR = 0.02  # luma per px; a common gradient below this is no mark
 MARK_SUPPORT = 0.5  # of the strength
@@ -21,27 +22,49 @@ MARK_SUPPORT = 0.5  # of the strength
 _SOURCE = "after Dekel et al. 2017"
 
 
-def gradient(clip: Clip) -> np.ndarray:
-    """Signed gradient (central differences) of the clip's mean luma over time: `h w 2`, luma per pixel."""
+def mean_light(clip: Clip) -> np.ndarray:
+    """The clip's mean luma over time: uint16 `h w`, 0…65535, half the size of floats and exact to 1e-5 of luma."""
     if min(clip.frames.shape[1:3]) < 2:
         raise UserError(f"a gradient needs frames of at least 2×2 px, not {clip.frames.shape[1:3]}")
-    return np.stack(np.gradient(luma(clip.frames).mean(0)), axis=-1)
+    return np.round(luma(clip.frames).mean(0) * LEVELS).astype(np.uint16)
+
+
+def gradient(light: np.ndarray) -> np.ndarray:
+    """Signed gradient (central differences) of the mean luma `h w` of `mean_light`: float32 `h w 2`, luma per pixel."""
+    return np.stack(np.gradient(light.astype(np.float32) / LEVELS), axis=-1)
 
 
 def common_mark(gathered: Gathered) -> np.ndarray:
     """Median over prompts of the signed gradient, the seeds of a prompt averaged first: `h w 2`.
 
+    Of more than 64 prompts, 64 in even distances are taken: the median has settled by then, and memory stays small.
     Unavailable for fewer than 4 prompts; UserError for mixed frame sizes.
     """
-    by_prompt: dict[str, list[np.ndarray]] = {}
-    for (prompt_id, _), field in zip(gathered.samples, gathered.features, strict=True):
-        by_prompt.setdefault(prompt_id, []).append(field)
+    by_prompt: dict[str, list[int]] = {}
+    for place, (prompt_id, _) in enumerate(gathered.samples):
+        by_prompt.setdefault(prompt_id, []).append(place)
     if len(by_prompt) < MIN_PROMPTS:
         raise Unavailable(f"a watermark shows across at least {MIN_PROMPTS} different prompts, given {len(by_prompt)}")
-    sizes = {one.shape[:2] for fields in by_prompt.values() for one in fields}
-    if len(sizes) > 1:
-        raise UserError(f"a watermark needs clips of one size, given {sorted(sizes)} (height, width)")
-    return np.median([np.mean(fields, axis=0) for fields in by_prompt.values()], axis=0)
+    groups = list(by_prompt.values())
+    chosen = np.linspace(0, len(groups) - 1, min(len(groups), MAX_PROMPTS)).round().astype(int)
+    marks = [_mean_gradient(gathered.features[place] for place in groups[number]) for number in chosen]
+    _check_sizes(mark.shape[:2] for mark in marks)
+    return np.median(marks, axis=0)
+
+
+def _mean_gradient(lights: Iterable[np.ndarray]) -> np.ndarray:
+    """Of the clips of one prompt, one after the other. UserError for mixed frame sizes."""
+    fields = map(gradient, lights)
+    total, count = next(fields), 1
+    for field in fields:
+        _check_sizes([field.shape[:2], total.shape[:2]])
+        total, count = total + field, count + 1
+    return total / count
+
+
+def _check_sizes(sizes: Iterable[tuple[int, ...]]) -> None:
+    if len(different := set(sizes)) > 1:
+        raise UserError(f"a watermark needs clips of one size, given {sorted(different)} (height, width)")
 
 
 def reference_mark(reference: Gathered | None) -> np.ndarray:
@@ -79,7 +102,7 @@ class Watermark:
             (0.0, 1.0),
             "down",
             (),
-            "99.5th percentile of |median over prompts of the signed luma gradient|",
+            "99.5th percentile of |median over prompts (64 of them, where there are more) of the signed luma gradient|",
             _SOURCE,
             scope="set",
             depends=("size",),
@@ -99,14 +122,14 @@ class Watermark:
 
     def identity(self) -> Mapping[str, Any]:
         """The version."""
-        return {"version": 1}
+        return {"version": 2}
 
     def features(self, clips: Sequence[Clip]) -> Sequence[np.ndarray | Value]:
-        """The gradient of each clip, float32 `h w 2`."""
+        """The mean luma of each clip, see `mean_light`."""
         kept: list[np.ndarray | Value] = []
         for clip in clips:
             try:
-                kept.append(gradient(clip).astype(np.float32))
+                kept.append(mean_light(clip))
             except UserError as error:
                 kept.append(Value.because(error))
         return kept
@@ -121,10 +144,10 @@ class Watermark:
             mark = reference_mark(sets.reference)
         except UserError as error:
             return {"watermark": shared, "watermark_trace": [Value.because(error)] * len(sets.own.features)}
-        return {"watermark": shared, "watermark_trace": [_trace(field, mark) for field in sets.own.features]}
+        return {"watermark": shared, "watermark_trace": [_trace(light, mark) for light in sets.own.features]}
 
 
-def _trace(field: np.ndarray, mark: np.ndarray) -> Value:
-    if field.shape != mark.shape:
-        return Value.failed(f"the clip's size {field.shape[:2]} is not that of the step-0 clips {mark.shape[:2]}")
-    return Value.of(correlation(field, mark))
+def _trace(light: np.ndarray, mark: np.ndarray) -> Value:
+    if light.shape != mark.shape[:2]:
+        return Value.failed(f"the clip's size {light.shape} is not that of the step-0 clips {mark.shape[:2]}")
+    return Value.of(correlation(gradient(light), mark))

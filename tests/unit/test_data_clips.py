@@ -13,7 +13,7 @@ import torch
 from data_files import load, numbered, numbers, write_video
 
 from perturb.data.clips import ClipReader, parse_duration
-from perturb.data.decoding import OpenVideo, scaled_rgb
+from perturb.data.decoding import OpenVideo, upright
 from perturb.data.images import resize_and_crop
 from perturb.data.source import BrokenSample, Sample, Source
 from perturb.data.videos import VideoFolder, VideoTable
@@ -59,7 +59,7 @@ def test_any_start_gives_the_frames_that_lie_there(
         with OpenVideo(path, name, fps=None, duration=None) as video:
             assert (video.count, video.fps) == (42 if name == "a.flv" else 40, 24)
             shot, _ = video.frames(start, 2 if start < 30 else 1, 2)
-            pixels_seen = torch.from_numpy(np.stack(list(scaled_rgb(shot, 32, 32))))
+            pixels_seen = torch.from_numpy(np.stack(list(upright(shot, 32, 32))))
         shown = numbers(pixels_seen.permute(3, 0, 1, 2) / 127.5 - 1)
         assert shown == [start, start + (2 if start < 30 else 1)]
 

@@ -14,6 +14,7 @@ from perturb.metrics import (
     ClipMetric,
     Context,
     MetricInfo,
+    Sets,
     Unavailable,
     Value,
     embedded_metrics,
@@ -51,12 +52,15 @@ def test_a_failing_clip_does_not_stop_the_rest() -> None:
 def test_a_crashing_metric_fails_everywhere_and_the_next_one_runs() -> None:
     class Crash:
         infos = (info("crash"), info("whole", "set"))
-        paired, batched = False, False
+        batched = False
 
         def identity(self) -> Mapping[str, Any]:
             return {}
 
-        def __call__(self, clips: Sequence[Clip], context: Context) -> Mapping[str, Sequence[Value]]:
+        def features(self, clips: Sequence[Clip]) -> Sequence[np.ndarray | Value]:
+            return [np.zeros(1)] * len(clips)
+
+        def combine(self, sets: Sets) -> Mapping[str, Value | Sequence[Value]]:
             raise MemoryError("too much")
 
     level = ClipMetric((info("level"),), lambda one, _context: {"level": one.frames.mean()}, 1)

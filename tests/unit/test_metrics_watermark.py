@@ -1,17 +1,20 @@
 """The mark that different prompts share, and its trace in single clips."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
 from perturb.errors import UserError
 from perturb.metrics import Clip, Context, Value, score_clips
-from perturb.metrics.base import gathered
+from perturb.metrics.base import Gathered, gathered
 from perturb.metrics.calibration.clips import clip, pan, shape
 from perturb.metrics.calibration.distortions import watermarked
 from perturb.metrics.watermark import (
     Watermark,
     correlation,
     gradient,
+    mean_light,
     reference_mark,
     strength,
 )
@@ -25,7 +28,7 @@ def study(opacity: float, step: int = 0) -> list[Clip]:
 
 
 def common_mark(clips: list[Clip]) -> np.ndarray:
-    return mark_of(gathered((c, gradient(c)) for c in clips))
+    return mark_of(gathered((c, mean_light(c)) for c in clips))
 
 
 def trace(clips: list[Clip], where: Context) -> list[Value]:
@@ -44,10 +47,10 @@ def test_strength_rises_with_opacity_and_is_small_without_mark() -> None:
 
 def test_gradient_and_strength_by_hand() -> None:
     ramp = np.zeros((2, 8, 8, 3), np.uint8) + (10 * np.arange(8, dtype=np.uint8))[None, None, :, None]
-    field = gradient(Clip(ramp, 8.0, "p", 0, 0))
+    field = gradient(mean_light(Clip(ramp, 8.0, "p", 0, 0)))
     assert field[..., 0] == pytest.approx(np.zeros((8, 8)), abs=1e-7)
-    assert field[..., 1] == pytest.approx(np.full((8, 8), 10 / 255), abs=1e-6)
-    assert strength(field) == pytest.approx(10 / 255, abs=1e-6)
+    assert field[..., 1] == pytest.approx(np.full((8, 8), 10 / 255), abs=2 / 65535)
+    assert strength(field) == pytest.approx(10 / 255, abs=2 / 65535)
 
 
 def test_the_median_takes_prompts_not_seeds() -> None:
@@ -101,6 +104,23 @@ def test_too_few_prompts_and_mixed_sizes_give_no_number() -> None:
     assert [value.status for owner, _, value in rows if owner is None] == ["unavailable"]
     mixed = [*study(0.3), Clip(np.zeros((2, 32, 32, 3), np.uint8), 8.0, "px", 0, 0)]
     rows = score_clips([Watermark()], mixed, Context())
-    assert [value.status for owner, _, value in rows if owner is None] == ["failed"]
+    assert [value.status for owner, _, value in rows if owner is None] == ["unavailable"]
     with pytest.raises(UserError, match="one size"):
-        reference_mark(gathered((c, gradient(c)) for c in mixed))
+        reference_mark(gathered((c, mean_light(c)) for c in mixed))
+
+
+def test_of_many_prompts_64_in_even_distances_are_read() -> None:
+    class Counting(list[np.ndarray]):
+        asked: ClassVar[list[int]] = []
+
+        def __getitem__(self, place: int) -> np.ndarray:  # type: ignore[override]
+            self.asked.append(place)
+            return super().__getitem__(place)
+
+    many = 1000
+    lights = Counting([np.tile(np.arange(8, dtype=np.uint16) * i, (8, 1)) for i in range(many)])  # slopes 0 … 999
+    mark = mark_of(Gathered([(f"p{i}", 0) for i in range(many)], lights))
+    assert lights.asked[0] == 0
+    assert lights.asked[-1] == many - 1
+    assert np.diff(lights.asked) == pytest.approx(np.full(63, (many - 1) / 63), abs=1)
+    assert mark[..., 1] == pytest.approx(np.full((8, 8), 499.5 / 65535), abs=1 / 65535)

@@ -1,0 +1,114 @@
+"""A folder of clips to score: which files and folders are clips, and which prompt each was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from perturb.data import footage, pictures
+from perturb.data.captions import FILE_COLUMNS
+from perturb.data.prompts import TEXT_COLUMNS
+from perturb.data.tables import read_columns, require
+from perturb.errors import UserError
+from perturb.paths import resolve
+
+COLUMNS = {"file": FILE_COLUMNS, "prompt": TEXT_COLUMNS, "id": ("prompt_id", "id")}
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Clips by name, in order; ``left_out``: files of which a lossless .npy lies beside, which is read instead.
+
+    A name is the path relative to the folder. Bytes of it that are not UTF-8 are written as escapes.
+    """
+
+    clips: Mapping[str, Path]
+    left_out: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """What a clip was made from: ``id`` is shared by the clips of one prompt, ``take`` numbers them."""
+
+    id: str
+    take: int
+    text: str
+
+
+def find_clips(folder: str | Path, setting: str) -> Collection:
+    """The videos, gifs and npy files of a folder and its subfolders, and folders that hold only images, by sorted name.
+
+    Images beside clips are no clip. Raises UserError, naming ``setting``, for a missing folder and one without clips.
+    """
+    root = resolve(folder)
+    suffixes = (*footage.SUFFIXES, *pictures.SUFFIXES)
+    files = pictures.list_files(root, suffixes, what="clips", setting=setting)
+    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(root).parts)]
+    clips = [file for file in files if file.suffix.lower() in footage.SUFFIXES]
+    beside = {file.parent for file in clips}
+    folders = {file.parent for file in files} - beside
+    lossless = {file.with_suffix("") for file in clips if file.suffix.lower() == ".npy"}
+    doubled = {file for file in clips if file.suffix.lower() != ".npy" and file.with_suffix("") in lossless}
+    names = {_name(path, root): path for path in (*clips, *folders) if path not in doubled}
+    if not names:
+        raise UserError(f"{root} holds no clips: give a folder of videos, gifs, npy files or frames with {setting}=…")
+    return Collection(dict(sorted(names.items())), sorted(_name(path, root) for path in doubled))
+
+
+def match_prompts(file: str | Path | None, names: Sequence[str]) -> list[Prompted]:
+    """The prompt of each clip, from csv or jsonl (file, prompt, and if wanted id), or txt in the order of the clips.
+
+    Without a file every clip stands for itself: its name is its prompt's id. Raises UserError for clips without a
+    prompt, prompts without a clip, and a table that cannot be read.
+    """
+    if file is None:
+        return [Prompted(name, 0, "") for name in names]
+    path = resolve(file)
+    if not path.is_file():
+        raise UserError(f"no prompt file {path}: give a .csv or .jsonl with file and prompt, or a .txt with prompts=…")
+    texts, ids = _lines(path, names) if path.suffix == ".txt" else _table(path, names)
+    numbered = {text: f"p{number:03d}" for number, text in enumerate(dict.fromkeys(texts))}
+    prompted: list[Prompted] = []
+    takes: dict[str, int] = {}
+    for text, given in zip(texts, ids, strict=True):
+        key = given or numbered[text]
+        takes[key] = takes.get(key, -1) + 1
+        prompted.append(Prompted(key, takes[key], text))
+    return prompted
+
+
+def _lines(path: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}") from None
+    texts = [line.strip() for line in lines if line.strip()]
+    if len(texts) != len(names):
+        raise UserError(
+            f"{path} holds {len(texts)} prompts for {len(names)} clips: give one line for each, in the order of their "
+            f"sorted names ({', '.join(names[:3])} …), or a .csv with file and prompt"
+        )
+    return texts, [""] * len(texts)
+
+
+def _table(path: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    columns = read_columns(path, COLUMNS)
+    require(path, columns, COLUMNS, ("file", "prompt"))
+    files = columns["file"]
+    rows = {name: number for number, name in enumerate(files)}
+    for problem, found in (
+        (f"name a file that {path} gives twice", [name for i, name in enumerate(files) if rows[name] != i]),
+        (f"have no row in {path}", [name for name in names if name not in rows]),
+        (f"in {path} are no clips of the folder", sorted(rows.keys() - set(names))),
+    ):
+        if found:
+            raise UserError(f"{len(found)} names {problem}, e.g. {', '.join(found[:3])}: names are relative paths")
+    ids = columns.get("id", [""] * len(files))
+    return [columns["prompt"][rows[name]] for name in names], [ids[rows[name]] for name in names]
+
+
+def _name(path: Path, root: Path) -> str:
+    """The relative path as text that can be written to a file; a root that is itself one clip has its own name."""
+    name = path.name if path == root else path.relative_to(root).as_posix()
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
