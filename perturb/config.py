@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import hydra.utils
 import torch
-from hydra.errors import InstantiationException
 
-from perturb.command import MISSING
 from perturb.errors import UserError
+from perturb.seams import Seam, build
 from perturb.stages.fit import FitConfig
 from perturb.stages.sample import SampleConfig
-from perturb.structured import check_range, unknown_key
+from perturb.structured import check_range
 
 if TYPE_CHECKING:
     from perturb.videocrafter.system import VideoSystem
-
-Seam = dict[str, Any]
-"""``_target_`` (a class or function) and its arguments; `build` makes the object."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,30 +82,6 @@ class GenerateConfig:
     adapter: str | None = None
     adapter_scale: float = 1.0
     output: str = "generated"
-
-
-def build(key: str, seam: Seam) -> Any:
-    """The object a seam describes. UserError for an unknown target, unknown or missing arguments, and bad values."""
-    try:
-        target = hydra.utils.get_object(seam["_target_"])
-    except KeyError:
-        raise UserError(f"{key} lacks _target_: name the class to build, for example in conf/{key}/mine.yaml") from None
-    except Exception as error:
-        raise UserError(f"{key}._target_ is {seam['_target_']!r}, which cannot be imported: {error}") from error
-    parameters = inspect.signature(target).parameters
-    given = [name for name in seam if name != "_target_"]
-    for name in given:
-        if name not in parameters:
-            raise UserError(unknown_key(f"{key}.{name}", parameters))
-    given = [name for name in given if seam[name] != MISSING]
-    if missing := [n for n, p in parameters.items() if p.default is p.empty and n not in given]:
-        raise UserError(f"{', '.join(f'{key}.{name}' for name in missing)}: missing for {seam['_target_']}")
-    try:
-        return hydra.utils.instantiate(seam, _convert_="all")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from error
-        raise
 
 
 def load(system: Seam) -> VideoSystem:

@@ -18,11 +18,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from perturb.command import path_problems
-from perturb.config import RunConfig, build, pick_device
+from perturb.config import RunConfig, pick_device
 from perturb.data.prompts import load_prompts
 from perturb.errors import UserError
 from perturb.partition import Partition
 from perturb.paths import resolve
+from perturb.seams import build
 from perturb.stages.sample import ClipFormat
 from perturb.structured import read
 from perturb.videocrafter.files import read_json

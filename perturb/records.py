@@ -48,6 +48,27 @@ class ScoreRow:
 
 
 @dataclass(frozen=True)
+class ClipScoreRow:
+    """One value of one metric for one clip of a folder, or (clip and prompt_id ``*``) for all of them.
+
+    ``clip`` is a path relative to the folder; what is not known of it is None. ``value``, ``status`` and ``reason`` as
+    in `ScoreRow`.
+    """
+
+    clip: str
+    prompt_id: str
+    prompt: str
+    fps: float | None
+    frames: int | None
+    height: int | None
+    width: int | None
+    metric: str
+    value: float | None
+    status: Status = "ok"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class TrainRow:
     """One fitting step. ``magnitude`` is ‖Δ‖_F/‖θ‖_F over the targeted weights, written at probe steps only."""
 
@@ -107,6 +128,7 @@ class Manifest:
 
 
 SCORE_COLUMNS = tuple(f.name for f in dataclasses.fields(ScoreRow))
+CLIP_SCORE_COLUMNS = tuple(f.name for f in dataclasses.fields(ClipScoreRow))
 TRAIN_COLUMNS = tuple(f.name for f in dataclasses.fields(TrainRow))
 
 
@@ -117,7 +139,7 @@ def _cell(value: object) -> str:
     return repr(float(value)) if isinstance(value, float) else str(value)
 
 
-def _to_csv(columns: Sequence[str], rows: Sequence[ScoreRow] | Sequence[TrainRow]) -> str:
+def _to_csv(columns: Sequence[str], rows: Sequence[ScoreRow] | Sequence[ClipScoreRow] | Sequence[TrainRow]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
@@ -140,6 +162,11 @@ def _number(text: str) -> float | None:
 def scores_csv(rows: Iterable[ScoreRow]) -> str:
     """scores.csv as text, rows sorted by `ScoreRow.order`."""
     return _to_csv(SCORE_COLUMNS, sorted(rows, key=lambda row: row.order))
+
+
+def clip_scores_csv(rows: Sequence[ClipScoreRow]) -> str:
+    """The scores.csv of a folder of clips as text, rows in the order given."""
+    return _to_csv(CLIP_SCORE_COLUMNS, rows)
 
 
 def read_scores(path: Path) -> list[ScoreRow]:

@@ -43,15 +43,17 @@ def run(values: dict[str, Any]) -> None:
 
 def study(config: RunConfig, run: RunDir) -> None:
     """Load the system, perturb one group of it on images, sample at each probe step, score; resumes what was begun."""
-    from perturb.config import build, load
+    from perturb.config import load
     from perturb.data.prompts import load_prompts
+    from perturb.metrics import Format
     from perturb.partition import Partition
     from perturb.perturbation import LandscapePerturbation
     from perturb.provenance import record
+    from perturb.seams import build
     from perturb.stages.fit import fit
     from perturb.stages.fit_sources import fit_sources
     from perturb.stages.sample import Generator, sample
-    from perturb.stages.score import Labels, score
+    from perturb.stages.score import Labels, Sampled, score, score_cache
 
     system = load(config.system)
     partition = Partition.of(system.unet)
@@ -64,6 +66,8 @@ def study(config: RunConfig, run: RunDir) -> None:
         print(f"{len(skipped)} damaged images are left out: {', '.join(skipped[:5])}", file=sys.stderr)
 
     steps = config.probe_steps
+    form = Format(**vars(generate.format))
+    sampled = Sampled(generate.samples, {prompt.id: prompt.text for prompt in prompts}, steps, form)
     labels = Labels(run.path.name, config.training, config.group, config.fit.seed)
     with run.stage("fit"):
         if isinstance(perturbation, LandscapePerturbation):
@@ -71,8 +75,8 @@ def study(config: RunConfig, run: RunDir) -> None:
         fit(system, perturbation, images, probe_steps=steps, config=config.fit, run=run, group=config.group)
     with run.stage("sample"):
         sample(generate, perturbation, steps, run, playback_fps=config.sample.playback_fps)
-    with run.stage("score"):
-        score(metrics, generate.samples, steps, run, labels=labels, fps=generate.format.fps)
+    with run.stage("score"):  # the runs of a folder share what was measured: step 0 of a model is the same in all
+        score(metrics, sampled, run, labels=labels, images=images, cache=score_cache(config.runs_dir))
     run.mark_done("study", "all")
 
 

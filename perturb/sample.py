@@ -23,9 +23,10 @@ def generate(values: dict[str, Any]) -> None:
         values.pop(key, None)
     check_paths(values)
 
-    from perturb.config import GenerateConfig, build, load
+    from perturb.config import GenerateConfig, load
     from perturb.perturbation import restore
     from perturb.progress import progress
+    from perturb.seams import build
     from perturb.stages.sample import Generator, save_clip
     from perturb.structured import read
     from perturb.video import write_contact_sheet, write_mp4

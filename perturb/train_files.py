@@ -13,12 +13,12 @@ import torch
 from einops import repeat
 from torch import Tensor
 
-from perturb.config import build
 from perturb.data.breakage import BrokenReport
 from perturb.data.feed import Feed, FeedConfig, open_feed
 from perturb.data.joint_feed import JointFeed
 from perturb.data.source import Sample
 from perturb.errors import UserError
+from perturb.seams import build
 from perturb.stages.train_config import Seam, TrainConfig
 from perturb.stages.train_feeds import FeedBatches, FeedSettings
 from perturb.stages.train_validation import HeldOut, ValidationConfig

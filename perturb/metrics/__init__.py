@@ -17,6 +17,7 @@ from perturb.metrics.measure import ClipSource, Format
 from perturb.metrics.motion import MOTION
 from perturb.metrics.naturalness import Naturalness
 from perturb.metrics.perceptual import SSIM_DRIFT, LpipsDrift
+from perturb.metrics.pool import Workers, suitable_workers
 from perturb.metrics.visual import VISUAL
 from perturb.metrics.watermark import Watermark
 
@@ -36,8 +37,10 @@ __all__ = [
     "Sets",
     "Unavailable",
     "Value",
+    "Workers",
     "embedded_metrics",
     "score_clips",
+    "suitable_workers",
 ]
 
 

@@ -31,7 +31,7 @@ def clip_digest(clip: Clip) -> str:
 def metric_key(metric: Metric | SetMetric) -> str:
     """SHA-256 of what decides a metric's numbers beside the clip. Raises Unavailable where weights are absent."""
     names = [info.name for info in metric.infos]
-    return _digest([type(metric).__qualname__, names, metric.identity(), {name: _version(name) for name in LIBRARIES}])
+    return _digest([type(metric).__qualname__, names, metric.identity(), library_versions()])
 
 
 def paired_key(key: str, original: str | None) -> str:
@@ -84,6 +84,11 @@ class ScoreCache:
 
     def _feature(self, digest: str, key: str) -> Path:
         return self.folder / digest[:2] / f"{digest}-{key[:16]}.npy"
+
+
+def library_versions() -> dict[str, str]:
+    """Of `LIBRARIES`, as installed."""
+    return {name: _version(name) for name in LIBRARIES}
 
 
 def _version(name: str) -> str:

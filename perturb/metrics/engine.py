@@ -10,7 +10,7 @@ from pathlib import Path
 from perturb.metrics.base import Clip, Context, Metric, MetricInfo, SetMetric, Value
 from perturb.metrics.cache import ScoreCache
 from perturb.metrics.measure import ClipSource, Format, Measured, Task, measure
-from perturb.metrics.pool import each
+from perturb.metrics.pool import Workers
 from perturb.metrics.sets import Survey, combine, refusals
 
 BATCH = 8  # clips per call of a batched metric
@@ -35,26 +35,41 @@ class Scores:
 
 
 class Engine:
-    """Scores clips by metrics; what a metric has said of the same content before is taken from the folder ``cache``.
+    """Scores clips by metrics; a context manager that ends its processes.
 
-    ``workers``: processes for metrics that work clip by clip; the others get batches in this one. ``mixed``: compare
-    clips that differ in what a metric depends on (`MetricInfo.depends`) all the same.
+    ``cache``: the folder from which is taken what a metric has said of the same content before; None for a temporary
+    one. ``workers``: processes for metrics that work clip by clip; the others get batches in this one. ``mixed``:
+    compare clips that differ in what a metric depends on (`MetricInfo.depends`) all the same.
     """
 
     def __init__(
-        self, metrics: Sequence[Metric | SetMetric], cache: Path, *, workers: int = 1, mixed: bool = False
+        self, metrics: Sequence[Metric | SetMetric], cache: Path | None, *, workers: int = 1, mixed: bool = False
     ) -> None:
-        self.metrics, self.cache, self.workers, self.mixed = metrics, ScoreCache(cache), workers, mixed
+        self.metrics, self.mixed = metrics, mixed
+        self._temporary = tempfile.TemporaryDirectory() if cache is None else None
+        self._cache = ScoreCache(Path(self._temporary.name) if self._temporary else cache or Path())
+        self._workers = Workers(workers)
         self._tasks = [_task(metric) for metric in metrics]
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._workers.close()
+        if self._temporary:
+            self._temporary.cleanup()
 
     def measure(self, clips: Iterable[ClipSource], advance: Callable[[float], None] = lambda _: None) -> Survey:
         """All that can be said of each clip by itself; ``advance`` hears of every clip that is through."""
-        return self._survey(clips, [task for task in self._tasks if isinstance(task, Task)], self.workers, advance)
+        return self._survey(clips, [task for task in self._tasks if isinstance(task, Task)], self._workers, advance)
 
-    def gather(self, clips: Iterable[ClipSource], *, workers: int | None = None) -> Survey:
-        """Only what measures of sets keep of each clip: enough for a set that others are compared with."""
+    def gather(self, clips: Iterable[ClipSource], workers: Workers | None = None) -> Survey:
+        """Only what measures of sets keep of each clip: enough for a set that others are compared with.
+
+        ``workers``: others than the engine's own, for clips that are not to travel to another process.
+        """
         tasks = [task for task in self._tasks if isinstance(task, Task) and task.whole]
-        return self._survey(clips, tasks, self.workers if workers is None else workers, lambda _: None)
+        return self._survey(clips, tasks, workers or self._workers, lambda _: None)
 
     def scores(self, own: Survey, reference: Survey | None = None, images: Survey | None = None) -> Scores:
         """The values of measured clips and of their set, compared with the other sets as far as these are known."""
@@ -78,14 +93,14 @@ class Engine:
         return Scores(clips, whole)
 
     def _survey(
-        self, clips: Iterable[ClipSource], tasks: Sequence[Task], workers: int, advance: Callable[[float], None]
+        self, clips: Iterable[ClipSource], tasks: Sequence[Task], workers: Workers, advance: Callable[[float], None]
     ) -> Survey:
         """Clips are taken as they are needed; what a batch waits for is let go of when it is through."""
         known: list[tuple[ClipSource, Measured]] = []
         waiting: list[Measured] = []
         sources, ahead = itertools.tee(clips)
-        one = partial(measure, tasks=[task.elsewhere() for task in tasks], cache=self.cache)
-        for source, measured in zip(sources, each(one, ahead, Measured.broken, workers=workers), strict=True):
+        one = partial(measure, tasks=[task.elsewhere() for task in tasks], cache=self._cache)
+        for source, measured in zip(sources, workers.each(one, ahead, Measured.broken), strict=True):
             known.append((source, measured))
             waiting += [measured] if measured.waiting else []
             if len(waiting) == BATCH:
@@ -102,7 +117,7 @@ class Engine:
             if having:
                 results = task.run([one.decoded for one in having], [one.original for one in having])
                 for one, result in zip(having, results, strict=True):
-                    one.keep([(task, result)], self.cache)
+                    one.keep([(task, result)], self._cache)
         for one in waiting:
             one.release()
 
@@ -140,8 +155,7 @@ def score_clips(
     Order: metrics, their infos, then clips as given. Never raises because of a clip.
     """
     reference = {sample: _held(clip, None) for sample, clip in (context.reference or {}).items()}
-    with tempfile.TemporaryDirectory() as cache:
-        engine = Engine(metrics, Path(cache))
+    with Engine(metrics, cache=None) as engine:
         own = engine.measure(_held(clip, reference.get(clip.sample)) for clip in clips)
         others = None if context.reference is None else engine.gather(reference.values())
         scores = engine.scores(own, others)

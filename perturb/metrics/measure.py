@@ -86,7 +86,8 @@ class Task:
     def run(self, clips: Sequence[Clip], originals: Sequence[Clip | None]) -> list["Result"]:
         """One result per clip: values by name, or the feature. A clip that raises alone fails alone."""
         try:
-            return self._results(clips, {one.sample: one for one in originals if one is not None})
+            pairs = zip(clips, originals, strict=True)
+            return self._results(clips, {clip.sample: original for clip, original in pairs if original is not None})
         except Exception as error:
             if len(clips) > 1:
                 pairs = zip(clips, originals, strict=True)

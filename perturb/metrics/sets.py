@@ -35,8 +35,8 @@ def combine(
 ) -> Mapping[str, Value | Sequence[Value]]:
     """The values of a measure of sets; a clip of which nothing was kept is left out and has its reason as value."""
     kept = [measured.features.get(key, Value.failed(measured.problem)) for _, measured in own]
-    others = (None if survey is None else _gathered(survey, key) for survey in (reference, images))
-    found = metric.combine(Sets(_gathered(own, key), *others))
+    others = (_gathered(survey or (), key) for survey in (reference, images))
+    found = metric.combine(Sets(_gathered(own, key), *(other if other.samples else None for other in others)))
     outcome: dict[str, Value | Sequence[Value]] = {}
     for info in metric.infos:
         values = found[info.name]

@@ -31,7 +31,8 @@ def mean_light(clip: Clip) -> np.ndarray:
 
 def gradient(light: np.ndarray) -> np.ndarray:
     """Signed gradient (central differences) of the mean luma `h w` of `mean_light`: float32 `h w 2`, luma per pixel."""
-    return np.stack(np.gradient(light.astype(np.float32) / LEVELS), axis=-1)
+    luma = light.astype(np.float32) / LEVELS
+    return np.stack([np.gradient(luma, axis=axis) for axis in (0, 1)], axis=-1)
 
 
 def common_mark(gathered: Gathered) -> np.ndarray:

@@ -9,12 +9,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from perturb.config import GenerateConfig, RunConfig, build, load
+from perturb.config import GenerateConfig, RunConfig, load
 from perturb.data.prompts import load_prompts
 from perturb.errors import UserError
 from perturb.paths import conf_dir, resolve
 from perturb.plan import architecture
 from perturb.sample import STUDY_ONLY
+from perturb.seams import build
 from perturb.structured import read
 from perturb.videocrafter.spec import SPECS
 

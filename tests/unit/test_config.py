@@ -7,9 +7,9 @@ from typing import Any, Literal
 import pytest
 
 from perturb.command import check_paths
-from perturb.config import build
 from perturb.errors import UserError
 from perturb.identity import content_digest, identity
+from perturb.seams import build
 from perturb.structured import read
 
 

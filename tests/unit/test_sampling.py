@@ -1,5 +1,6 @@
 """Clips: the same noise whatever the batch, whole files, a sheet and an mp4 for eyes; scoring one step at a time."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
@@ -9,11 +10,11 @@ import pytest
 from perturb.data.prompts import Prompt
 from perturb.diffusion import DDIMSampler
 from perturb.errors import UserError
-from perturb.metrics import Clip, Context, MetricInfo, Value
+from perturb.metrics import Clip, Context, Format, MetricInfo, Value
 from perturb.records import ScoreRow, read_scores, scores_csv
 from perturb.rundir import RunDir
 from perturb.stages.sample import ClipFormat, Generator, SampleConfig, save_clip
-from perturb.stages.score import Labels, score
+from perturb.stages.score import Labels, Sampled, score
 from perturb.video import write_contact_sheet, write_mp4
 from perturb.videocrafter.spec import ModelSpec
 from perturb.videocrafter.system import VideoSystem
@@ -77,11 +78,14 @@ class Brightness:
     """A metric of one clip and one of the whole set, by hand: mean level."""
 
     infos = (MetricInfo("brightness", "visual", "level", (0, 255), "up", (), "mean", "test"),)
+    paired, batched = True, False
 
-    def __call__(self, clips: list[Clip], context: Context) -> dict[str, list[Value]]:
-        assert context.reference is not None
-        base = [context.reference[clip.sample].frames.mean() for clip in clips]
-        return {"brightness": [Value.of(clip.frames.mean() - b) for clip, b in zip(clips, base, strict=True)]}
+    def identity(self) -> dict[str, int]:
+        return {"version": 1}
+
+    def __call__(self, clips: Sequence[Clip], context: Context) -> dict[str, list[Value]]:
+        values = [clip.frames.mean() - context.original(clip).frames.mean() for clip in clips]
+        return {"brightness": [Value.of(value) for value in values]}
 
 
 def test_scores_grow_by_finished_steps_and_replace_what_a_killed_process_left(tmp_path: Path):
@@ -92,10 +96,11 @@ def test_scores_grow_by_finished_steps_and_replace_what_a_killed_process_left(tm
     stale = ScoreRow("id", "full", "spatial", 0, 5, "p000", 0, "brightness", 99.0)
     run.scores.write_text(scores_csv([stale]))
     labels = Labels("id", "full", "spatial", 0)
-    score([Brightness()], samples, [0, 5], run, labels=labels, fps=8)  # type: ignore[list-item]
+    sampled = Sampled(samples, {}, [0, 5], Format(8, 2, 4, 4))
+    score([Brightness()], sampled, run, labels=labels, images=None, cache=None)
     values = [(row.step, row.prompt_id, row.value) for row in read_scores(run.scores)]
     assert values == [(0, "p000", 0.0), (0, "p001", 0.0), (5, "p000", 20.0), (5, "p001", 20.0)]
     content = run.scores.read_bytes()
     run.clip(5, "p000", 0).unlink()
-    score([Brightness()], samples, [0, 5], run, labels=labels, fps=8)  # type: ignore[list-item]
+    score([Brightness()], sampled, run, labels=labels, images=None, cache=None)
     assert run.scores.read_bytes() == content
