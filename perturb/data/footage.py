@@ -66,7 +66,7 @@ def read_gif(path: Path) -> tuple[np.ndarray, float | None]:
 
             stack = _stacked(frames(), "the frames")
     except pictures.DAMAGED as error:
-        raise UserError(f"cannot be decoded: {error}") from None
+        raise UserError(f"cannot be decoded: {pictures.damage(error)}") from None
     return stack, len(shown) / sum(shown) if sum(shown) > 0 else None
 
 
@@ -134,7 +134,7 @@ def _open_frame(file: Path) -> np.ndarray:
         with Image.open(file) as image:
             return pictures.to_levels(pictures.rgb_pixels(image))
     except pictures.DAMAGED as error:
-        raise UserError(f"{file.name} cannot be read as an image: {error}") from None
+        raise UserError(f"{file.name} cannot be read as an image: {pictures.damage(error)}") from None
 
 
 def _stacked(frames: Iterable[tuple[str, np.ndarray]], what: str) -> np.ndarray:
@@ -144,7 +144,7 @@ def _stacked(frames: Iterable[tuple[str, np.ndarray]], what: str) -> np.ndarray:
         if stack and frame.shape != stack[0].shape:
             (h, w), (height, width) = frame.shape[:2], stack[0].shape[:2]
             raise UserError(f"{what} differ in size: {name} is {w}×{h}, the first {width}×{height}")
-        if len(stack) * frame.size > MAX_BYTES:
+        if (len(stack) + 1) * frame.size > MAX_BYTES:
             raise UserError(f"{what} take more than {MAX_BYTES / 2**30:g} GiB: cut it into clips")
         stack.append(frame)
     if not stack:

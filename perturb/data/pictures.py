@@ -6,13 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from perturb.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # what Pillow raises on damaged files: SyntaxError for broken PNG chunks, ValueError and EOFError for cut headers
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+def damage(error: Exception) -> str:
+    """What an error of `DAMAGED` says, without the path, which would travel with shared results."""
+    if isinstance(error, UnidentifiedImageError):
+        return "of no known format"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def rgb_pixels(image: Image.Image) -> np.ndarray:

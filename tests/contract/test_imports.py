@@ -26,6 +26,7 @@ def test_the_floors_hold():
         "perturb.metrics.shapes",
         "perturb.run",
         "perturb.sample",
+        "perturb.score",
     ],
 )
 def test_importing_it_imports_no_network_library(module: str):

@@ -13,12 +13,14 @@ import signal
 import sys
 from pathlib import Path
 
-COMMANDS = ("perturb.run", "perturb.sample")
+COMMANDS = ("perturb.run", "perturb.sample", "perturb.score")
 HEAVY = (
     "perturb.config",
     "perturb.plan",
     "perturb.train_data",
     "perturb.stages.train_diffusion",
+    "perturb.stages.rescore",
+    "perturb.stages.score_folder",
     "analysis.summary",
     "analysis.figure",
     "diffusers",

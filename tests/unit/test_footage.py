@@ -1,0 +1,163 @@
+"""Clips as people have them: every format read to the same pixels, and bad ones refused with the reason."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_files import numbered, write_video
+from PIL import Image
+
+from perturb.data.footage import read_clip
+from perturb.errors import UserError
+
+
+def frames(count: int = 4, height: int = 10, width: int = 14) -> np.ndarray:
+    """uint8 t h w c, every pixel different."""
+    return (np.arange(count * height * width * 3) * 7 % 251).astype(np.uint8).reshape(count, height, width, 3)
+
+
+def save_array(path: Path, array: np.ndarray) -> Path:
+    np.save(path, array)
+    return path
+
+
+def save_frames(folder: Path, images: list[Image.Image], pattern: str = "{}.png") -> Path:
+    folder.mkdir()
+    for number, image in enumerate(images):
+        image.save(folder / pattern.format(number))
+    return folder
+
+
+def test_a_lossless_video_is_read_whole_with_its_rate(tmp_path: Path) -> None:
+    made = numbered(12, 21, 35)  # odd sizes stay odd
+    read, fps = read_clip(write_video(tmp_path / "a.mp4", made, rate=15), fps=99)
+    assert np.array_equal(read, made)
+    assert fps == 15  # what the file says goes before what is said of those that say nothing
+
+
+def test_a_gif_has_its_frames_and_the_mean_of_its_times(tmp_path: Path) -> None:
+    levels = [Image.fromarray(np.full((6, 8, 3), level, np.uint8)) for level in (0, 120, 240)]
+    levels[0].save(tmp_path / "a.gif", save_all=True, append_images=levels[1:], duration=[100, 100, 40])
+    read, fps = read_clip(tmp_path / "a.gif")
+    assert read[:, 0, 0, 0].tolist() == [0, 120, 240]
+    assert fps == pytest.approx(3 / 0.24)
+
+
+def test_arrays_of_levels_floats_grey_and_alpha(tmp_path: Path) -> None:
+    made = frames()
+    same = {
+        "levels": made,
+        "unit": made.astype(np.float32) / 255,
+        "signed": made.astype(np.float64) / 127.5 - 1,
+        "rounding": made.astype(np.float32) / 255 - 1e-7,
+        "opaque": np.concatenate([made, np.full_like(made[..., :1], 255)], axis=-1),
+        "fortran": np.asfortranarray(made),
+    }
+    for name, array in same.items():
+        read, fps = read_clip(save_array(tmp_path / f"{name}.npy", array), fps=8)
+        assert np.array_equal(read, made), name
+        assert fps == 8
+    grey, _ = read_clip(save_array(tmp_path / "grey.npy", made[..., :1]), fps=8)
+    assert np.array_equal(grey, np.repeat(made[..., :1], 3, axis=-1))
+    clear, _ = read_clip(save_array(tmp_path / "clear.npy", np.zeros((1, 2, 2, 4), np.uint8)), fps=8)
+    assert (clear == 255).all()  # transparent black lies on white
+
+
+def test_folders_of_frames_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    images = [Image.fromarray(np.full((5, 7, 3), number, np.uint8)) for number in range(12)]
+    read, _ = read_clip(save_frames(tmp_path / "f", images, "frame_{}.png"), fps=8)
+    assert read[:, 0, 0, 0].tolist() == list(range(12))
+    deep = Image.fromarray(np.array([[0, 13107, 65535]], dtype=np.uint16))  # 16-bit grey
+    read, _ = read_clip(save_frames(tmp_path / "deep", [deep]), fps=8)
+    assert read[0, 0].tolist() == [[0] * 3, [51] * 3, [255] * 3]
+    clear = Image.fromarray(np.array([[[255, 0, 0, 51]]], dtype=np.uint8), "RGBA")
+    read, _ = read_clip(save_frames(tmp_path / "clear", [clear, clear]), fps=8)
+    assert read.shape == (2, 1, 1, 3)
+    assert read[0, 0, 0].tolist() == [255, 204, 204]
+
+
+def bad_arrays() -> dict[str, tuple[np.ndarray, str]]:
+    made = frames()
+    nan = made.astype(np.float32) / 255
+    nan[1, 2, 3, 0] = np.nan
+    return {
+        "nan": (nan, "holds NaN or infinite values"),
+        "16-bit": (made.astype(np.uint16), "has type uint16; allowed: uint8"),
+        "bool": (made > 5, "has type bool; allowed: uint8"),
+        "0 to 255 as floats": (made.astype(np.float32), "holds floats from 0 to 250; allowed: uint8"),
+        "unclear range": (made.astype(np.float32) / 255 - 0.05, "which may mean [0, 1] or [-1, 1]"),
+        "channels first": (np.moveaxis(made, -1, 1), "has shape (4, 3, 10, 14); allowed: (frames, height, width, 3)"),
+        "one image": (made[0], "has shape (10, 14, 3)"),
+        "zero frames": (made[:0], "is empty: shape (0, 10, 14, 3)"),
+        "objects": (np.array([{}]), "is not a readable .npy file: Object arrays"),
+    }
+
+
+@pytest.mark.parametrize("kind", bad_arrays())
+def test_arrays_that_are_no_clip(kind: str, tmp_path: Path) -> None:
+    array, reason = bad_arrays()[kind]
+    np.save(tmp_path / "bad.npy", array, allow_pickle=True)
+    with pytest.raises(UserError) as caught:
+        read_clip(tmp_path / "bad.npy", fps=8)
+    assert reason in str(caught.value)
+
+
+def test_files_that_are_no_clip(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "whole.mp4", numbered(20)).read_bytes()
+    early = write_video(tmp_path / "early.mp4", numbered(20), faststart=True).read_bytes()
+    Image.fromarray(frames()[0]).save(tmp_path / "a.gif", save_all=True, append_images=[Image.fromarray(frames()[1])])
+    gif = (tmp_path / "a.gif").read_bytes()
+    content = {
+        "cut.mp4": (whole[: len(whole) // 2], "Invalid data"),  # the index comes last
+        "cut early.mp4": (early[: len(early) * 2 // 3], ""),
+        "text.mp4": (b"a text", "Invalid data"),
+        "empty.mp4": (b"", "is empty (0 bytes)"),
+        "cut.gif": (gif[: len(gif) // 2], "cannot be decoded"),
+        "text.gif": (b"a text", "of no known format"),
+        "text.npy": (b"a text", "is not a readable .npy file"),
+        "empty.npy": (b"", "is not a readable .npy file"),
+    }
+    for name, (data, reason) in content.items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        with pytest.raises(UserError) as caught:
+            read_clip(path, fps=8)
+        assert reason in str(caught.value), name
+        assert str(tmp_path) not in str(caught.value), "reasons are shared; where a file lies is nobody's business"
+    none = write_video(tmp_path / "none.mp4", numbered(0))
+    with pytest.raises(UserError, match="holds no"):
+        read_clip(none)
+
+
+def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(UserError, match="holds no frames"):
+        read_clip(tmp_path / "folder.mp4", fps=8)
+    with pytest.raises(UserError, match="No such file"):
+        read_clip(tmp_path / "gone.npy", fps=8)
+    with pytest.raises(UserError, match=r"a \.npy says no frame rate: give fps=…"):
+        read_clip(save_array(tmp_path / "a.npy", frames()))
+
+
+def test_frames_of_different_sizes_and_damaged_ones_are_named(tmp_path: Path) -> None:
+    images = [Image.fromarray(frames()[0]), Image.fromarray(frames(1, 9, 14)[0])]
+    folder = save_frames(tmp_path / "f", images)
+    with pytest.raises(UserError, match=r"differ in size: 1\.png is 14×9, the first 14×10"):
+        read_clip(folder, fps=8)
+    (folder / "1.png").write_bytes((folder / "0.png").read_bytes()[:60])
+    with pytest.raises(UserError, match=r"1\.png cannot be read as an image"):
+        read_clip(folder, fps=8)
+
+
+def test_a_clip_too_large_to_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [
+        save_array(tmp_path / "a.npy", frames(8)),
+        write_video(tmp_path / "a.mp4", numbered(8, 10, 14)),
+        save_frames(tmp_path / "f", [Image.fromarray(one) for one in frames(8)]),
+    ]
+    monkeypatch.setattr("perturb.data.footage.MAX_BYTES", 7 * frames(1).size)
+    for path in paths:
+        with pytest.raises(UserError, match="cut it into clips"):
+            read_clip(path, fps=8)
+    monkeypatch.setattr("perturb.data.footage.MAX_BYTES", 8 * frames(1).size + 200)
+    assert {len(read_clip(path, fps=8)[0]) for path in paths} == {8}
