@@ -1,5 +1,7 @@
 """Metrics that see clips, never models. Each says what it is (`MetricInfo`) and never invents a number."""
 
+from collections.abc import Mapping, Sequence
+
 from perturb.metrics.base import (
     Clip,
     ClipMetric,
@@ -13,10 +15,11 @@ from perturb.metrics.base import (
     Value,
 )
 from perturb.metrics.engine import Engine, Scored, Scores, score_clips
+from perturb.metrics.learned import learned_metrics
 from perturb.metrics.measure import ClipSource, Format
 from perturb.metrics.motion import MOTION
 from perturb.metrics.naturalness import Naturalness
-from perturb.metrics.perceptual import SSIM_DRIFT, LpipsDrift
+from perturb.metrics.perceptual import SSIM_DRIFT
 from perturb.metrics.pool import Workers, suitable_workers
 from perturb.metrics.visual import VISUAL
 from perturb.metrics.watermark import Watermark
@@ -38,12 +41,25 @@ __all__ = [
     "Unavailable",
     "Value",
     "Workers",
+    "all_metrics",
     "embedded_metrics",
+    "learned_metrics",
     "score_clips",
     "suitable_workers",
 ]
 
 
-def embedded_metrics(*, device: str = "cpu") -> list[Metric | SetMetric]:
-    """Every metric that comes with the package; `device` is where LPIPS runs (`unavailable` without its weights)."""
-    return [MOTION, VISUAL, Watermark(), Naturalness(), SSIM_DRIFT, LpipsDrift(device=device)]
+def embedded_metrics() -> list[Metric | SetMetric]:
+    """Every metric that comes with the package and needs no weights."""
+    return [MOTION, VISUAL, Watermark(), Naturalness(), SSIM_DRIFT]
+
+
+def all_metrics(
+    *,
+    device: str = "auto",
+    weights: str | None = None,
+    lpips: Sequence[str] = ("alex",),
+    imported: Mapping[str, str | None] | None = None,
+) -> list[Metric | SetMetric]:
+    """The embedded and the learned metrics; arguments as of `learned_metrics`."""
+    return [*embedded_metrics(), *learned_metrics(device=device, weights=weights, lpips=lpips, imported=imported)]

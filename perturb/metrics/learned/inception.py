@@ -1,0 +1,164 @@
+"""Inception: are the frames varied and recognisable, and how far is their distribution from another one?
+
+Axes: n frames of a whole set, t frames of a clip, d = 2048 features, k = 1008 classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from perturb.errors import UserError
+from perturb.metrics.base import Clip, Gathered, MetricInfo, Sets, Unavailable, Value
+from perturb.metrics.learned.files import frozen, state_dict
+from perturb.metrics.learned.network import Learned, pick_device, pixels, through
+from perturb.metrics.learned.weights import WeightFile
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION = WeightFile(
+    INCEPTION_FILE, f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
+)
+FEATURES = 2048
+SPLITS = 10
+
+
+def inception_score(logits: np.ndarray) -> float:
+    """exp E_x KL(p(y|x) ‖ p(y)), mean of 10 parts of the shuffled frames: `n k` → 1 … k (torch-fidelity).
+
+    Unavailable for fewer than 10 frames.
+    """
+    import torch
+    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
+
+    if len(logits) < SPLITS:
+        raise Unavailable(f"the inception score divides the frames into {SPLITS} parts; there are {len(logits)}")
+    return isc_features_to_metric(torch.from_numpy(logits), splits=SPLITS)[KEY_METRIC_ISC_MEAN]
+
+
+def frechet_distance(own: np.ndarray, other: np.ndarray) -> float:
+    """‖μ - μ'‖² + tr(Σ + Σ' - 2(ΣΣ')^½) of two sets of features, `n d` and `n' d` (n, n' ≥ 2).
+
+    tr(ΣΣ')^½ = ‖A Bᵀ‖_* with Σ = AᵀA: the triangular factors of the centred features suffice, of which few frames
+    give small ones; the usual root of a 2048² product takes half a minute and is singular there.
+    """
+    if min(len(own), len(other)) < 2:
+        raise Unavailable(f"a spread needs at least 2 frames, given {len(own)} and {len(other)}")
+    means, roots = [], []
+    for features in (own.astype(np.float64), other.astype(np.float64)):
+        means.append(features.mean(0))
+        roots.append(np.linalg.qr((features - means[-1]) / np.sqrt(len(features) - 1), mode="r"))
+    a, b = roots
+    shared = np.linalg.norm(a @ b.T, "nuc")
+    return float(max(0.0, ((means[0] - means[1]) ** 2).sum() + (a**2).sum() + (b**2).sum() - 2 * shared))
+
+
+def stacked(gathered: Gathered) -> np.ndarray:
+    """The frames of all clips one after the other, clips sorted by sample so that their order does not matter."""
+    order = sorted(range(len(gathered.samples)), key=lambda place: gathered.samples[place])
+    if not order:
+        raise Unavailable("no clip could be read")
+    return np.concatenate([gathered.features[place] for place in order])
+
+
+_SOURCE = "Inception: torch-fidelity (Obukhov et al. 2020)"
+_FID_PITFALLS = (
+    "A FID over frames: it knows nothing of time and is no FVD. Biased upward for few frames, so compare only sets "
+    "with the same number of frames; below 2048 frames the covariance is singular. Frames are enlarged to 299 px."
+)
+
+
+class Inception(Learned["nn.Module"]):
+    """Inception score of all frames, and their Fréchet distance to the step-0 frames and to the image set D_I."""
+
+    weights = (INCEPTION,)
+    infos = (
+        MetricInfo(
+            "inception_score",
+            "visual",
+            "1",
+            (1.0, 1008.0),
+            "up",
+            (INCEPTION.name,),
+            "exp E_x KL(p(y|x) ‖ p(y)) over all frames x of the set, mean of 10 parts",
+            f"Salimans et al. 2016, as in EvalCrafter; {_SOURCE}",
+            scope="set",
+            pitfalls=(
+                "Grows with the number of frames: compare only sets of equal size. It rewards ImageNet's classes; for "
+                "a world of plain shapes it says little."
+            ),
+        ),
+        MetricInfo(
+            "frame_fid_step0",
+            "drift",
+            "1",
+            (0.0, None),
+            "down",
+            (INCEPTION.name,),
+            "‖μ - μ₀‖² + tr(Σ + Σ₀ - 2(ΣΣ₀)^½) of Inception features of all frames and of all step-0 frames",
+            f"Heusel et al. 2017; {_SOURCE}",
+            scope="set",
+            pitfalls=_FID_PITFALLS,
+        ),
+        MetricInfo(
+            "frame_fid_images",
+            "visual",
+            "1",
+            (0.0, None),
+            "down",
+            (INCEPTION.name,),
+            "‖μ - μ_I‖² + tr(Σ + Σ_I - 2(ΣΣ_I)^½) of Inception features of all frames and of the images D_I",
+            f"Heusel et al. 2017; {_SOURCE}",
+            scope="set",
+            pitfalls=f"It falls also when frames copy D_I. {_FID_PITFALLS}",
+        ),
+    )
+
+    def load(self, paths: Sequence[Path], device: str) -> nn.Module:
+        """torch-fidelity's network. It would unpickle anything, so the file is read safely first."""
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        state_dict(paths[0])
+        wanted = ["2048", "logits_unbiased"]
+        network = FeatureExtractorInceptionV3(
+            "inception-v3-compat", wanted, feature_extractor_weights_path=str(paths[0])
+        )
+        return frozen(network, device)
+
+    def features(self, clips: Sequence[Clip]) -> Sequence[np.ndarray | Value]:
+        """2048 features and 1008 logits (without bias, as published) of every frame: float32 `t d+k`."""
+        network, device = self.network(), pick_device(self.device)
+
+        def both(frames: Tensor) -> Tensor:
+            import torch
+
+            return torch.cat(network(frames), dim=1)
+
+        kept = through(both, clips, lambda clip: pixels(clip, device), chunk=self.chunk)
+        return [one if isinstance(one, Value) else one.astype(np.float32) for one in kept]
+
+    def combine(self, sets: Sets) -> Mapping[str, Value | Sequence[Value]]:
+        """The three numbers; each says by itself why it cannot be had."""
+
+        def distance(other: Gathered | None, what: str) -> float:
+            if other is None:
+                raise Unavailable(f"no {what} to compare with")
+            return frechet_distance(stacked(sets.own)[:, :FEATURES], stacked(other)[:, :FEATURES])
+
+        measures = {
+            "inception_score": lambda: inception_score(stacked(sets.own)[:, FEATURES:]),
+            "frame_fid_step0": lambda: distance(sets.reference, "step-0 clips"),
+            "frame_fid_images": lambda: distance(sets.images, "images D_I"),
+        }
+        results: dict[str, Value | Sequence[Value]] = {}
+        for name, measure in measures.items():
+            try:
+                results[name] = Value.of(measure())
+            except UserError as error:
+                results[name] = Value.because(error)
+        return results
