@@ -91,7 +91,7 @@ def test_ill_formed_clips_fail_with_the_reason(kind: str) -> None:
     bad = Clip(frames, 8.0, "bad", 0, 0)  # pyright: ignore[reportArgumentType]
     assert word in (clip_problem(bad) or "")
     good = clip(shape((2, 0)), "good")
-    metrics = [metric for metric in embedded_metrics() if metric.infos[0].name != "lpips_drift"]
+    metrics = embedded_metrics()
     rows = score_clips(metrics, [bad, good], Context({good.sample: good}))
     per_clip = [(one, value) for one, _, value in rows if one is not None]
     assert {value.status for one, value in per_clip if one is bad} == {"failed"}
@@ -125,7 +125,7 @@ def test_embedded_metrics_describe_themselves() -> None:
     names = [i.name for i in infos]
     assert len(set(names)) == len(names)
     assert all(i.formula and i.source and i.unit for i in infos)
-    assert [i.name for i in infos if i.needs] == ["lpips_drift"]
+    assert not any(i.needs for i in infos)
     assert [i.name for i in infos if i.scope == "set"] == ["watermark", "image_distance"]
     assert all(i.range[1] is None or i.range[0] < i.range[1] for i in infos)
 
@@ -136,7 +136,7 @@ def test_numbers_stay_in_their_declared_range() -> None:
     checker = 255 * (np.indices((4, 24, 24)).sum(0) % 2)[..., None].repeat(3, -1).astype(np.uint8)
     clips = [*noise, plain("black"), plain("white", 255), Clip(checker, 8.0, "checker", 0, 0)]
     clips = [one for one in clips if one.frames.shape[1] == 24]
-    metrics = [metric for metric in embedded_metrics() if metric.infos[0].name != "lpips_drift"]
+    metrics = embedded_metrics()
     for _, i, value in score_clips(metrics, clips, Context({one.sample: clips[0] for one in clips})):
         assert value.value is not None or value.reason, i.name
         if value.value is not None:
@@ -145,6 +145,6 @@ def test_numbers_stay_in_their_declared_range() -> None:
 
 
 def test_importing_the_metrics_does_not_import_torch() -> None:
-    code = "import sys, perturb.metrics as m; m.embedded_metrics(); print({'torch', 'lpips'} & set(sys.modules))"
+    code = "import sys, perturb.metrics as m; m.all_metrics(); print({'torch', 'lpips', 'transformers', 'torchvision'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

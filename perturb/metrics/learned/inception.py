@@ -28,17 +28,17 @@ FEATURES = 2048
 SPLITS = 10
 
 
-def inception_score(logits: np.ndarray) -> float:
-    """exp E_x KL(p(y|x) ‖ p(y)), mean of 10 parts of the shuffled frames: `n k` → 1 … k (torch-fidelity).
+def inception_score(logits: np.ndarray, *, splits: int = SPLITS) -> float:
+    """exp E_x KL(p(y|x) ‖ p(y)), mean of the parts of the shuffled frames: `n k` → 1 … k (torch-fidelity).
 
-    Unavailable for fewer than 10 frames.
+    Unavailable for fewer frames than parts.
     """
     import torch
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
 
-    if len(logits) < SPLITS:
-        raise Unavailable(f"the inception score divides the frames into {SPLITS} parts; there are {len(logits)}")
-    return isc_features_to_metric(torch.from_numpy(logits), splits=SPLITS)[KEY_METRIC_ISC_MEAN]
+    if len(logits) < splits:
+        raise Unavailable(f"the inception score divides the frames into {splits} parts; there are {len(logits)}")
+    return isc_features_to_metric(torch.from_numpy(logits), splits=splits)[KEY_METRIC_ISC_MEAN]
 
 
 def frechet_distance(own: np.ndarray, other: np.ndarray) -> float:

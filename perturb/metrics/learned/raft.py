@@ -79,19 +79,20 @@ def warp(image: Tensor, field: Tensor) -> Tensor:
     return F.grid_sample(image, torch.stack([across, down], -1), padding_mode="border", align_corners=True)
 
 
-def occluded(forward: Tensor, backward: Tensor) -> Tensor:
-    """Where the next frame does not show the pixel, or motion has an edge: flows `n 2 h w` → boolean `n h w`.
+def visible(forward: Tensor, backward: Tensor) -> Tensor:
+    """Where the next frame shows the pixel too, and motion has no edge: flows `n 2 h w` → boolean `n h w`.
 
-    |b(x + f) + f|² > .01(|b(x + f)|² + |f|²) + .5, or ‖∇f‖² > .01|f|² + .002 (Sundaram et al. 2010, Lai et al. 2018).
+    |b(x + f) + f|² ≤ .01(|b(x + f)|² + |f|²) + .5 and ‖∇f‖² ≤ .01|f|² + .002 (Sundaram et al. 2010, Lai et al. 2018);
+    nowhere for a flow that is not a number.
     """
     import torch.nn.functional as F
 
     back = warp(backward, forward)
     speed, speed_back = (forward**2).sum(1), (back**2).sum(1)
-    torn = ((back + forward) ** 2).sum(1) > 0.01 * (speed_back + speed) + 0.5
+    returns = ((back + forward) ** 2).sum(1) <= 0.01 * (speed_back + speed) + 0.5
     across = F.pad(forward.diff(dim=3), (0, 1)).square().sum(1)
     down = F.pad(forward.diff(dim=2), (0, 0, 0, 1)).square().sum(1)
-    return torn | (across + down > 0.01 * speed + 0.002)
+    return returns & (across + down <= 0.01 * speed + 0.002)
 
 
 def warping_errors(network: nn.Module, pairs: Tensor) -> Tensor:
@@ -105,13 +106,15 @@ def warping_errors(network: nn.Module, pairs: Tensor) -> Tensor:
         F.interpolate(frames, scale_factor=0.5, mode="bilinear") for frames in (pairs.float() / 255).unbind(1)
     )
     forward, backward = flow(network, before, after), flow(network, after, before)
-    visible = ~occluded(forward, backward)
-    error = ((warp(after, forward) - before) ** 2).sum(1) * visible
-    return (error.sum((1, 2)) / visible.sum((1, 2)))[:, None]
+    seen = visible(forward, backward)
+    error = ((warp(after, forward) - before) ** 2).sum(1) * seen
+    return (error.sum((1, 2)) / seen.sum((1, 2)))[:, None]
 
 
 def dynamic(fastest: Sequence[float], *, frames: int, side: int) -> float:
     """1 if at least round(4·frames/16), and at least one, of the sampled pairs have fast pixels above 6·side/256 px."""
+    if np.isnan(fastest).any():
+        return float("nan")
     fast = np.asarray(fastest) > SPEED_UNIT * side
     return float(fast.sum() >= max(1, round(4 * frames / 16)))
 
