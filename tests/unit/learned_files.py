@@ -94,7 +94,7 @@ def write_inception(folder: Path) -> Path:
     torch.manual_seed(0)
     network = _Unloaded("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
     state = {key: 6**0.5 * value if value.ndim == 4 else value for key, value in network.state_dict().items()}
-    state["fc.weight"] = 400 * state["fc.weight"]
+    state["fc.weight"] = 40 * state["fc.weight"]
     torch.save(state, path)
     return path
 
