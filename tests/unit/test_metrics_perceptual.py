@@ -7,7 +7,7 @@ from skimage.metrics import structural_similarity
 from perturb.metrics import Clip, Context, score_clips
 from perturb.metrics.calibration.clips import clip, shape
 from perturb.metrics.calibration.distortions import blurred, noisy
-from perturb.metrics.perceptual import SSIM_DRIFT, measure_ssim
+from perturb.metrics.perceptual import SSIM_DRIFT, measure_ssim, ssim
 
 SCENE = shape((2, 0), ground=0.06)
 ORIGINAL = clip(SCENE)
@@ -29,6 +29,18 @@ def test_ssim_drift_is_the_mean_over_frames() -> None:
     pair = clip(spoiled).frames[3], ORIGINAL.frames[3]
     frame = float(np.asarray(structural_similarity(*pair, channel_axis=-1, data_range=255)))
     assert measure_ssim(clip(spoiled), CONTEXT)["ssim_drift"] == pytest.approx((1 - frame) / 8)
+
+
+def test_ssim_is_that_of_scikit_image() -> None:
+    rng = np.random.default_rng(0)
+    scene = (255 * SCENE[0]).round().astype(np.uint8)
+    pairs = [(scene, clip(spoil(SCENE)).frames[0]) for spoil in (lambda x: blurred(x, 1), lambda x: noisy(x, 0.1))]
+    pairs += [tuple(rng.integers(0, 256, (2, 9, 31, 3), dtype=np.uint8)), (scene, 255 - scene)]
+    pairs += [(np.zeros_like(scene), np.full_like(scene, 255)), (np.full_like(scene, 200), np.full_like(scene, 201))]
+    for one, other in pairs:
+        expected = float(np.asarray(structural_similarity(one, other, channel_axis=-1, data_range=255)))
+        assert ssim(one, other) == pytest.approx(expected, abs=1e-6)
+        assert ssim(one, one) == 1
 
 
 def test_drift_needs_the_same_prompt_seed_and_shape() -> None:
