@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -54,6 +55,8 @@ def score_folder(
 ) -> Scores:
     """Scores of all clips below ``videos``; see conf/score.yaml for the rest. UserError when no clip can be read."""
     own = find_clips(videos, "videos")
+    if own.left_out:
+        print(f"{len(own.left_out)} videos are left out for the .npy of the same name beside them", file=sys.stderr)
     others = Collection({}) if reference is None else find_clips(reference, "reference")
     made_from = dict(zip(own.clips, match_prompts(prompts, list(own.clips)), strict=True))
     originals = {name: _source(name, path, made_from.get(name), fps) for name, path in others.clips.items()}
