@@ -2,9 +2,10 @@
 
     DiD = slope_full − slope_partial    of motion quality per 100 steps, under the spatial perturbation
 
-Families, each corrected by Holm within one reading: ``primary`` · ``motion`` (motion quality under the other
-conditions) · ``visual`` (every visual measure × condition) · ``random`` (motion quality of the controls, full −
-partial) · ``control`` (motion quality, LoRA − the random Δ of its norm, in every condition and model).
+Families, each corrected by Holm, and beside it by Benjamini and Hochberg, within one reading: ``primary`` · ``motion``
+(motion quality under the other conditions) · ``visual`` (every visual measure × condition) · ``random`` (motion quality
+of the controls, full − partial) · ``control`` (motion quality, LoRA − the random Δ of its norm, in every condition and
+model).
 """
 
 import dataclasses
@@ -14,7 +15,18 @@ from itertools import groupby
 
 import numpy as np
 
-from analysis.contrast import READINGS, Contrast, Floats, Nested, Reading, Trajectories, contrast, holm, levels
+from analysis.contrast import (
+    READINGS,
+    Contrast,
+    Floats,
+    Nested,
+    Reading,
+    Trajectories,
+    benjamini_hochberg,
+    contrast,
+    holm,
+    levels,
+)
 from analysis.design import LORA, RANDOM, TRAININGS, Cell, Condition, Design
 from perturb.errors import UserError
 
@@ -50,12 +62,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison in one reading; ``p_holm`` is adjusted within its family and reading."""
+    """One comparison in one reading; ``p_holm`` and ``p_bh`` are adjusted within its family and reading."""
 
     comparison: Comparison
     reading: Reading
     contrast: Contrast
     p_holm: float = np.nan
+    p_bh: float = np.nan
 
     @property
     def is_primary(self) -> bool:
@@ -150,16 +163,17 @@ def _rows(comparison: Comparison, design: Design, ratio: set[str]) -> Iterator[R
 
 def _adjusted(rows: list[Row]) -> Iterator[Row]:
     """The rows in their order, each with its p adjusted among those of its family and reading."""
-    adjusted: dict[int, float] = {}
+    adjusted: dict[int, tuple[float, float]] = {}
 
     def family(i: int) -> tuple[str, str]:
         return rows[i].comparison.family, rows[i].reading.unit
 
     for _, members in groupby(sorted(range(len(rows)), key=family), key=family):
         places = list(members)
-        adjusted |= zip(places, holm([rows[i].contrast.p for i in places]).tolist(), strict=True)
+        p = [rows[i].contrast.p for i in places]
+        adjusted |= zip(places, zip(holm(p).tolist(), benjamini_hochberg(p).tolist(), strict=True), strict=True)
     for i, row in enumerate(rows):
-        yield dataclasses.replace(row, p_holm=adjusted[i])
+        yield dataclasses.replace(row, p_holm=adjusted[i][0], p_bh=adjusted[i][1])
 
 
 def _curve(trajectories: Trajectories, *, is_ratio: bool) -> CellCurve:

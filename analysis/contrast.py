@@ -9,6 +9,7 @@ Prompts and LoRA seeds are crossed, and each has its own interval, Student t ove
     over prompts   d̄[p] = mean_s d, n_p − 1 degrees of freedom: other prompts, these LoRAs
     over seeds     d̄[s] = mean_p d, n_s − 1 degrees of freedom: other LoRAs, these prompts
 
+Beside the first stands the studentised bootstrap over prompts, which assumes no symmetry (`analysis.resampling`).
 With three LoRA seeds the second has 2 degrees of freedom (t = 4.30): wide, and honest. Steps are never resampled.
 """
 
@@ -18,10 +19,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from analysis.resampling import NO_INTERVAL, Floats, Interval, sign_flip, studentised
 from analysis.statistics import Estimate, mean_interval
-
-Floats = NDArray[np.float64]
-RESAMPLES = 9999
 
 
 @dataclass(frozen=True)
@@ -127,13 +126,15 @@ class Nested:
 class Contrast:
     """``first`` − ``second``, both of them means of a reading.
 
-    ``p``: two-sided sign-flip test over prompts, NaN below two prompts. ``incomplete``: (prompt, noise) pairs left out,
-    because some seed or step of either side has no value.
+    ``bootstrap``: studentised, over prompts, beside the t interval. ``p``: two-sided sign-flip test over prompts, NaN
+    below two prompts. ``incomplete``: (prompt, noise) pairs left out, because some seed or step of either side has no
+    value.
     """
 
     first: float
     second: float
     difference: Nested
+    bootstrap: Interval
     p: float
     incomplete: int
 
@@ -144,10 +145,12 @@ def contrast(first: Trajectories, second: Trajectories, reading: Reading, rng: n
     keep = first.complete & second.complete
     incomplete = int((~keep).sum())
     if not keep.any():
-        return Contrast(np.nan, np.nan, Nested.of(np.empty((0, 0))), np.nan, incomplete)
+        return Contrast(np.nan, np.nan, Nested.of(np.empty((0, 0))), NO_INTERVAL, np.nan, incomplete)
     one, other = read(first, reading, keep), read(second, reading, keep)
     d = one - other
-    return Contrast(float(one.mean()), float(other.mean()), Nested.of(d), sign_flip(d.mean(axis=0), rng), incomplete)
+    by_prompt = d.mean(axis=0)
+    p, interval = sign_flip(by_prompt, rng), studentised(by_prompt, rng)
+    return Contrast(float(one.mean()), float(other.mean()), Nested.of(d), interval, p, incomplete)
 
 
 def read(trajectories: Trajectories, reading: Reading, keep: NDArray[np.bool_]) -> Floats:
@@ -195,27 +198,6 @@ def share(values: Floats, start: Floats) -> Floats:
     return (values - ratio * (start - mean)) / mean
 
 
-def sign_flip(differences: ArrayLike, rng: np.random.Generator, resamples: int = RESAMPLES) -> float:
-    """Two-sided p of |Σ d_p| when every prompt's difference may have either sign.
-
-    All 2ⁿ sign patterns where they are no more than ``resamples``; otherwise (1 + b)/(B + 1) over B random ones, b of
-    them at least as extreme. NaN below two prompts.
-
-    >>> sign_flip([1.0, 2.0, 3.0], np.random.default_rng(0))  # only +++ and −−− reach 6: 2 of 8
-    0.25
-    """
-    d = np.asarray(differences, dtype=float)
-    n = len(d)
-    if n < 2:
-        return float("nan")
-    least = abs(d.sum()) - 1e-12 * np.abs(d).sum()  # a tie is as extreme, whatever its rounding
-    if 2**n <= resamples:
-        signs = 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
-        return float((np.abs(signs @ d) >= least).mean())
-    signs = 1 - 2 * rng.integers(0, 2, size=(resamples, n), dtype=np.int8)
-    return float(1 + (np.abs(signs @ d) >= least).sum()) / (resamples + 1)
-
-
 def holm(p: ArrayLike) -> Floats:
     """p adjusted by Holm's step-down: max over smaller ones of (m − rank) p, at most 1; NaNs are no tests and stay.
 
@@ -227,4 +209,18 @@ def holm(p: ArrayLike) -> Floats:
     order = np.argsort(values)[: (~np.isnan(values)).sum()]  # NaNs are sorted last
     factors = np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(factors * values[order]))
+    return adjusted
+
+
+def benjamini_hochberg(p: ArrayLike) -> Floats:
+    """p adjusted for the false discovery rate: min over larger ones of m p/rank, at most 1; NaNs are no tests and stay.
+
+    >>> benjamini_hochberg([0.01, 0.04, 0.03, np.nan]).round(6).tolist()
+    [0.03, 0.04, 0.04, nan]
+    """
+    values = np.asarray(p, dtype=float)
+    adjusted = np.full(values.shape, np.nan)
+    order = np.argsort(values)[: (~np.isnan(values)).sum()][::-1]  # NaNs are sorted last
+    factors = len(order) / np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(1.0, np.minimum.accumulate(factors * values[order]))
     return adjusted

@@ -1,6 +1,6 @@
 """`python -m analysis.coupling RUNS… -o experiments/coupling`: from the runs of a study to its tables and figures.
 
-Writes runs.csv, curves.csv, contrasts.csv and curves, dose, contrasts as png and pdf; prints the contrasts.
+Writes runs.csv, curves.csv, contrasts.csv, gaps.csv, cells.csv and the figures as png and pdf; prints the contrasts.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from analysis.comparisons import LEADING, PRIMARY_CONDITION, PRIMARY_METRIC, Res
 from analysis.design import Design
 from analysis.load import completeness, find_runs, load
 from analysis.statistics import Estimate
+from analysis.stepwise import Stepwise, cell_rows, gap_rows
 from analysis.summary import WIDEST
 from analysis.table import cell, decimals, number
 from perturb.errors import UserError
@@ -41,11 +42,17 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
     not make one complete study.
     """
     results = Results.of(Design.of(load(find_runs(paths))))
-    written = []
-    for name, rows in (("runs", run_rows), ("curves", curve_rows), ("contrasts", contrast_rows)):
-        path = output / f"{name}.csv"
-        write_atomic(path, pd.DataFrame(rows(results)).to_csv(index=False, float_format="%.6g"))
-        written.append(path)
+    stepwise = Stepwise.of(results)
+    tables = {
+        "runs": run_rows(results),
+        "curves": curve_rows(results),
+        "contrasts": contrast_rows(results),
+        "gaps": gap_rows(results, stepwise),
+        "cells": cell_rows(results, stepwise),
+    }
+    written = [output / f"{name}.csv" for name in tables]
+    for path, rows in zip(written, tables.values(), strict=True):
+        write_atomic(path, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
     if not console.is_terminal:
         console = Console(file=console.file, width=WIDEST)
     console.print(contrast_table(results))
@@ -115,8 +122,11 @@ def contrast_rows(results: Results) -> Iterator[dict[str, Any]]:
             **bounds("difference", difference.over_prompts),
             "seed_low": difference.over_seeds.low,
             "seed_high": difference.over_seeds.high,
+            "boot_low": found.bootstrap.low,
+            "boot_high": found.bootstrap.high,
             "p": found.p,
             "p_holm": row.p_holm,
+            "p_bh": row.p_bh,
             "n_prompts": difference.over_prompts.n,
             "n_seeds": difference.over_seeds.n,
             "incomplete": found.incomplete,
