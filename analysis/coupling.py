@@ -7,6 +7,7 @@ import argparse
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,12 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
         console = Console(file=console.file, width=WIDEST)
     console.print(contrast_table(results))
     console.print(Text(footnote(results), style="dim"), width=min(WIDEST, console.width))
-    from analysis.coupling_figure import figures  # matplotlib is slow to import, and the table should not wait for it
+    # matplotlib is slow to import, and the table should not wait for it
+    from analysis import coupling_figure, stepwise_figure
     from analysis.plots import save
 
-    return written + [path for name, figure in figures(results) for path in save(figure, output / f"{name}.png")]
+    drawn = chain(coupling_figure.figures(results), stepwise_figure.figures(results, stepwise))
+    return written + [path for name, figure in drawn for path in save(figure, output / f"{name}.png")]
 
 
 def run_rows(results: Results) -> Iterator[dict[str, Any]]:

@@ -3,7 +3,7 @@
 Axis letters: s LoRA seeds, m trajectories (prompt, noise), p prompts, k probe steps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,8 +76,8 @@ class Kept:
 
     ``retention`` along the steps, None where the start may be 0 · ``iqm``: interquartile mean by step · ``first``: s m,
     the collapse step of every trajectory · ``by_share`` and ``by_rate``: the first step at which the mean keeps at most
-    `KEPT`, and at which `STATIC` of the clips stand still; inf: at none, NaN: not measured · ``profile``: by threshold,
-    at the last step.
+    `KEPT`, and at which `STATIC` of the clips stand still; inf: at none, NaN: not measured · ``profiles``: by
+    threshold, at the first and at the last step.
     """
 
     cell: Cell
@@ -86,7 +86,7 @@ class Kept:
     first: Floats
     by_share: float
     by_rate: float
-    profile: tuple[Nested, ...]
+    profiles: tuple[tuple[Nested, ...], tuple[Nested, ...]]
 
     @staticmethod
     def of(results: Results, cell: Cell) -> "Kept":
@@ -103,14 +103,13 @@ class Kept:
             first=collapse_steps(motion),
             by_share=_first(steps, [share.over_prompts.mean <= KEPT for share in curve.shares]),
             by_rate=_first(steps, [level.over_prompts.mean >= STATIC for level in static.levels] if static else []),
-            profile=profile(motion, steps[-1], THRESHOLDS),
+            profiles=(profile(motion, steps[0], THRESHOLDS), profile(motion, steps[-1], THRESHOLDS)),
         )
 
-    @property
-    def collapsed(self) -> float:
-        """The share of trajectories that collapse at some probe step."""
+    def collapsed_by(self, steps: Sequence[int]) -> list[float]:
+        """By step, the share of trajectories that have collapsed by then."""
         known = self.first[~np.isnan(self.first)]
-        return float(np.isfinite(known).mean()) if known.size else np.nan
+        return [float((known <= step).mean()) if known.size else np.nan for step in steps]
 
     @property
     def median(self) -> float:
@@ -178,7 +177,7 @@ def cell_rows(results: Results, stepwise: Stepwise) -> Iterator[dict[str, Any]]:
             "collapse_step_of_mean": kept.by_share,
             "collapse_step_of_rate": kept.by_rate,
             "collapse_step_median": kept.median,
-            "collapsed": kept.collapsed,
+            "collapsed": kept.collapsed_by(results.design.steps)[-1],
             "step": results.design.steps[-1],
             "iqm": middle.value,
             "iqm_low": middle.interval.low,

@@ -132,9 +132,9 @@ def test_the_table_shows_every_reading_of_motion_and_marks_the_primary(study: Re
 def test_command_writes_tables_and_figures(
     study: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "analysis.coupling_figure.figures", lambda found: [("curves", Figure())]
-    )  # drawing takes seconds
+    # drawing takes seconds
+    monkeypatch.setattr("analysis.coupling_figure.figures", lambda found: [("curves", Figure())])
+    monkeypatch.setattr("analysis.stepwise_figure.figures", lambda found, stepwise: [])
     runs = study.design.runs[Cell("full", PRIMARY_CONDITION, LORA)]
     folder = runs[0].directory.path.parents[1]
     assert main([str(folder), "-o", str(tmp_path)]) == 0

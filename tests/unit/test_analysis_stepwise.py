@@ -2,14 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from coupling_runs import STEPS, make_study
+from matplotlib.figure import Figure
 
-from analysis.comparisons import Results
+from analysis.comparisons import PRIMARY_CONDITION, Results
 from analysis.design import Design
 from analysis.load import find_runs, load
+from analysis.plots import contact_sheet
 from analysis.stepwise import Stepwise, cell_rows, gap_rows
+from analysis.stepwise_figure import collapse_rate, figures, gap_over_steps, performance_profile
+from analysis.strips import load_pairs
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +49,40 @@ def test_cells(study: Results) -> None:
     assert control.collapsed == 0
     assert pd.isna(full.collapse_step_of_rate)  # the study has no collapse rate
     assert full.iqm == pytest.approx(0.28, abs=0.02)
+
+
+def test_figures_draw_gaps_collapse_and_profiles(study: Results) -> None:
+    stepwise = Stepwise.of(study)
+    ax = gap_over_steps(Figure().subplots(), stepwise.gaps[0], STEPS)
+    drawn = np.asarray(ax.lines[1].get_xydata())
+    assert drawn[:, 1] == pytest.approx([0, -0.11, -0.22])
+    ax = collapse_rate(Figure().subplots(), study, stepwise, stepwise.gaps[0].condition)
+    assert np.asarray(ax.lines[0].get_ydata()) == pytest.approx([0, 0, 4 / 6])
+    ax = performance_profile(Figure().subplots(), stepwise.kept[:1])
+    end = np.asarray(ax.lines[1].get_xydata())
+    # full model at step 100: .2 .29 .38 and .18 .27 .36
+    assert [end[np.isclose(end[:, 0], tau), 1][0] for tau in (0.0, 0.24, 0.3, 0.4)] == pytest.approx(
+        [1, 4 / 6, 2 / 6, 0]
+    )
+
+
+def test_a_study_without_clips_has_no_frames(study: Results) -> None:
+    assert [name for name, _ in figures(study, Stepwise.of(study))] == ["tradeoff", "stepwise"]
+
+
+def test_frames_of_both_models(tmp_path: Path) -> None:
+    runs = make_study(tmp_path, lambda key: key.group == "spatial" and key.kind == "lora" and key.seed == 0)
+    for key, run in runs.items():
+        for step in STEPS:
+            run.clips(step).mkdir(parents=True)
+            for prompt in range(3):
+                shade = 100 * (key.training == "full") + 10 * prompt + step // 50
+                np.save(run.clip(step, f"p{prompt:03d}", 0), np.full((2, 8, 8, 3), shade, np.uint8))
+    design = Design.of(load(find_runs([tmp_path])))
+    typical, worst = load_pairs(design, PRIMARY_CONDITION)
+    assert (typical.prompt, worst.prompt) == ("a blue star", "a cyan square")  # gaps −.2, −.21, −.22
+    assert (typical.first[50][0, 0, 0, 0], typical.second[50][0, 0, 0, 0]) == (111, 11)
+    sheet = contact_sheet(Figure().subplots(), worst.first, title="a $ b")
+    canvas = np.asarray(sheet.images[0].get_array())
+    assert canvas.shape == (3 * 8 + 2, 2 * 8 + 1, 3)
+    assert [canvas[9 * i, 9 * j, 0] for i in range(3) for j in range(2)] == [120, 120, 121, 121, 122, 122]
