@@ -50,7 +50,21 @@ def in_words(training: str, group: str) -> str:
     'spatial perturbation of the fully trained model'
     """
     where = "spatial and temporal" if group == "both" else group
-    return f"{where} perturbation of the {_WORDS.get(training, f'{training} model')}"
+    return f"{where} perturbation of the {model_in_words(training)}"
+
+
+def model_in_words(training: str) -> str:
+    """``fully trained model``."""
+    return _WORDS.get(training, f"{training} model")
+
+
+def symbol(training: str, group: str) -> str:
+    """The perturbed model's letter alone.
+
+    >>> symbol("full", "spatial")
+    "M_F'"
+    """
+    return plain_formula(training, group).split(" ")[0]
 
 
 def title(manifest: Manifest) -> str:

@@ -49,7 +49,7 @@ def load_strips(result: Result) -> list[Strip]:
     last = change.loc[whole].iloc[:, -1]
     strips = []
     for role, key in typical_and_most_changed(last).items():
-        clips = {step: _read(directory.clip(step, *key)) for step in steps}
+        clips = {step: read_clip(directory.clip(step, *key)) for step in steps}
         shift = f"{last[key]:+.2f}".replace("-", "−")
         strips.append(Strip(clips, prompts[key[0]], f"{REASONS[role]} ({shift})"))
     return strips
@@ -82,7 +82,7 @@ def load_pairs(design: Design, condition: Condition) -> list[Pair]:
     }
     pairs = []
     for role, key in typical_and_most_changed(gap.loc[whole]).items():
-        first, second = ({step: _read(run.directory.clip(step, *key)) for step in steps} for run in runs)
+        first, second = ({step: read_clip(run.directory.clip(step, *key)) for step in steps} for run in runs)
         detail = f"{names[role]} ({gap[key]:+.2f})".replace("-", "−")
         pairs.append(Pair(first, second, runs[0].manifest.prompts[key[0]], detail))
     return pairs
@@ -97,7 +97,8 @@ def thin(steps: Sequence[int], most: int) -> list[int]:
     return [steps[round(i)] for i in np.linspace(0, len(steps) - 1, min(most, len(steps)))]
 
 
-def _read(path: Path) -> np.ndarray:
+def read_clip(path: Path) -> np.ndarray:
+    """The frames of a clip, uint8 t h w 3. Raises UserError for a file that is none."""
     try:
         clip = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
