@@ -11,6 +11,7 @@ from analysis.load import load
 from analysis.result import Result
 from analysis.table import result_table
 from perturb.errors import UserError
+from perturb.rundir import RunDir
 
 WIDEST = 120
 """Characters; also the width where the output is a file or a pipe, where the terminal says nothing."""
@@ -22,7 +23,8 @@ def summarise(run_path: str | Path, console: Console | None = None) -> Path:
     Raises UserError for a folder that is not a scored run.
     """
     result = show_table(run_path, console or Console())
-    return figure_path(result) if _is_current(result) else write_figure(result)
+    png = figure_path(result)
+    return png if is_current(result.run.directory, png, png.with_suffix(".pdf")) else write_figure(result)
 
 
 def show_table(run_path: str | Path, console: Console) -> Result:
@@ -50,12 +52,11 @@ def write_figure(result: Result) -> Path:
     return save(summary_figure(result), figure_path(result))[0]
 
 
-def _is_current(result: Result) -> bool:
-    """Whether both files of the figure are younger than everything they show."""
-    directory, png = result.run.directory, figure_path(result)
-    drawn = [path.stat().st_mtime_ns for path in (png, png.with_suffix(".pdf")) if path.is_file()]
+def is_current(directory: RunDir, *made: Path) -> bool:
+    """Whether all these files are there, and younger than everything of the run that they show."""
     shown = [path for path in (directory.scores, directory.train_log, directory.manifest_path) if path.is_file()]
-    return len(drawn) == 2 and min(drawn) > max(path.stat().st_mtime_ns for path in shown)
+    written = [path.stat().st_mtime_ns for path in made if path.is_file()]
+    return len(written) == len(made) and min(written) > max(path.stat().st_mtime_ns for path in shown)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -81,15 +81,23 @@ def study(config: RunConfig, run: RunDir) -> None:
 
 
 def show(run: RunDir) -> None:
-    """Print the table and the path of the figure."""
+    """Print the table, and the paths of the figure and of the report."""
     kind = run.manifest().perturbation.get("kind")
     if kind in CELL_ANALYSES:
-        figure = import_module(CELL_ANALYSES[kind]).summarise(run.path)
-    else:
-        from analysis.summary import summarise
+        print(f"run     {run.path}\nfigure  {import_module(CELL_ANALYSES[kind]).summarise(run.path)}")
+        return
+    from analysis.summary import summarise
 
-        figure = summarise(run.path)
-    print(f"run     {run.path}\nfigure  {figure}")
+    figure = summarise(run.path)
+    print(f"run     {run.path}\nfigure  {figure}\nreport  {_report(run)}")
+
+
+def _report(run: RunDir) -> str:
+    try:
+        from analysis.report.write import run_report
+    except ModuleNotFoundError as error:
+        return f"not written: {error.name} is not installed (pip install 'perturb[analysis]')"
+    return str(run_report(run.path))
 
 
 def main() -> None:

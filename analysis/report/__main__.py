@@ -11,7 +11,6 @@ from pathlib import Path
 from analysis.report.content import Report
 from analysis.report.player import Settings
 from perturb.errors import UserError
-from perturb.rundir import write_atomic
 
 FORMATS = ("html", "md", "tex")
 
@@ -23,11 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         report = Report.of(options.runs)
         if options.format == "html":
-            from analysis.report.page import page
             from analysis.report.pictures import pictures
+            from analysis.report.write import write_page
 
-            settings = Settings(options.clips_mb, options.clip_side)
-            write_atomic(output, page(report, settings, pictures(options.figures)))
+            write_page(report, output, Settings(options.clips_mb, options.clip_side), pictures(options.figures))
             print(output)
         else:
             from analysis.report.paper import write_latex, write_markdown

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from analysis.comparisons import Results, Row
@@ -66,6 +66,17 @@ def without_folders(text: object) -> str:
     return FOLDERS.sub("", str(text))
 
 
+def leaf(path: object) -> str:
+    """A path cut to its last part where it is absolute: folders may have spaces, which no pattern can tell from text.
+
+    >>> leaf("/home/me/my models/model.ckpt"), leaf("package:weights/nano/full")
+    ('model.ckpt', 'package:weights/nano/full')
+    """
+    text = str(path)
+    absolute = PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
+    return re.split(r"[/\\]", text)[-1] if absolute else text
+
+
 def run_facts(result: Result) -> dict[str, Any]:
     """One line of the table of runs: which model was perturbed, how, how far, and how complete it is."""
     manifest, counts = result.run.manifest, result.counts
@@ -74,7 +85,7 @@ def run_facts(result: Result) -> dict[str, Any]:
     return {
         "run": name(result.run),
         "model": f"{system.get('spec', 'unnamed')}, {result.training}",
-        "weights": without_folders(system.get("checkpoint", "")),
+        "weights": leaf(system.get("checkpoint", "")),
         "sha256": str(system.get("sha256", ""))[:12],
         "perturbed": result.group,
         "by": str(perturbation.get("kind", "")),
@@ -108,7 +119,7 @@ def _images(result: Result) -> str:
     images = result.run.manifest.images
     count, source = images.get("count"), images.get("source")
     skipped = f", {len(images['skipped'])} damaged ones left out" if images.get("skipped") else ""
-    return f"{count} from {source}{skipped}" if source else ""
+    return f"{count} from {leaf(source)}{skipped}" if source else ""
 
 
 def _lora(result: Result) -> str:

@@ -52,7 +52,7 @@ def lines(
     """
     y_axis = SHARE if percent else alt.Axis()
     base = chart(rows).transform_filter(chosen)
-    base = base.encode(alt.X(x, title=x_title, axis=SHARE) if x == DOSE else steps(rows, x_title), colour())
+    base = base.encode(alt.X(x, title=x_title, axis=SHARE) if x == DOSE else steps(rows, x_title), colour(rows))
     several = len({row["kind"] for row in rows}) > 1
     scale = alt.Scale(domain=[LORA_LINE, RANDOM_LINE], range=[[1, 0], [5, 3]])
     dash = alt.StrokeDash("kind:N", title=None, scale=scale, legend=alt.Legend() if several else None)
@@ -61,7 +61,7 @@ def lines(
     return [
         band.encode(alt.Y("low:Q", axis=y_axis), alt.Y2("high:Q")),
         base.mark_line().encode(alt.Y(VALUE, title=y_title, axis=y_axis), dash, order=STEP),
-        points(base).encode(alt.Y(VALUE), tooltip=tips(known)),
+        points(base, rows).encode(alt.Y(VALUE), tooltip=tips(known)),
     ]
 
 
@@ -82,16 +82,24 @@ def chart(rows: Rows) -> alt.Chart:
     return alt.Chart(alt.Data(values=rows))
 
 
-def points(base: alt.Chart) -> alt.Chart:
+def points(base: alt.Chart, rows: Rows) -> alt.Chart:
     """Points with the shape of their training."""
-    scale = alt.Scale(domain=list(NAMES.values()), range=["circle", "triangle-up"])
+    scale = alt.Scale(domain=_trainings(rows), range=["circle", "triangle-up"])
     return base.mark_point(filled=True, size=55, opacity=1).encode(alt.Shape("training:N", title=None, scale=scale))
 
 
-def colour() -> alt.Color:
-    """The colour of a training."""
-    colours = [style.TRAINING_COLOUR[training] for training in NAMES]
-    return alt.Color("training:N", title=None, scale=alt.Scale(domain=list(NAMES.values()), range=colours))
+def colour(rows: Rows) -> alt.Color:
+    """The colour of each training in the rows."""
+    colours = {NAMES[training]: hue for training, hue in style.TRAINING_COLOUR.items()}
+    names = _trainings(rows)
+    scale = alt.Scale(domain=names, range=[colours.get(name, style.INK) for name in names])
+    return alt.Color("training:N", title=None, scale=scale)
+
+
+def _trainings(rows: Rows) -> list[str]:
+    """The names in the rows, the full model first wherever there is one."""
+    found = dict.fromkeys(row["training"] for row in rows)
+    return sorted(found, key=[*NAMES.values(), *found].index)
 
 
 def no_difference(*, upright: bool = False) -> alt.Chart:

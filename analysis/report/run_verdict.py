@@ -53,20 +53,20 @@ def _looks(result: Result) -> Iterator[str]:
 
 
 def _run_figures(result: Result) -> Iterator[Figure]:
-    last = result.steps[-1]
+    first, last = result.steps[0], result.steps[-1]
     moved = result.changes[PRIMARY_METRIC].at(last) if PRIMARY_METRIC in result.changes else None
-    if moved and moved.n and len(result.steps) > 1:
+    if moved and moved.n and first != last:
         yield Figure(
             f"Change of motion quality to step {last}",
             number(moved.mean, 2, "+"),
             f"95 % over {moved.n} prompts {between(moved, 2)}",
         )
     if (magnitude := result.run.magnitude.get(last)) is not None:
-        yield Figure("Size of Δ at the end", f"{magnitude:.1%}", "‖Δ‖/‖θ‖ of the perturbed weights")
+        yield Figure("Size of Δ at the end", f"{100 * magnitude:.1f} %", "‖Δ‖/‖θ‖ of the perturbed weights")
     collapse = result.levels.get(COLLAPSE)
     if collapse and collapse.measured:
         yield Figure(
             "Clips that stand still at the end",
-            f"{collapse.at(last).mean:.0%}",
-            f"{collapse.at(result.steps[0]).mean:.0%} at the start",
+            f"{100 * collapse.at(last).mean:.0f} %",
+            f"{100 * collapse.at(first).mean:.0f} % at the start",
         )

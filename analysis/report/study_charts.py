@@ -145,9 +145,9 @@ def _tradeoff_panels(coupling: Coupling) -> Iterator[Panel]:
         return
     x = alt.X("visual:Q", title="visual measure", scale=alt.Scale(zero=False, padding=10))
     base = chart(rows).transform_filter(is_chosen("measure", "condition"))
-    base = base.encode(x, alt.Y("motion:Q", title="motion quality"), colour())
+    base = base.encode(x, alt.Y("motion:Q", title="motion quality"), colour(rows))
     pale = alt.condition("datum.step == 0", alt.value(0.35), alt.value(1))
-    marks = points(base).encode(opacity=pale, tooltip=tips(["training", "step", "visual", "motion"]))
+    marks = points(base, rows).encode(opacity=pale, tooltip=tips(["training", "step", "visual", "motion"]))
     made = alt.layer(base.mark_line().encode(order=STEP), marks)
     made = made.add_params(choice("measure", rows, "colourfulness"), choice("condition", rows, HOME))
     yield Panel("Trade-off path", "From the pale point, step 0, on.", spec(made))
@@ -166,9 +166,9 @@ def _collapse_panel(coupling: Coupling) -> Panel:
                 rows += [{**still, "step": step, **bounds(level.over_prompts)} for step, level in levels]
     axis = alt.Y(VALUE, title="share of clips", axis=SHARE, scale=alt.Scale(domain=[0, 1]))
     base = chart(rows).transform_filter(is_chosen("condition"))
-    base = base.encode(steps(rows), axis, colour())
+    base = base.encode(steps(rows), axis, colour(rows))
     dash = alt.StrokeDash("what:N", legend=None)
-    marks = points(base).encode(tooltip=tips(["training", "what", "step", "mean"]))
+    marks = points(base, rows).encode(tooltip=tips(["training", "what", "step", "mean"]))
     made = alt.layer(base.mark_line().encode(dash), marks).add_params(choice("condition", rows, HOME))
     detail = "Solid: trajectories that have lost half of their own start; dashed: clips that stand still."
     return Panel("Collapse rate", detail, spec(made))
@@ -186,7 +186,7 @@ def _profile_panel(coupling: Coupling) -> Panel:
     made = chart(rows).transform_filter(is_chosen("condition")).mark_line().encode(
         alt.X("τ:Q", title="motion quality τ"),
         alt.Y(VALUE, title="share of clips above τ", axis=SHARE),
-        colour(),
+        colour(rows),
         alt.StrokeDash("when:N", legend=None, sort=[f"step {probed[-1]}", f"step {probed[0]}"]),
         tooltip=tips(["training", "when", "τ", "mean", "low", "high"]),
     )  # fmt: skip

@@ -146,8 +146,8 @@ def _cautions(coupling: Coupling) -> Iterator[str]:
     seeds = len(design.seeds(loras[0]))
     if seeds < FEW_SEEDS:
         yield (
-            f"{seeds} LoRA seed{'s' * (seeds > 1)}: prompts and noises do not cover the randomness of fitting. Fit three "
-            "or more (fit.seed=0,1,2) before saying anything about the models."
+            f"{seeds} LoRA seed{'s' * (seeds > 1)}: prompts and noises do not cover the randomness of fitting. Fit "
+            "three or more (fit.seed=0,1,2) before saying anything about the models."
         )
     else:
         yield (

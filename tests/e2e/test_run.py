@@ -94,6 +94,8 @@ def test_a_finished_run_answers_without_running(finished: RunDir, commands: Comm
     outcome = commands("perturb.run", *study, f"runs_dir={runs}")
     assert outcome.code == 0
     assert str(finished.figures / "summary.png") in outcome.log
+    assert f"report  {finished.path / 'report.html'}\n" in outcome.log
+    assert (finished.path / "report.html").read_text().startswith("<!doctype html>")
     assert "fit:" not in outcome.log
     after = {path: path.stat().st_mtime_ns for path in finished.path.rglob("*") if path.suffix in (".npy", ".csv")}
     assert after == before

@@ -23,6 +23,7 @@ HEAVY = (
     "perturb.stages.score_folder",
     "analysis.summary",
     "analysis.figure",
+    "analysis.report.write",
     "diffusers",
     "peft",
     "transformers",
@@ -33,6 +34,7 @@ HEAVY = (
 def main() -> None:
     for name in (*COMMANDS, *HEAVY):
         importlib.import_module(name)
+    importlib.import_module("analysis.report.page").vega()  # kept for all children
     print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
