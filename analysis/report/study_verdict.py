@@ -73,7 +73,7 @@ def _seeds_sentence(difference: Nested, digits: int) -> str:
     holds = "holds for other LoRAs too" if seeds.excludes_zero else "is not established for other LoRAs"
     if not difference.over_prompts.excludes_zero and not seeds.excludes_zero:
         holds = "includes 0 as well"
-    few = "" if seeds.n >= FEW_SEEDS else ", too few to say much"
+    few = "" if seeds.n >= FEW_SEEDS else ", too few to say much,"
     return f"Over {seeds.n} LoRA seeds{few} the interval is {between(seeds, digits)}: it {holds}."
 
 

@@ -1,0 +1,255 @@
+"""The report without a browser: what it says, what it leaves out, and that no text from a run breaks it."""
+
+import base64
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from coupling_runs import STEPS, TEXTS, make_study
+from PIL import Image
+
+from analysis.report.__main__ import main
+from analysis.report.content import Report, shared_facts
+from analysis.report.page import page
+from analysis.report.paper import tables
+from analysis.report.player import Settings, player
+from analysis.report.verdict import verdict
+from analysis.report.write import run_report
+from perturb.errors import UserError
+from perturb.rundir import RunDir
+
+NO_CLIPS = Settings(budget=0)
+HOSTILE = '</script><img src=x onerror="alert(1)">'
+
+
+@pytest.fixture(autouse=True)
+def _without_vega(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tests/browser draws the charts; bundling Vega takes seconds."""
+    monkeypatch.setattr("analysis.report.page.vega", lambda: "/* vega */")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two LoRA seeds of the spatial condition with controls, and clips of the first seed."""
+    root = tmp_path_factory.mktemp("study")
+    for key, run in make_study(root, lambda key: key.group == "spatial").items():
+        if key.kind == "lora" and key.seed == 0:
+            with_clips(run, size=(8, 16))
+    return root
+
+
+def with_clips(run: RunDir, size: tuple[int, int]) -> None:
+    for step in STEPS:
+        run.clips(step).mkdir(parents=True, exist_ok=True)
+        for prompt in range(len(TEXTS)):
+            shade = 40 * prompt + step
+            np.save(run.clip(step, f"p{prompt:03d}", 0), np.full((4, *size, 3), shade, np.uint8))
+
+
+@pytest.fixture(scope="module")
+def study(folder: Path) -> Report:
+    return Report.of([folder])
+
+
+def sprite(text: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(text)))
+
+
+# verdict ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_verdict_names_the_model_that_keeps_its_motion(study: Report) -> None:
+    said = verdict(study)
+    assert said.headline == "The partially trained model couples space and time more strongly."
+    assert "M_F' loses 0.320 of motion quality per 100 steps and M_P' loses 0.100" in said.sentences[0]
+    assert "−0.220 (95 % interval over 3 prompts −0.245 to −0.195; sign-flip p = 0.250)" in said.sentences[0]
+    assert "Over 2 LoRA seeds, too few to say much, the interval is −0.347 to −0.093" in said.sentences[1]
+    assert any("a random Δ of the same norm changes motion quality by −0.032" in caution for caution in said.cautions)
+    assert said.figures[0].value == "−0.220"
+
+
+def test_a_difference_that_may_be_none_is_no_verdict(tmp_path: Path) -> None:
+    runs = make_study(tmp_path, lambda key: key.group == "spatial" and key.kind == "lora" and key.seed == 0)
+    for key, run in runs.items():  # the full model's third prompt now gains what the others lose
+        if key.training == "full":
+            lines = run.scores.read_text().splitlines()
+            lines = [
+                line.replace(line.split(",")[8], "2.5") if ",100,p002,0,motion" in line else line for line in lines
+            ]
+            run.scores.write_text("\n".join(lines) + "\n")
+    said = verdict(Report.of([tmp_path]))
+    assert said.headline == "No difference in coupling between the two models is established."
+    assert said.sentences[1].startswith("One LoRA per model was fitted")
+    assert any(caution.startswith("No control") for caution in said.cautions)
+
+
+def test_one_run_says_that_it_is_no_contrast(folder: Path) -> None:
+    said = verdict(Report.of([next(folder.glob("spatial_partial/*"))]))
+    assert said.headline.startswith(
+        "Spatial perturbation of the partially trained model: motion quality falls from 0.60"
+    )
+    assert "needs its twin" in said.sentences[0]
+    assert "experiment=spatial_full" in said.sentences[0]
+
+
+def test_runs_that_make_no_study_get_the_reason_without_folders(folder: Path) -> None:
+    report = Report.of([folder / "spatial_full"])
+    assert report.coupling is None
+    said = verdict(report)
+    assert said.headline.startswith("2 runs that make no coupling study")
+    assert "runs are missing: partial" in said.sentences[0]
+    html = page(report, NO_CLIPS)
+    assert str(folder) not in html
+    assert html.count('class="chart"') == 2
+
+
+# page ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_is_self_contained_and_says_what_was_run(study: Report, folder: Path) -> None:
+    html = page(study, Settings())
+    assert str(folder) not in html
+    assert "default-src 'none'" in html
+    links = [part for part in html.split('"') if part.startswith(("http:", "https:"))]
+    assert {link.split("/")[2] for link in links} == {
+        "vega.github.io",
+        "www.w3.org",
+    }  # names of formats, never asked for
+    for result in study.runs:
+        assert result.run.manifest.run_id in html
+    assert "weights of f" in html  # the checkpoint's hash, cut to twelve characters
+    assert "unavailable: no weights" in html
+    specs = json.loads(html.split('id="specs">')[1].split("</script>")[0])
+    assert len(specs) == html.count('class="chart"')
+    assert [spec["$schema"].rsplit("/", 1)[1][:2] for spec in specs] == ["v6"] * len(specs)
+
+
+def test_texts_of_a_run_are_escaped_everywhere(tmp_path: Path) -> None:
+    (run,) = make_study(
+        tmp_path, lambda key: key.group == "spatial" and key.training == "full" and key.kind == "lora" and key.seed == 0
+    ).values()
+    with_clips(run, size=(8, 16))
+    run.update_manifest(
+        prompts={"p001": HOSTILE},
+        experiment=HOSTILE,
+        git=HOSTILE,
+        system={"spec": HOSTILE, "checkpoint": f"/home/someone/{HOSTILE}"},
+        images={"source": HOSTILE, "count": 1},
+        versions={"torch": HOSTILE},
+    )
+    html = page(Report.of([run.path]), Settings())
+    assert "<img src=x" not in html
+    assert html.count("</script>") == 4
+    assert "/home/someone" not in html
+    assert json.loads(html.split('id="clips">')[1].split("</script>")[0])["prompts"]["p001"] == HOSTILE
+
+
+def test_pictures_of_another_analysis_are_shown(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "figures" / "layer_energy.png")
+    output = tmp_path / "report.html"
+    assert main([str(folder), "-o", str(output), "--figures", str(tmp_path / "figures"), "--clips-mb", "0"]) == 0
+    assert "<b>layer energy</b>" in output.read_text()
+    assert main([str(folder), "-o", str(output), "--figures", str(folder)]) == 2
+
+
+def test_the_report_of_a_run_is_written_again_only_when_it_is_old(folder: Path, tmp_path: Path) -> None:
+    run = RunDir(shutil.copytree(next(folder.glob("spatial_full/*")), tmp_path / "run"))
+    assert run_report(run.path) == run.path / "report.html"
+    (run.path / "report.html").write_text("kept")
+    assert run_report(run.path).read_text() == "kept"
+    run.scores.touch()
+    assert run_report(run.path).read_text() != "kept"
+
+
+def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+# player -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_player_pairs_both_models_with_their_scores(study: Report) -> None:
+    data = player(study, Settings())
+    (pair,) = data["pairs"]  # the controls have no clips
+    assert (pair["title"], data["steps"], data["fps"]) == ("spatial, LoRA seed 0", list(STEPS), 8.0)
+    assert [side["label"] for side in pair["sides"]] == ["M_F'", "M_P'"]
+    assert pair["clips"] == [["p000", 0], ["p001", 0], ["p002", 0]]
+    full = pair["sides"][0]
+    assert full["scores"]["motion_quality"][2] == pytest.approx([0.7, 0.54, 0.38])  # .7 − .32 x
+    assert any("random Δ" in reason and "without its folder clips/" in reason for reason in data["reasons"])
+    picture = np.asarray(sprite(full["sprites"][1]))
+    assert picture.shape == (3 * 8, 4 * 16, 3)  # a row of frames per step
+    assert [int(picture[8 * k + 4, 8, 0]) for k in range(3)] == pytest.approx([40 + step for step in STEPS], abs=2)
+
+
+def test_large_clips_are_reduced_and_few_fit(tmp_path: Path) -> None:
+    make_study(tmp_path, lambda key: key.group == "spatial" and key.kind == "lora" and key.seed == 0)
+    for path in tmp_path.glob("*/*"):
+        with_clips(RunDir(path), size=(60, 120))
+    report = Report.of([tmp_path])
+    data = player(report, Settings(side=30))
+    assert sprite(data["pairs"][0]["sides"][0]["sprites"][0]).size == (4 * 30, 3 * 15)
+    one = sum(len(side["sprites"][0]) for side in data["pairs"][0]["sides"])
+    few = player(report, Settings(budget=1.5 * one / 1e6, side=30))
+    assert len(few["pairs"][0]["clips"]) == 1
+    assert "1 of 3 clips fit into the page" in few["reasons"][0]
+    assert player(report, NO_CLIPS)["pairs"] == []
+
+
+def test_clips_of_different_sizes_are_refused(tmp_path: Path) -> None:
+    make_study(tmp_path, lambda key: key.group == "spatial" and key.kind == "lora" and key.seed == 0)
+    for path in tmp_path.glob("*/*"):
+        with_clips(RunDir(path), size=(8, 8))
+    np.save(RunDir(next(tmp_path.glob("*/*"))).clip(50, "p000", 0), np.zeros((4, 9, 8, 3), np.uint8))
+    with pytest.raises(UserError, match="differ in size"):
+        player(Report.of([tmp_path]), Settings())
+
+
+# Markdown and LaTeX -------------------------------------------------------------------------------------------------
+
+
+def test_markdown_has_tables_and_figures(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr("analysis.report.paper._figures", lambda report: [("curves", Figure())])
+    output = tmp_path / "study.md"
+    assert main([str(folder), "--format", "md", "-o", str(output)]) == 0
+    text = output.read_text()
+    assert "![curves](study_figures/curves.png)" in text
+    assert (tmp_path / "study_figures" / "curves.png").is_file()
+    assert (
+        "| full − partial, spatial, per 100 steps (primary) | −0.320 | −0.100 | −0.220±0.025 | 0.127 | 0.2500 |" in text
+    )
+    assert capsys.readouterr().out.split() == [str(output), str(tmp_path / "study_figures" / "curves.png")]
+
+
+def test_latex_is_a_booktabs_table_and_escaped(folder: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(next(folder.glob("spatial_full/*")), tmp_path / "run")
+    RunDir(run).update_manifest(experiment="50 % of {x}_\\y & z")
+    output = tmp_path / "run.tex"
+    assert main([str(run), "--format", "tex", "-o", str(output)]) == 0
+    text = output.read_text()
+    assert r"50 \% of \{x\}\_\textbackslash{}y \& z" in text
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
+    rows = [line for line in text.splitlines() if line.endswith(r"\\") and "textbackslash" not in line]
+    assert {line.count(" & ") for line in rows} == {3}
+
+
+def test_tables_of_a_study_have_the_numbers_of_its_contrasts(study: Report) -> None:
+    contrasts, kept = tables(study)
+    assert [row[0] for row in contrasts].count("full − partial, spatial, per 100 steps (primary)") == 1
+    assert {len(row) for row in contrasts} == {8}
+    assert kept[1][:3] == ["full · spatial · single_frame · lora", "0.73±0.09", "step 100"]
+
+
+def test_facts_that_differ_are_all_named(study: Report) -> None:
+    facts = dict(shared_facts(study.runs))
+    assert facts["probe steps"] == "0, 50, 100"
+    assert facts["sample"] == "3 prompts × 1 noise"
