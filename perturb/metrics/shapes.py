@@ -39,6 +39,6 @@ SHAPES = ClipMetric(
 )
 
 
-def shapes_metrics(*, device: str = "cpu") -> list[Metric | SetMetric]:
+def shapes_metrics() -> list[Metric | SetMetric]:
     """The embedded metrics, and whether colour, shape, direction and speed are the named ones."""
-    return [*embedded_metrics(device=device), SHAPES]
+    return [*embedded_metrics(), SHAPES]

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
+import cv2
 import numpy as np
-from scipy.signal import fftconvolve
 
 from perturb.data.shapes.render import coverage
 from perturb.data.shapes.world import BACKGROUNDS, COLOURS, DIRECTIONS, FPS, RADII, SHAPES, SPEEDS
@@ -87,7 +87,7 @@ def _best_overlap(solid: np.ndarray, shape: str) -> float:
     """Intersection over union of a mask ``h w`` with a silhouette, the best over sizes and places."""
     best = 0.0
     for silhouette in _silhouettes(shape):
-        intersection = fftconvolve(solid, silhouette[::-1, ::-1], mode="same")
+        intersection = cv2.filter2D(solid, cv2.CV_64F, silhouette, borderType=cv2.BORDER_CONSTANT)
         best = max(best, float((intersection / (solid.sum() + silhouette.sum() - intersection)).max()))
     return best
 
