@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from perturb.errors import UserError
+from perturb.metrics import described
 from perturb.paths import PACKAGE
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ def record(
     metrics: Sequence[Metric | SetMetric],
 ) -> None:
     """Write everything known before fitting. UserError when the run was begun with other images than now."""
-    described = images.describe()
+    shown = images.describe()
     before = run.manifest().images
-    if changed := [key for key, value in described.items() if before.get(key, value) != value]:
+    if changed := [key for key, value in shown.items() if before.get(key, value) != value]:
         raise UserError(
             f"the images have changed since {run.path} was begun ({', '.join(changed)}): put them back, or remove that "
             "folder to begin again"
@@ -48,10 +49,10 @@ def record(
         git=git_revision(),
         system=system.provenance | {"training": config.training, "device": str(system.device)},
         partition=partition.counts(),
-        images=described,
+        images=shown,
         prompts={prompt.id: prompt.text for prompt in generate.prompts},
         clips=generate.describe(),
-        metrics=[dataclasses.asdict(info) for metric in metrics for info in metric.infos],
+        metrics=[dataclasses.asdict(info) for info in described(metrics)],
     )
 
 

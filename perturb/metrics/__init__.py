@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from perturb.metrics.aggregates import described
 from perturb.metrics.base import (
     Clip,
     ClipMetric,
@@ -42,6 +43,7 @@ __all__ = [
     "Value",
     "Workers",
     "all_metrics",
+    "described",
     "embedded_metrics",
     "learned_metrics",
     "score_clips",

@@ -4,10 +4,10 @@ All weights of EvalCrafter's motion quality are negative: a frozen clip scores h
 finished values, and each says which of its parts it was made from.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from perturb.metrics.base import Axis, MetricInfo, Value
+from perturb.metrics.base import Axis, Metric, MetricInfo, SetMetric, Value
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,19 @@ EVALCRAFTER_MOTION = Aggregate(
 AGGREGATES = (VBENCH, EVALCRAFTER_VISUAL, EVALCRAFTER_TEMPORAL, EVALCRAFTER_MOTION)
 
 
-def aggregates(means: Mapping[str, float]) -> list[tuple[MetricInfo, Value]]:
-    """Every published aggregate of {metric: its mean over the clips that have a value}; absent metrics are left out."""
-    return [(one.info, one.of(means)) for one in AGGREGATES]
+def aggregates(means: Mapping[str, float], measured: Collection[str]) -> list[tuple[MetricInfo, Value]]:
+    """The aggregates of which a part is among the ``measured`` metrics, from {metric: mean of its values}.
+
+    A measured metric without any value has no mean, and counts as absent.
+    """
+    return [(one.info, one.of(means)) for one in _touched(measured)]
+
+
+def described(metrics: Iterable[Metric | SetMetric]) -> list[MetricInfo]:
+    """The infos of everything that scoring by these metrics gives: their own, then those of the aggregates."""
+    own = [info for metric in metrics for info in metric.infos]
+    return own + [one.info for one in _touched({info.name for info in own})]
+
+
+def _touched(measured: Collection[str]) -> list[Aggregate]:
+    return [one for one in AGGREGATES if any(part.metric in measured for part in one.parts)]

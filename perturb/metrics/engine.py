@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
+from perturb.metrics.aggregates import aggregates, described
 from perturb.metrics.base import Clip, Context, Metric, MetricInfo, SetMetric, Value
 from perturb.metrics.cache import ScoreCache
 from perturb.metrics.measure import ClipSource, Format, Measured, Task, measure
@@ -28,7 +30,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Scores:
-    """Values of the clips, in their order, and ``whole``: those of the set, by metric name."""
+    """Values of the clips, in their order, and ``whole``: those of the set and the aggregates, by metric name."""
 
     clips: Sequence[Scored]
     whole: Mapping[str, Value]
@@ -85,6 +87,7 @@ class Engine:
                     whole[info.name] = outcome
                 else:
                     columns[info.name] = [outcome] * len(own) if isinstance(outcome, Value) else outcome
+        whole |= {info.name: value for info, value in aggregates(_means(columns, whole), [*columns, *whole])}
         clips = []
         for i, (source, measured) in enumerate(own):
             broken = Value.failed(measured.problem) if measured.problem else None
@@ -120,6 +123,13 @@ class Engine:
                     one.keep([(task, result)], self._cache)
         for one in waiting:
             one.release()
+
+
+def _means(columns: Mapping[str, Sequence[Value]], whole: Mapping[str, Value]) -> dict[str, float]:
+    """The mean of every metric over the clips that have a value, and the values of the set."""
+    found = {name: [one.value for one in column if one.value is not None] for name, column in columns.items()}
+    found |= {name: [] if value.value is None else [value.value] for name, value in whole.items()}
+    return {name: fmean(numbers) for name, numbers in found.items() if numbers}
 
 
 def _task(metric: Metric | SetMetric) -> Task | Value:
@@ -172,7 +182,7 @@ def _held(clip: Clip, original: ClipSource | None) -> ClipSource:
 def _rows(
     metrics: Sequence[Metric | SetMetric], clips: Sequence[Clip], scores: Scores
 ) -> Iterator[tuple[Clip | None, MetricInfo, Value]]:
-    for info in (info for metric in metrics for info in metric.infos):
+    for info in described(metrics):
         if info.scope == "set":
             yield None, info, scores.whole[info.name]
         else:

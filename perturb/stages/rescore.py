@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perturb.errors import UserError
-from perturb.metrics import Format, Metric, SetMetric
+from perturb.metrics import Format, Metric, SetMetric, described
 from perturb.records import ScoreRow, read_scores, scores_csv
 from perturb.rundir import RunDir, write_atomic
 from perturb.stages.score import Labels, Sampled, scored
@@ -59,7 +59,7 @@ def rescore(
     rows = [row for _, found in steps for row in found]
     before = read_scores(run.scores) if run.scores.is_file() else []
     write_atomic(run.scores, scores_csv(rows))
-    run.update_manifest(metrics=[dataclasses.asdict(info) for metric in metrics for info in metric.infos])
+    run.update_manifest(metrics=[dataclasses.asdict(info) for info in described(metrics)])
     return changes(before, rows)
 
 

@@ -27,6 +27,7 @@ from perturb.metrics import (
     SetMetric,
     Value,
     Workers,
+    described,
     suitable_workers,
 )
 from perturb.metrics.cache import library_versions
@@ -78,8 +79,9 @@ def score_folder(
 def write_scores(output: Path, metrics: Sequence[Metric | SetMetric], scores: Scores) -> None:
     """scores.csv, one row per clip and metric and per metric of the set, and metrics.json: what each metric is."""
     write_atomic(output / "scores.csv", clip_scores_csv(list(_rows(scores))))
-    described = [one for metric in metrics for one in _described(metric)]
-    content = {"libraries": library_versions(), "metrics": described}
+    identities = {info.name: more for metric in metrics for info in metric.infos for more in [_identity(metric)]}
+    infos = [dataclasses.asdict(info) | identities.get(info.name, {}) for info in described(metrics)]
+    content = {"libraries": library_versions(), "metrics": infos}
     write_atomic(output / "metrics.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -138,10 +140,9 @@ def _summary(values: Sequence[Value]) -> list[str]:
     return [mean, *(str(statuses.count(status)) for status in ("ok", "failed", "unavailable"))]
 
 
-def _described(metric: Metric | SetMetric) -> list[dict[str, Any]]:
-    """Each info of a metric, with its identity, or why it is unavailable."""
+def _identity(metric: Metric | SetMetric) -> dict[str, Any]:
+    """What decides its numbers, or why it is unavailable."""
     try:
-        more = {"identity": dict(metric.identity())}
+        return {"identity": dict(metric.identity())}
     except UserError as error:
-        more = {"unavailable": str(error)}
-    return [dataclasses.asdict(info) | more for info in metric.infos]
+        return {"unavailable": str(error)}

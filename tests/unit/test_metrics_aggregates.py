@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from perturb.metrics import Clip, Context, Value
+from perturb.metrics import Clip, ClipMetric, Context, MetricInfo, Value, described, embedded_metrics, score_clips
 from perturb.metrics.aggregates import AGGREGATES, aggregates
 from perturb.metrics.flicker import VBENCH_FLICKER
 
@@ -18,8 +18,11 @@ VBENCH = {
 }
 
 
+ALL = {part.metric for one in AGGREGATES for part in one.parts}
+
+
 def found(means: dict[str, float]) -> dict[str, Value]:
-    return {info.name: value for info, value in aggregates(means)}
+    return {info.name: value for info, value in aggregates(means, ALL)}
 
 
 def test_vbench_by_hand() -> None:
@@ -87,3 +90,15 @@ def test_vbenchs_flicker_by_hand() -> None:
     flickering, single, still = VBENCH_FLICKER(clips, Context())["vbench_flicker"]
     assert flickering.value == pytest.approx(0.8)
     assert (single.status, still.value) == ("failed", 1)
+
+
+def test_scoring_gives_the_aggregates_whose_parts_are_measured() -> None:
+    parts = ("subject_consistency", "background_consistency", "vbench_flicker", "aesthetic")
+    infos = tuple(MetricInfo(name, "visual", "1", (0.0, 1.0), "up", (), "", "") for name in parts)
+    metric = ClipMetric(infos, lambda clip, _context: dict.fromkeys(parts, float(clip.frames.mean())), 1)
+    clips = [Clip(np.full((3, 8, 8, 3), level, np.uint8), 8.0, f"p{level}", 0, 0) for level in (0, 1)]
+    whole = {info.name: value for clip, info, value in score_clips([metric], clips, Context()) if clip is None}
+    assert [info.name for info in described([metric])] == [*parts, "vbench_quality"]
+    assert list(whole) == ["vbench_quality"]
+    assert whole["vbench_quality"] == found(dict.fromkeys(parts, 0.5))["vbench_quality"]
+    assert [info.name for info in described(embedded_metrics())][-1] != "vbench_quality"
