@@ -3,9 +3,9 @@
     DiD = slope_full − slope_partial    of motion quality per 100 steps, under the spatial perturbation
 
 Families, each corrected by Holm, and beside it by Benjamini and Hochberg, within one reading: ``primary`` · ``motion``
-(motion quality under the other conditions) · ``visual`` (every visual measure × condition) · ``random`` (motion quality
-of the controls, full − partial) · ``control`` (motion quality, LoRA − the random Δ of its norm, in every condition and
-model).
+(motion quality under the other conditions) · ``parts`` (every other measure of motion, and of what the prompt names, ×
+condition) · ``visual`` (every visual measure × condition) · ``random`` (motion quality of the controls, full − partial)
+· ``control`` (motion quality, LoRA − the random Δ of its norm, in every condition and model).
 """
 
 import dataclasses
@@ -32,6 +32,8 @@ from perturb.errors import UserError
 
 PRIMARY_METRIC = "motion_quality"
 PRIMARY_CONDITION = Condition("spatial", "single_frame")
+SECONDARY = {"parts": ("motion", "text"), "visual": ("visual",)}
+"""Family → axes of the measures in it."""
 LEADING = READINGS[0]
 """The reading of the primary endpoint."""
 SEED = 0
@@ -79,7 +81,7 @@ class Row:
     def label(self) -> str:
         """What sets the row apart from the others of its family and condition."""
         match self.comparison.family:
-            case "visual":
+            case family if family in SECONDARY:
                 return self.comparison.metric.replace("_", " ")
             case "random":
                 return str(self.comparison.first.condition)
@@ -139,9 +141,10 @@ def comparisons(design: Design) -> Iterator[Comparison]:
         family = "primary" if condition == PRIMARY_CONDITION else "motion"
         yield Comparison(family, PRIMARY_METRIC, Cell(full, condition, LORA), Cell(partial, condition, LORA))
     for condition in design.conditions(LORA):
-        for measure in design.measures:
-            if measure.axis == "visual":
-                yield Comparison("visual", measure.name, Cell(full, condition, LORA), Cell(partial, condition, LORA))
+        for family, axes in SECONDARY.items():
+            for measure in design.measures:
+                if measure.axis in axes and measure.name != PRIMARY_METRIC:
+                    yield Comparison(family, measure.name, Cell(full, condition, LORA), Cell(partial, condition, LORA))
     for condition in design.conditions(RANDOM):
         yield Comparison("random", PRIMARY_METRIC, Cell(full, condition, RANDOM), Cell(partial, condition, RANDOM))
     for condition in design.conditions(RANDOM):

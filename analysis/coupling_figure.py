@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from analysis import style
-from analysis.comparisons import PRIMARY_METRIC, CellCurve, Results, Row
+from analysis.comparisons import PRIMARY_METRIC, SECONDARY, CellCurve, Results, Row
 from analysis.contrast import READINGS, Nested
 from analysis.design import GROUPS, LORA, RANDOM, TRAININGS, Cell
 from analysis.notation import formula
@@ -119,24 +119,24 @@ def _means(curve: CellCurve) -> list[float]:
 
 
 def forest_figure(results: Results) -> Figure:
-    """Every contrast with both of its intervals: motion quality in four readings, visual measures by condition."""
+    """Every contrast with both of its intervals: motion quality in four readings, other measures by condition."""
     compared = [list(rows) for _, rows in groupby(results.rows, key=lambda row: row.comparison)]
-    motion = [rows for rows in compared if rows[0].comparison.family != "visual"]
-    visual = [rows[0] for rows in compared if rows[0].comparison.family == "visual"]
-    visual = [row for row in visual if row.contrast.difference.spread > 0]
-    names = list(dict.fromkeys(row.comparison.metric for row in visual))
+    motion = [rows for rows in compared if rows[0].comparison.family not in SECONDARY]
+    others = [rows[0] for rows in compared if rows[0].comparison.family in SECONDARY]
+    others = [row for row in others if row.contrast.difference.spread > 0]
+    names = list(dict.fromkeys(row.comparison.metric for row in others))
     headings = len({row[0].comparison.family for row in motion} & set(HEADINGS))
     heights = [ROW * (len(motion) + headings) + 1.1, ROW * len(names) + 1.1]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.4), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
     above.suptitle("Motion quality: difference of slopes", x=0.01, ha="left", fontsize=10, fontweight="bold")
     _motion_forest(list(above.subplots(1, len(SLOPES), sharey=True)), motion)
-    text = "Visual measures, full − partial, LoRA: difference of slopes, in standard deviations between prompts"
+    text = "Other measures, full − partial, LoRA: difference of slopes, in standard deviations between prompts"
     below.suptitle(text, x=0.01, ha="left", fontsize=10, fontweight="bold")
     conditions = results.design.conditions(LORA)
     panels = below.subplots(1, len(conditions), sharey=True, sharex=True, squeeze=False)[0]
     for ax, condition in zip(panels, conditions, strict=True):
-        for row in (row for row in visual if row.comparison.first.condition == condition):
+        for row in (row for row in others if row.comparison.first.condition == condition):
             _whisker(ax, names.index(row.comparison.metric), row.contrast.difference.standardised, primary=False)
         _forest(ax, [name.replace("_", " ") for name in names], title=str(condition))
     keys = [

@@ -135,7 +135,7 @@ def matches(design: Design) -> Iterator[Match]:
     """
     shared = [measure.name for measure in design.measures]
     for comparison in comparisons(design):
-        if comparison.family == "visual":
+        if comparison.metric != PRIMARY_METRIC:
             continue
         for axis in (DOSE, *(name for name in VISUAL if name in shared)):
             yield from _along(design, comparison, axis)

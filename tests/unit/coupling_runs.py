@@ -14,6 +14,7 @@ TEXTS = {"p000": "a red circle", "p001": "a blue star", "p002": "a cyan square"}
 CONDITIONS = (("spatial", "single_frame"), ("temporal", "single_frame"), ("temporal", "repeat"))
 METRICS = (  # name, axis, lowest value
     ("motion_quality", "motion", 0.0),
+    ("dynamics", "motion", 0.0),
     ("colourfulness", "visual", 0.0),
     ("watermark_trace", "visual", -1.0),
     ("watermark", "visual", 0.0),
@@ -55,6 +56,7 @@ def values(key: Key, step: int) -> list[tuple[str, int, str, float | None]]:
     for i, prompt in enumerate(TEXTS):
         rows += [
             (prompt, 0, "motion_quality", motion(key, i, step)),
+            (prompt, 0, "dynamics", 0.9 - 0.01 * i - RATE[key.training] * step / 1000),
             (prompt, 0, "colourfulness", 20.0 + i + 0.1 * step * (1 + i * RATE[key.training])),
             (prompt, 0, "watermark_trace", 0.5 - 0.001 * step * (1 + i)),
             (prompt, 0, "lpips_drift", None),

@@ -97,6 +97,13 @@ def test_measures_without_a_zero_have_no_share_and_set_measures_no_test(study: R
     assert math.isnan(watermark.p)
 
 
+def test_parts_of_motion_are_compared_apart_from_their_product(study: Results) -> None:
+    rows = contrasts(study).query("family == 'parts'")
+    assert set(rows.metric) == {"dynamics"}
+    spatial = rows[(rows.group == "spatial") & (rows.unit == "per 100 steps")].iloc[0]
+    assert (spatial["first"], spatial.second, spatial.difference) == pytest.approx((-0.03, -0.01, -0.02))
+
+
 def test_curves(study: Results) -> None:
     rows = pd.DataFrame(curve_rows(study)).set_index(["training", "group", "policy", "kind", "metric", "step"])
     at = rows.loc[("full", "spatial", "single_frame", "lora", "motion_quality", 100)]
@@ -177,7 +184,7 @@ def test_forest_draws_the_primary_contrast_with_both_intervals(study: Results) -
 def test_space_alone_without_controls_is_a_study(tmp_path: Path) -> None:
     make_study(tmp_path, lambda key: key.group == "spatial" and key.kind == "lora" and key.seed == 0)
     found = results(tmp_path)
-    assert set(contrasts(found).family) == {"primary", "visual"}
+    assert set(contrasts(found).family) == {"primary", "parts", "visual"}
     assert contrasts(found).iloc[0].difference == pytest.approx(-0.21)
     assert math.isnan(contrasts(found).iloc[0].seed_low)
     assert [name for name, _ in figures(found)] == ["curves", "dose", "contrasts"]
