@@ -21,8 +21,6 @@ def run_report(path: Path) -> Path:
     return output
 
 
-def write_page(
-    report: Report, output: Path, settings: Settings | None = None, pictures: tuple[Picture, ...] = ()
-) -> None:
+def write_page(report: Report, output: Path, settings: Settings, pictures: tuple[Picture, ...]) -> None:
     """Write a report as html, whole or not at all."""
     write_atomic(output, page(report, settings, pictures))
