@@ -70,7 +70,11 @@ def _seeds_sentence(difference: Nested, digits: int) -> str:
     seeds = difference.over_seeds
     if seeds.n < 2:
         return "One LoRA per model was fitted: the numbers are about these LoRAs, and say nothing about other ones."
-    holds = "holds for other LoRAs too" if seeds.excludes_zero else "is not established for other LoRAs"
+    holds = (
+        "excludes 0 for other LoRAs too, on these prompts"
+        if seeds.excludes_zero
+        else "does not exclude 0 for other LoRAs"
+    )
     if not difference.over_prompts.excludes_zero and not seeds.excludes_zero:
         holds = "includes 0 as well"
     few = "" if seeds.n >= FEW_SEEDS else ", too few to say much,"
