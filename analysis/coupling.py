@@ -30,7 +30,7 @@ from perturb.rundir import write_atomic
 TITLES = {
     "primary": "motion quality, {condition}",
     "motion": "motion quality, {condition}",
-    "parts": "parts of motion, and what the prompt names, {condition}",
+    "parts": "parts and labels, {condition}",
     "visual": "visual measures, {condition}",
     "random": "motion quality, random controls",
     "control": "motion quality, LoRA − its control",

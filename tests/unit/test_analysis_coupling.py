@@ -121,7 +121,7 @@ def test_runs(study: Results) -> None:
     assert len(rows) == 24
     first = rows.iloc[0]
     assert (first.run, first.magnitude, first.step) == (FULL.run_id, 0.08, 100)
-    assert (first.ok, first.unavailable, first.failed, first.missing) == (3 * 10, 3 * 3, 0, 0)
+    assert (first.ok, first.unavailable, first.failed, first.missing) == (3 * 13, 3 * 3, 0, 0)
     lora = rows[rows.kind == "lora"].set_index("run")
     control = rows[(rows.kind == "random") & (rows.policy == "repeat") & (rows.lora_seed == 1)].iloc[0]
     assert lora.loc[control.reference][["training", "policy", "lora_seed"]].tolist() == [control.training, "repeat", 1]
