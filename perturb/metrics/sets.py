@@ -33,8 +33,14 @@ class Features(Sequence[np.ndarray]):
 def combine(
     metric: SetMetric, key: str, *, own: Survey, reference: Survey | None, images: Survey | None
 ) -> Mapping[str, Value | Sequence[Value]]:
-    """The values of a measure of sets; a clip of which nothing was kept is left out and has its reason as value."""
+    """The values of a measure of sets; a clip of which nothing was kept is left out and has its reason as value.
+
+    Where nothing was kept of any clip, the set has the reason of the first.
+    """
     kept = [measured.features.get(key, Value.failed(measured.problem)) for _, measured in own]
+    reasons = [feature for feature in kept if isinstance(feature, Value)]
+    if reasons and len(reasons) == len(kept):
+        return {info.name: reasons[0] if info.scope == "set" else reasons for info in metric.infos}
     others = (_gathered(survey or (), key) for survey in (reference, images))
     found = metric.combine(Sets(_gathered(own, key), *(other if other.samples else None for other in others)))
     outcome: dict[str, Value | Sequence[Value]] = {}

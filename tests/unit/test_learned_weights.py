@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from perturb.errors import UserError
 from perturb.metrics import Context, Metric, Unavailable, learned_metrics, score_clips
+from perturb.metrics.aggregates import AGGREGATES
 from perturb.metrics.learned import Learned
 from perturb.metrics.learned.aesthetic import HEAD
 from perturb.metrics.learned.dino import DINO, Dino
@@ -40,9 +41,12 @@ def dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dino(tmp_path_factory.mktemp("weights"))
 
 
+APART = {"vbench_flicker", *(one.info.name for one in AGGREGATES)}  # no weights of their own
+
+
 def test_without_weights_nothing_is_a_number_and_every_reason_names_file_and_place(caches: Path) -> None:
     rows = score_clips(learned_metrics(device="cpu"), [CLIP], CONTEXT)
-    rows = [(info, value) for _, info, value in rows if info.name != "vbench_flicker"]
+    rows = [(info, value) for _, info, value in rows if info.name not in APART]
     assert len(rows) > 15
     for info, value in rows:
         assert (value.status, value.value) == ("unavailable", None), info.name
@@ -128,8 +132,8 @@ def test_a_wrong_file_is_an_error_that_names_it(
     spoil(path)
     with pytest.raises(UserError, match=f"~/{path.name} cannot be used .*get {path.name} from https://"):
         metric.network()
-    values = [value for _, _, value in score_clips([metric], [CLIP], CONTEXT)]
-    assert {value.status for value in values} == {"failed"}
+    rows = score_clips([metric], [CLIP], CONTEXT)
+    assert {value.status for _, info, value in rows if info in metric.infos} == {"failed"}
 
 
 def test_a_parameter_that_is_missing_in_a_snapshot_is_an_error(caches: Path, dino: Path) -> None:
