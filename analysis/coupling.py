@@ -3,7 +3,6 @@
 Writes runs.csv, curves.csv, contrasts.csv, gaps.csv, cells.csv and the figures as png and pdf; prints the contrasts.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis.command import compare_runs
 from analysis.comparisons import LEADING, PRIMARY_CONDITION, PRIMARY_METRIC, Results, Row
 from analysis.design import Design
 from analysis.load import completeness, find_runs, load
@@ -24,7 +24,6 @@ from analysis.statistics import Estimate
 from analysis.stepwise import Stepwise, cell_rows, gap_rows
 from analysis.summary import WIDEST
 from analysis.table import cell, decimals, number
-from perturb.errors import UserError
 from perturb.rundir import write_atomic
 
 TITLES = {
@@ -205,18 +204,8 @@ def footnote(results: Results) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code: 0, or 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.coupling", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, help="run directories, or folders that hold them")
-    parser.add_argument("-o", "--output", required=True, type=Path, help="the folder for tables and figures")
-    options = parser.parse_args(arguments)
-    try:
-        for path in analyse(options.runs, options.output, Console()):
-            print(path)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    """The command."""
+    return compare_runs(analyse, name="coupling", description=__doc__, arguments=arguments)
 
 
 if __name__ == "__main__":

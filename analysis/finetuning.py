@@ -4,7 +4,6 @@ A run is one training as a perturbation of the model it began from (`perturbatio
 last step the fine-tuned one, both sampled from the same prompts and noises.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,8 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from rich.console import Console
 
 from analysis import style
+from analysis.command import compare_runs
 from analysis.load import Measure, Run, Study, check_alike, find_runs, load
 from analysis.plots import save, titled
 from analysis.statistics import Estimate, change_curve, level_curve
@@ -252,21 +253,18 @@ def _keys() -> list[Line2D]:
 # command --------------------------------------------------------------------------------------------------------------
 
 
+def analyse(paths: Sequence[Path], output: Path, _console: Console) -> list[Path]:
+    """Write the tables and the figure into ``output``; returns what was written."""
+    comparison = Comparison.of(load(find_runs(paths)))
+    tables = {"table.csv": table_csv(comparison), "table.md": table_markdown(comparison)}
+    for name, text in tables.items():
+        write_atomic(output / name, text)
+    return [*(output / name for name in tables), *save(finetuning_figure(comparison), output / "motion_visual.png")]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code: 0, or 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.finetuning", description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", help="run directories, or folders that hold them")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the tables and the figure")
-    given = parser.parse_args(arguments)
-    try:
-        comparison = Comparison.of(load(find_runs(given.runs)))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    write_atomic(given.output / "table.csv", table_csv(comparison))
-    write_atomic(given.output / "table.md", table_markdown(comparison))
-    print(*save(finetuning_figure(comparison), given.output / "motion_visual.png"), sep="\n")
-    return 0
+    """The command."""
+    return compare_runs(analyse, name="finetuning", description=__doc__, arguments=arguments)
 
 
 if __name__ == "__main__":

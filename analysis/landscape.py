@@ -9,7 +9,6 @@ Writes surfaces.csv, interactions.csv and landscape as png and pdf; prints the i
 Axes: s LoRA seed, p prompt, i α_S, j α_T.
 """
 
-import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,11 +23,11 @@ from rich.table import Table as TextTable
 from rich.text import Text
 
 from analysis.cells import BOTH_MODELS, MOTION, Table, by_prompt, interval_columns, paired, read_tables
+from analysis.command import compare_runs
 from analysis.comparisons import SEED
 from analysis.contrast import Floats, Nested, holm, share, sign_flip
 from analysis.summary import WIDEST
 from analysis.table import cell
-from perturb.errors import UserError
 from perturb.rundir import write_atomic
 
 INNER_MEAN = "mean"
@@ -192,18 +191,8 @@ def interaction_table(landscape: Landscape, surface: Surface) -> TextTable:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code: 0, or 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.landscape", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, help="run directories, or folders that hold them")
-    parser.add_argument("-o", "--output", required=True, type=Path, help="the folder for tables and figures")
-    options = parser.parse_args(arguments)
-    try:
-        for path in analyse(options.runs, options.output, Console()):
-            print(path)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    """The command."""
+    return compare_runs(analyse, name="landscape", description=__doc__, arguments=arguments)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ ablation of motion quality. The numbers of ablation are paired by prompt and LoR
 Axes: s LoRA seed, p prompt, k cell.
 """
 
-import argparse
 import csv
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from rich.table import Table as TextTable
 from rich.text import Text
 
 from analysis.cells import BOTH_MODELS, MOTION, Table, by_prompt, grouped, interval_columns, paired, read_tables
+from analysis.command import compare_runs
 from analysis.comparisons import SEED
 from analysis.contrast import Floats, Nested, holm, share, sign_flip
 from analysis.load import Run
@@ -190,18 +190,8 @@ def effect_table(motion: Sequence[Effect]) -> TextTable:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code: 0, or 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.layers", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, help="run directories, or folders that hold them")
-    parser.add_argument("-o", "--output", required=True, type=Path, help="the folder for tables and figures")
-    options = parser.parse_args(arguments)
-    try:
-        for path in analyse(options.runs, options.output, Console()):
-            print(path)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    """The command."""
+    return compare_runs(analyse, name="layers", description=__doc__, arguments=arguments)
 
 
 if __name__ == "__main__":

@@ -14,17 +14,18 @@ themselves. Source: Efron and Tibshirani, An Introduction to the Bootstrap, ch. 
 Axes: s LoRA seed, p prompt, k probe step.
 """
 
-import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.console import Console
 
 from analysis.cells import interval_columns
+from analysis.command import compare_runs
 from analysis.comparisons import PRIMARY_METRIC, SEED, Comparison, comparisons
 from analysis.contrast import Floats, Nested, Trajectories, holm, sign_flip
 from analysis.design import Design
@@ -188,7 +189,7 @@ def match_rows(found: Sequence[Match]) -> Iterator[dict[str, Any]]:
         }
 
 
-def analyse(paths: Iterable[str | Path], output: Path, tell: Callable[[str], object] = print) -> list[Path]:
+def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list[Path]:
     """Write matched.csv and the figure of a coupling study into ``output``; returns what was written.
 
     Raises UserError for runs that do not make one complete study.
@@ -198,9 +199,10 @@ def analyse(paths: Iterable[str | Path], output: Path, tell: Callable[[str], obj
     frame = pd.DataFrame(match_rows(found))
     write_atomic(output / "matched.csv", frame.to_csv(index=False, float_format="%.6g"))
     shown = frame[(frame.scale == "relative") & frame.family.isin(["primary", "motion"])]
-    tell("motion kept, as a share of the start, full − partial, where both have come equally far")
+    console.print("motion kept, as a share of the start, full − partial, where both have come equally far")
     columns = ["group", "policy", "axis", "level", "first", "second", "difference", "low", "high", "p_holm"]
-    tell(pd.DataFrame(shown, columns=columns).to_string(index=False, float_format="%.3f"))
+    table = pd.DataFrame(shown, columns=columns).to_string(index=False, float_format="%.3f")
+    console.print(table, highlight=False, soft_wrap=True)
     from analysis.matched_figure import matched_figure  # matplotlib is slow to import
     from analysis.plots import save
 
@@ -208,18 +210,8 @@ def analyse(paths: Iterable[str | Path], output: Path, tell: Callable[[str], obj
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code: 0, or 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.matched", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, help="run directories, or folders that hold them")
-    parser.add_argument("-o", "--output", required=True, type=Path, help="the folder for table and figure")
-    options = parser.parse_args(arguments)
-    try:
-        for path in analyse(options.runs, options.output):
-            print(path)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    """The command."""
+    return compare_runs(analyse, name="matched", description=__doc__, arguments=arguments)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Comparisons at equal dose and equal visual change, on made-up runs whose motion falls in straight lines."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from coupling_runs import make_study
+from rich.console import Console
 
 from analysis.contrast import Floats
 from analysis.design import Design
@@ -75,11 +77,11 @@ def test_the_same_way_gives_the_same_comparison_as_the_values_themselves():
 
 
 def test_files(root: Path, tmp_path: Path):
-    told: list[str] = []
-    written = analyse([root], tmp_path, told.append)
+    told = io.StringIO()
+    written = analyse([root], tmp_path, Console(file=told))
     assert [path.name for path in written] == ["matched.csv", "matched.png", "matched.pdf"]
     frame = pd.read_csv(written[0])
     assert set(frame.family) == {"primary", "motion", "random", "control"}
     assert (frame.p_holm >= frame.p).all()
     assert set(frame.axis) == {"dose", "colourfulness"}
-    assert "full − partial" in told[0]
+    assert "full − partial" in told.getvalue()
