@@ -27,7 +27,7 @@ def study(root: Path) -> Landscape:
 def rows(found: Landscape, **wanted: object) -> pd.DataFrame:
     frame = pd.DataFrame(interaction_rows(found))
     for name, value in wanted.items():
-        frame = frame[frame[name] == value]
+        frame = frame.loc[frame[name] == value, :]
     return frame
 
 

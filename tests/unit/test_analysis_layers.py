@@ -52,14 +52,14 @@ def test_files_and_a_figure_per_model(tmp_path: Path):
     ]  # fmt: skip
     assert len(pd.read_csv(written[0])) == 4 * 3
     frame = pd.read_csv(written[1])
-    chosen = frame[(frame.metric == "motion_quality") & (frame.scale == "raw") & (frame.part == "attention")]
+    chosen = frame.query("metric == 'motion_quality' and scale == 'raw' and part == 'attention'")
     assert chosen[["training", "group"]].to_numpy().tolist() == [
         ["full", "spatial"], ["partial", "spatial"], [BOTH_MODELS, "spatial"],
         ["full", "temporal"], ["partial", "temporal"], [BOTH_MODELS, "temporal"],
     ]  # fmt: skip
     assert chosen.change.tolist() == pytest.approx([-0.05, -0.05, 0.0] * 2)
-    share = frame[(frame.metric == "motion_quality") & (frame.scale == "relative") & (frame.part == "down")]
-    assert share[share.training == "full"].change.tolist() == pytest.approx([-0.1 / 0.6] * 2, abs=1e-6)
+    share = frame.query("metric == 'motion_quality' and scale == 'relative' and part == 'down'")
+    assert share.query("training == 'full'").change.tolist() == pytest.approx([-0.1 / 0.6] * 2, abs=1e-6)
     assert isinstance(console.file, io.StringIO)
     assert "−0.380±0.025" in console.file.getvalue()
 
