@@ -35,7 +35,7 @@ NONE = "none"
 MOTION = "motion_quality"
 SHOWN = (
     *(MOTION, "dynamics", "consistency", "collapse"),
-    *("sharpness", "colourfulness", "watermark", "watermark_trace", "ssim_drift"),
+    *("sharpness", "colourfulness", "image_distance", "watermark", "watermark_trace", "ssim_drift"),
 )
 """The measures of table.md; table.csv has all."""
 LOOKS = ("sharpness", "colourfulness", "watermark_trace", "watermark")
