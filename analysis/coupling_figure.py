@@ -101,6 +101,7 @@ def dose_figure(results: Results) -> Figure:
                     _draw(ax, x(cell), results.curves[cell, PRIMARY_METRIC].shares, cell)
             titled(ax, f"{group.capitalize()} perturbation")
             ax.set_xlabel(label)
+            ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))  # whole per cents
             ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
             ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
             ax.grid(axis="y")
