@@ -16,10 +16,10 @@ from analysis.statistics import Estimate
 SHOWN = "shown"
 """The parameter by which the player tells a chart at which step it stands."""
 NAMES = {"full": "fully trained", "partial": "partially trained"}
-LORA_LINE, RANDOM_LINE = "LoRA", "random Δ"
+LORA_LINE, RANDOM_LINE = "LoRA", "random"
 HEIGHT = 210
 STEP, DOSE, VALUE = "step:Q", "dose:Q", "mean:Q"
-SHARE = alt.Axis(format=".0%")
+SHARE = alt.Axis(format=".0%", tickMinStep=0.01)
 WORDS = {"training", "kind", "what", "when", "contrast"}
 BOUNDS = ("training", "kind", "step", "dose", "mean", "low", "high", "seed low", "seed high")
 Rows = list[dict[str, Any]]
