@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: venv study test lint nano clean
+.PHONY: venv study test test-runs test-units lint nano clean
 
 venv: .venv/.installed
 
@@ -16,8 +16,15 @@ venv: .venv/.installed
 study: venv
 	$(BIN)/python -m perturb.run experiment=spatial_full $(ARGS)
 
-test: lint
-	$(BIN)/python -m pytest
+# Side by side on two cores, one thread each; what each says is printed when it ends.
+test: venv
+	OMP_NUM_THREADS=1 $(MAKE) --jobs 2 --output-sync=target lint test-runs test-units
+
+test-runs: venv
+	$(BIN)/python -m pytest tests/browser tests/contract tests/e2e
+
+test-units: venv
+	$(BIN)/python -m pytest tests/parity tests/unit perturb analysis
 
 lint: venv
 	$(BIN)/ruff check
