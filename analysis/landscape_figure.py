@@ -36,7 +36,7 @@ def landscape_figure(landscape: Landscape) -> Figure:
             default=1.0,
         )
         for training, line in zip(rows, axes, strict=True):
-            for metric, ax in zip((MOTION, VISUAL), line, strict=False):
+            for metric, ax in zip((MOTION, VISUAL), line[:2], strict=True):
                 surface = landscape.surface(training, metric)
                 _surface(ax, landscape, surface, f"{metric.replace('_', ' ').capitalize()}, {training}")
             _interaction(line[2], landscape, landscape.surface(training, MOTION), spread)

@@ -236,9 +236,3 @@ def clip_problem(clip: Clip) -> str | None:
     if 0 in frames.shape:
         return f"the clip is empty: shape {frames.shape}"
     return None
-
-
-def gathered(kept: Iterable[tuple[Clip, np.ndarray]]) -> Gathered:
-    """Clips and their features as a `Gathered`."""
-    pairs = list(kept)
-    return Gathered([clip.sample for clip, _ in pairs], [feature for _, feature in pairs])

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from learned_files import frames, scene, write_inception
+from metric_sets import gathered
 from scipy.linalg import sqrtm
 
 from perturb.metrics import Clip, Gathered, Sets, Value
-from perturb.metrics.base import gathered
 from perturb.metrics.learned.inception import FEATURES, Inception, frechet_distance, inception_score, stacked
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # torchmetrics on its buffers and splits

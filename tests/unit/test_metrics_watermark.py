@@ -4,10 +4,11 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from metric_sets import gathered
 
 from perturb.errors import UserError
 from perturb.metrics import Clip, Context, Value, score_clips
-from perturb.metrics.base import Gathered, gathered
+from perturb.metrics.base import Gathered
 from perturb.metrics.calibration.clips import clip, pan, shape
 from perturb.metrics.calibration.distortions import watermarked
 from perturb.metrics.watermark import (
