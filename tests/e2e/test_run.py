@@ -169,4 +169,4 @@ def test_help_lists_the_choices(commands: Commands):
         in outcome.log
     )
     assert "videocrafter2" in outcome.log
-    assert "perturbation: direct, lora, random, trained" in outcome.log
+    assert "perturbation: ablation, direct, landscape, lora, random, trained" in outcome.log
