@@ -21,6 +21,7 @@ from perturb.command import path_problems
 from perturb.config import RunConfig, pick_device
 from perturb.data.prompts import load_prompts
 from perturb.errors import UserError
+from perturb.nn import VideoUNet
 from perturb.partition import Partition
 from perturb.paths import resolve
 from perturb.seams import build
@@ -40,7 +41,10 @@ LIVE = 4  # intermediate results of the largest layer's size that are alive at o
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one sample of batch 1: operations, bytes kept for the backward pass, bytes of the largest layer's output."""
+    """Of one sample of batch 1: operations, bytes alive in the backward pass, bytes of the largest layer's output.
+
+    ``kept``: by autograd; with checkpointing what the largest block keeps while it is computed again is on top.
+    """
 
     flops: float
     kept: float = 0.0
@@ -123,24 +127,55 @@ def fitting_cost(unet: nn.Module, spec: ModelSpec, config: RunConfig) -> Cost:
     return gradient_cost(unet, spec, shape, checkpointing=fit.gradient_checkpointing)
 
 
+class _Kept(saved_tensors_hooks):
+    """While entered, remembers what autograd keeps, other than the weights of ``network``."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._tensors: dict[int, Tensor] = {}
+        # by storage: a linear layer keeps a transposed view of its weight
+        weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+
+        def keep(tensor: Tensor) -> Tensor:
+            if (storage := tensor.untyped_storage()._cdata) not in weights:
+                self._tensors[storage] = tensor
+            return tensor
+
+        super().__init__(keep, lambda tensor: tensor)
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(tensor.untyped_storage().nbytes() for tensor in self._tensors.values())
+
+
 def gradient_cost(unet: nn.Module, spec: ModelSpec, shape: tuple[int, int, int, int], *, checkpointing: bool) -> Cost:
-    """Forward and backward pass of one latent ``c t h w`` through a network on the meta device, as its flags say."""
-    kept: dict[int, Tensor] = {}
-    # by storage: a linear layer keeps a transposed view of its weight
-    weights = {parameter.untyped_storage()._cdata for parameter in unet.parameters()}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if (storage := tensor.untyped_storage()._cdata) not in weights:
-            kept[storage] = tensor
-        return tensor
-
-    unet.gradient_checkpointing = checkpointing  # pyright: ignore[reportArgumentType]
+    """Forward and backward pass of one latent ``c t h w`` through a network on the meta device."""
+    assert isinstance(unet, VideoUNet)
+    unet.gradient_checkpointing = checkpointing
+    kept = _Kept(unet)
     with FlopCounterMode(display=False) as counter:
-        with saved_tensors_hooks(keep, lambda tensor: tensor):
+        with kept:
             output = _forward(unet, spec, shape)
-        size = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
         output.sum().backward()
-    return Cost(flops=counter.get_total_flops(), kept=size)
+    again = _largest_block(unet, spec, shape) if checkpointing else 0
+    return Cost(flops=counter.get_total_flops(), kept=kept.size + again)
+
+
+def _largest_block(unet: VideoUNet, spec: ModelSpec, shape: tuple[int, int, int, int]) -> int:
+    """Bytes that autograd keeps within the block that has the most."""
+    unet.gradient_checkpointing = False
+    kept, before, within = _Kept(unet), {}, []
+    handles = []
+    for block in unet.blocks():
+        handles += [
+            block.register_forward_pre_hook(lambda module, _inputs: before.update({module: kept.size})),
+            block.register_forward_hook(lambda module, _inputs, _output: within.append(kept.size - before[module])),
+        ]
+    with kept:
+        _forward(unet, spec, shape)
+    for handle in handles:
+        handle.remove()
+    return max(within)
 
 
 def _forward(unet: nn.Module, spec: ModelSpec, latent: tuple[int, int, int, int]) -> Tensor:

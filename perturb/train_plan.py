@@ -56,8 +56,7 @@ class Memory:
 class StageCost:
     """One stage: tokens (latent positions) and operations of one clip, bytes kept for its backward pass.
 
-    ``kept``: with gradient checkpointing or without, in the precision of the loop. With it, what one block keeps while
-    it is computed again comes on top for a moment.
+    ``kept``: with gradient checkpointing or without, in the precision of the loop.
     """
 
     tokens: int

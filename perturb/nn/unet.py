@@ -153,6 +153,16 @@ class VideoUNet(nn.Module):
             if level.resample is not None:
                 yield level.resample, shared[:2]
 
+    def blocks(self) -> Iterator[nn.Module]:
+        """The modules of which gradient checkpointing keeps the input only, and computes the rest again."""
+        if self.init_attention is not None:
+            yield self.init_attention
+        yield self.middle
+        for level in (*Level.each(self.down), *Level.each(self.up)):
+            yield from level.stages
+            if level.resample is not None:
+                yield level.resample
+
     def _run(self, module: nn.Module, *arguments: Tensor | int | None) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             # Not re-entrant: with a frozen base no input requires a gradient, and adapters would get none.
