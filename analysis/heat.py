@@ -26,8 +26,8 @@ def estimate_map(
 
 
 def share_map(ax: Axes, shares: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> Axes:
-    """Shares r c in per cent, NaN where there is nothing that could have one."""
-    texts = [["" if np.isnan(share) else f"{100 * share:.2g}" for share in row] for row in shares]
+    """Shares r c in per cent to a tenth, NaN where there is nothing that could have one."""
+    texts = [["" if np.isnan(share) else f"{100 * share:.1f}" for share in row] for row in shares]
     plain = [[False] * len(columns)] * len(rows)
     top = float(np.nanmax(shares, initial=1e-9))
     return _map(ax, shares, texts, plain, rows=rows, columns=columns, cmap=SEQUENTIAL, limits=(0.0, top))

@@ -4,6 +4,11 @@
 
 per prompt and LoRA seed. It is 0 where the two perturbations add up, below 0 where together they cost more than the sum
 of what they cost apart, above 0 where they cost less (as two perturbations must that each leave nothing to lose).
+So the same is asked of the shares K = mean Y/mean Y(0, 0) that are kept:
+
+    J(α_S, α_T) = K(α_S, α_T) − K(α_S, 0) K(0, α_T)
+
+It is 0 where each takes the same share of what the other left, below 0 where one makes the other worse.
 
 Writes surfaces.csv, interactions.csv and landscape as png and pdf; prints the interactions of motion quality.
 Axes: s LoRA seed, p prompt, i α_S, j α_T.
@@ -38,13 +43,15 @@ INNER_MEAN = "mean"
 class Surface:
     """One measure of one model over the grid: ``values`` s p i j. ``training`` full − partial: the paired difference.
 
-    ``shares``: the same as a share of the mean of Y(0, 0), linearised (`contrast.share`); None where meaningless.
+    ``shares``: the same as a share of the mean of Y(0, 0), linearised (`contrast.share`), and ``excess``: J of these;
+    None where meaningless.
     """
 
     training: str
     metric: str
     values: Floats
     shares: Floats | None
+    excess: Floats | None
 
     @property
     def interaction(self) -> Floats:
@@ -91,16 +98,36 @@ def interaction(y: Floats) -> Floats:
     return y - y[..., :, :1] - y[..., :1, :] + y[..., :1, :1]
 
 
+def excess(shares: Floats) -> Floats:
+    """r(i, j) − K(0, j) r(i, 0) − K(i, 0) r(0, j) + K(i, 0) K(0, j) of shares r s p i j, K their mean over p.
+
+    Its mean over prompts is J; linearised, so that the uncertainty of each share counts.
+
+    >>> shares = np.array([[[[1.0, 0.5], [0.4, 0.1]]]])  # apart they keep .5 and .4, together .1 instead of .2
+    >>> excess(shares).round(6).tolist()
+    [[[[0.0, 0.0], [0.0, -0.1]]]]
+    """
+    kept = shares.mean(axis=1, keepdims=True)
+    space, time = kept[..., :, :1], kept[..., :1, :]
+    return shares - time * shares[..., :, :1] - space * shares[..., :1, :] + space * time
+
+
 def _surfaces(tables: Sequence[Table], metric: str, is_ratio: bool) -> Iterator[Surface]:
     shape = tuple(len({cell[axis] for cell in tables[0].cells}) for axis in ("spatial", "temporal"))
     grids = [y.reshape(*y.shape[:2], *shape) for y in by_prompt(tables, metric)]
     starts = is_ratio and all(table.trajectories(metric).has_start for table in tables)
     shares = [_shares(y) if starts else None for y in grids]
-    for table, values, relative in zip(tables, grids, shares, strict=True):
-        yield Surface(table.training, metric, values, relative)
+    found = [
+        Surface(table.training, metric, values, relative, None if relative is None else excess(relative))
+        for table, values, relative in zip(tables, grids, shares, strict=True)
+    ]
+    yield from found
     if paired(tables):
-        relative = None if shares[0] is None or shares[1] is None else shares[0] - shares[1]
-        yield Surface(BOTH_MODELS, metric, grids[0] - grids[1], relative)
+        one, other = found
+        pairs = (one.values, other.values), (one.shares, other.shares), (one.excess, other.excess)
+        values, relative, beyond = (None if a is None or b is None else a - b for a, b in pairs)
+        assert values is not None
+        yield Surface(BOTH_MODELS, metric, values, relative, beyond)
 
 
 def _shares(y: Floats) -> Floats:
@@ -121,12 +148,16 @@ def surface_rows(landscape: Landscape) -> Iterator[dict[str, Any]]:
 
 
 def interaction_rows(landscape: Landscape) -> Iterator[dict[str, Any]]:
-    """interactions.csv: a row per model, measure, scale and cell; p by sign flips over prompts, Holm over the cells."""
+    """interactions.csv: a row per model, measure, scale and cell; p by sign flips over prompts, Holm over the cells.
+
+    Scale ``raw`` is I, ``relative`` I of the shares, ``product`` J.
+    """
     for surface in landscape.surfaces:
-        for scale, values in (("raw", surface.values), ("relative", surface.shares)):
+        relative = None if surface.shares is None else interaction(surface.shares)
+        for scale, values in (("raw", surface.interaction), ("relative", relative), ("product", surface.excess)):
             if values is None:
                 continue
-            inner = interaction(values)[:, :, 1:, 1:]
+            inner = values[:, :, 1:, 1:]
             cells = list(np.ndindex(inner.shape[2:]))
             found = [inner[:, :, i, j] for i, j in cells]
             p = [sign_flip(d.mean(axis=0), np.random.default_rng(SEED)) for d in found]

@@ -1,5 +1,7 @@
 """The figure of a landscape: surfaces over α_S × α_T, and where they do not add up. It computes no statistics."""
 
+from collections.abc import Iterable, Mapping
+
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,7 +17,7 @@ from analysis.landscape import Landscape, Surface
 from analysis.plots import titled
 
 VISUAL = "colourfulness"
-WIDTH, ROW = 10.0, 3.3
+WIDTH, ROW = 13.0, 3.3
 SEQUENTIAL = "cividis"
 SPACE, TIME = r"spatial scale $\alpha_S$", r"temporal scale $\alpha_T$"
 LINES = 8
@@ -26,24 +28,25 @@ EDGE = 0.05
 
 
 def landscape_figure(landscape: Landscape) -> Figure:
-    """A row per model (and their difference), and a column each for motion, visual change and the interaction."""
+    """A row per model (and their difference), and a column each for motion, visual change, I and J."""
     with mpl.rc_context(style.RC):
         rows = landscape.trainings
         figure = Figure(figsize=(WIDTH, ROW * len(rows) + 0.5), layout="constrained")
-        axes = figure.subplots(len(rows), 3, squeeze=False)
-        spread = max(
-            (float(np.abs(s.interaction.mean(axis=(0, 1))).max()) for s in landscape.surfaces if s.metric == MOTION),
-            default=1.0,
-        )
+        axes = figure.subplots(len(rows), 4, squeeze=False)
         for training, line in zip(rows, axes, strict=True):
             for metric, ax in zip((MOTION, VISUAL), line[:2], strict=True):
                 surface = landscape.surface(training, metric)
                 _surface(ax, landscape, surface, f"{metric.replace('_', ' ').capitalize()}, {training}")
-            _interaction(line[2], landscape, landscape.surface(training, MOTION), spread)
+        motion = {training: landscape.surface(training, MOTION) for training in rows}
+        sums = {training: surface and surface.interaction for training, surface in motion.items()}
+        products = {training: surface and surface.excess for training, surface in motion.items()}
+        _cells(axes[:, 2], landscape, "Beyond the sum", sums)
+        _cells(axes[:, 3], landscape, "Beyond the product of shares", products)
         text = (
-            f"Scale 1: the LoRAs at step {landscape.step}. Dots: cells that were sampled. Interaction "
-            "Y(α_S, α_T) − Y(α_S, 0) − Y(0, α_T) + Y(0, 0):\nmean over prompts ± half-width of its 95 % interval, bold "
-            "where that excludes 0."
+            f"Scale 1: the LoRAs at step {landscape.step}. Dots: sampled cells. Motion quality beyond the sum: "
+            "Y(α_S, α_T) − Y(α_S, 0) − Y(0, α_T) + Y(0, 0).\nBeyond the product, of shares K = Y/Y(0, 0): "
+            "K(α_S, α_T) − K(α_S, 0) K(0, α_T). Means over prompts ± half-width of the 95 % interval, bold where it "
+            "excludes 0."
         )
         figure.supxlabel(text, fontsize=8, color=style.QUIET, x=0.01, ha="left")
         return figure
@@ -84,14 +87,18 @@ def contours(ax: Axes, landscape: Landscape, mean: Floats, *, cmap: str, limits:
     return ax
 
 
-def _interaction(ax: Axes, landscape: Landscape, surface: Surface | None, spread: float) -> None:
-    titled(ax, f"Interaction in motion quality, {surface.training if surface else ''}")
-    if surface is None:
-        return
-    inner = surface.interaction[:, :, 1:, 1:]
-    across, up = (list(range(n)) for n in inner.shape[2:])
-    estimates = [[Nested.of(inner[:, :, i, j]).over_prompts for i in across] for j in reversed(up)]
+def _cells(column: Iterable[Axes], landscape: Landscape, title: str, values: Mapping[str, Floats | None]) -> None:
+    """One measure of departure (s p i j by model), on one scale of colours."""
+    inner = {training: each[:, :, 1:, 1:] for training, each in values.items() if each is not None}
+    spread = max((float(np.abs(each.mean(axis=(0, 1))).max()) for each in inner.values()), default=1.0)
     columns, rows = ([f"{scale:g}" for scale in scales[1:]] for scales in (landscape.spatial, landscape.temporal))
-    estimate_map(ax, estimates, rows[::-1], columns, spread=spread)
-    ax.set_xlabel(SPACE)
-    ax.set_ylabel(TIME)
+    for (training, _), ax in zip(values.items(), column, strict=True):
+        titled(ax, f"{title}, {training}")
+        if training not in inner:
+            ax.text(0.5, 0.5, "not measured", ha="center", va="center", color=style.QUIET)
+            continue
+        y = inner[training]
+        estimates = [[Nested.of(y[:, :, i, j]).over_prompts for i in range(y.shape[2])] for j in range(y.shape[3])]
+        estimate_map(ax, estimates[::-1], rows[::-1], columns, spread=spread or 1.0)
+        ax.set_xlabel(SPACE)
+        ax.set_ylabel(TIME)

@@ -12,7 +12,7 @@ from analysis.heat import estimate_map, share_map
 from analysis.layers import WHOLE, Effect, Energy
 from analysis.plots import titled
 
-WIDTH = 11.0
+WIDTH = 12.0
 BLOCKS = (WHOLE, "outer", "down", "middle", "up")
 KINDS = (WHOLE, "convolution", "attention", "feed_forward", "other")
 ROLES = ("convolution", "query", "key", "value", "out", "feed_forward", "projection", "embedding")

@@ -10,7 +10,7 @@ from cell_runs import CELLS, SCALES, landscape
 from rich.console import Console
 
 from analysis.cells import BOTH_MODELS, read_tables
-from analysis.landscape import Landscape, analyse, interaction, interaction_rows, main
+from analysis.landscape import Landscape, analyse, excess, interaction, interaction_rows, main
 from perturb.errors import UserError
 from perturb.rundir import RunDir
 
@@ -40,6 +40,17 @@ def test_interaction_is_what_is_left_of_the_sum():
     assert interaction(5 - 2 * s * t)[1:, 1:] == pytest.approx((-2 * s * t)[1:, 1:])
 
 
+def test_what_multiplies_has_no_excess_and_its_spread_is_that_of_the_product():
+    space, time = np.array([1.0, 0.6, 0.2]), np.array([1.0, 0.5, 0.25])
+    assert excess(np.outer(space, time)[None, None]) == pytest.approx(np.zeros((1, 1, 3, 3)), abs=1e-12)
+    together = np.array([0.3, 0.1, 0.2])  # of three prompts; apart all keep a half
+    shares = np.full((1, 3, 2, 2), 0.5)
+    shares[..., 0, 0], shares[0, :, 1, 1] = 1.0, together
+    assert excess(shares)[0, :, 1, 1] == pytest.approx(together - 0.25)
+    shares[0, :, 1, 0] = 0.4, 0.5, 0.6  # K(1, 0) is known less well, and K(0, 1) = ½ passes that on
+    assert excess(shares)[0, :, 1, 1] == pytest.approx(together - 0.25 - 0.5 * np.array([-0.1, 0.0, 0.1]))
+
+
 def test_both_models_and_their_difference_by_hand(tmp_path: Path):
     found = study(tmp_path)
     assert found.trainings == ["full", "partial", BOTH_MODELS]
@@ -56,9 +67,13 @@ def test_both_models_and_their_difference_by_hand(tmp_path: Path):
         mean = rows(found, training=training, metric="motion_quality", scale="raw", spatial="mean").iloc[0]
         assert mean.interaction == pytest.approx(-0.21 * (0.25 + 0.5 + 0.5 + 1) / 4)
     none = rows(found, training="partial", metric="motion_quality")
+    assert set(none.scale) == {"raw", "relative", "product"}
+    none = none[none.scale != "product"]
     assert none.interaction.to_numpy() == pytest.approx(0, abs=1e-12)
     share = rows(found, training="full", metric="motion_quality", scale="relative", spatial=1.0, temporal=1.0)
     assert share.interaction.iloc[0] == pytest.approx(-0.21)  # Y(0, 0) is 1
+    product = rows(found, training="full", metric="motion_quality", scale="product", spatial=1.0, temporal=1.0)
+    assert product.interaction.iloc[0] == pytest.approx(0.6 - 0.21 - 0.7 * 0.9)
     assert rows(found, metric="colourfulness", scale="raw").interaction.to_numpy() == pytest.approx(0, abs=1e-9)
     assert "watermark" not in set(rows(found).metric)  # of a set, there is nothing to pair
 
