@@ -29,7 +29,7 @@ import numpy as np
 from perturb.errors import UserError
 from perturb.metrics.base import Clip, ClipMetric, Context, MetricInfo
 from perturb.metrics.flow import explained, length, optical_flow, residuals, resting, warp
-from perturb.metrics.frames import at_most, blur, luma
+from perturb.metrics.frames import at_most, blur
 
 SPEED_UNIT = 6 / 256  # τ in frame sides per frame (VBench's threshold of dynamic degree)
 FASTEST = 0.05
@@ -100,7 +100,7 @@ def measure_motion(clip: Clip, _context: Context) -> Mapping[str, float]:
     """All motion measures of one clip from one flow computation. UserError for fewer than 3 frames."""
     if len(clip.frames) < MIN_FRAMES:
         raise UserError(f"motion is undefined for {len(clip.frames)} frame(s); it needs at least {MIN_FRAMES}")
-    light = at_most(luma(clip.frames), LARGEST)
+    light = at_most(clip.light, LARGEST)
     soft = blur(light, RESIDUAL_BLUR)
     flow = optical_flow(light)
     residual, inside = residuals(soft, flow)

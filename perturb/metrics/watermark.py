@@ -11,7 +11,6 @@ import numpy as np
 
 from perturb.errors import UserError
 from perturb.metrics.base import Clip, Gathered, MetricInfo, Sets, Unavailable, Value
-from perturb.metrics.frames import luma
 
 MIN_PROMPTS, MAX_PROMPTS = 4, 64
 LEVELS = 65535
@@ -26,7 +25,7 @@ def mean_light(clip: Clip) -> np.ndarray:
     """The clip's mean luma over time: uint16 `h w`, 0…65535, half the size of floats and exact to 1e-5 of luma."""
     if min(clip.frames.shape[1:3]) < 2:
         raise UserError(f"a gradient needs frames of at least 2×2 px, not {clip.frames.shape[1:3]}")
-    return np.round(luma(clip.frames).mean(0) * LEVELS).astype(np.uint16)
+    return np.round(clip.light.mean(0) * LEVELS).astype(np.uint16)
 
 
 def gradient(light: np.ndarray) -> np.ndarray:
