@@ -159,7 +159,9 @@ MOTION = ClipMetric(
             "motion_quality",
             "M = D·C·S·L",
             "this project",
-            "Grows with speed. Its cross-talk with look is measured in experiments/metric_calibration.",
+            "Grows with speed. Blur, contrast, desaturation and a mark of opacity .2 move it by less than a tenth, a "
+            "mark of .4 over a small object by up to 16 %; flicker of ±5 % in a dark clip costs only a third. All "
+            "cross-talk: experiments/metric_calibration.",
         ),
         _info(
             "collapse",
