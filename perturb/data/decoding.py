@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perturb.data import pictures
 from perturb.data.source import BrokenSample
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def shown_size(frame: VideoFrame, aspect: float) -> tuple[float, float]:
 
 
 def upright(frames: Sequence[VideoFrame], h: int, w: int) -> Iterator[np.ndarray]:
-    """Each frame as uint8 h w c, turned as the first one says and resized.
+    """Each frame as uint8 h w c, turned as the first one says and resized; transparency is laid on white.
 
     The flags ask for full chroma and the same bytes on every processor.
     """
@@ -196,9 +197,14 @@ def upright(frames: Sequence[VideoFrame], h: int, w: int) -> Iterator[np.ndarray
     scaler = VideoReformatter()  # one for all frames: it keeps its tables
     turns = _turns(frames[0])
     height, width = (w, h) if turns % 2 else (h, w)
+    clear = any(component.is_alpha for component in frames[0].format.components)
+    form = "rgba" if clear else "rgb24"
     for frame in frames:
-        scaled = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation=flags, threads=1)
-        yield np.rot90(scaled.to_ndarray(), turns)
+        scaled = scaler.reformat(frame, width=width, height=height, format=form, interpolation=flags, threads=1)
+        levels = scaled.to_ndarray()
+        if clear:
+            levels = pictures.to_levels(pictures.on_white(levels.astype(np.float32) / 255))
+        yield np.rot90(levels, turns)
 
 
 def _turns(frame: VideoFrame) -> int:

@@ -25,7 +25,8 @@ ROUNDING = 1e-3
 def read_clip(path: Path, fps: float | None = None) -> tuple[np.ndarray, float]:
     """All frames of a clip as uint8 t h w 3, and its frames per second; ``fps`` is for clips that do not say theirs.
 
-    Videos and gifs say their rate, npy files and folders of frames do not. Transparency is laid on white. Raises
+    Videos and gifs say their rate, npy files and folders of frames do not. Transparency is laid on white (but that of
+    VP9 is not seen: it lies in a stream of its own). More than 8 bits are rounded to 8. Raises
     UserError with the reason for whatever cannot be read as a clip, without its path.
     """
     try:

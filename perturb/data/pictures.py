@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,17 +48,22 @@ def to_levels(pixels: np.ndarray) -> np.ndarray:
 
 
 def list_files(folder: Path, suffixes: Sequence[str], *, what: str, setting: str) -> list[Path]:
-    """Visible files below ``folder`` with one of ``suffixes``, sorted by relative path. UserError where there are none.
+    """Visible files below ``folder`` with one of ``suffixes``, sorted by relative path.
 
+    UserError where there are none, and for a visible folder that may not be read: its files would be missing.
     ``what`` and ``setting`` name, in the message, what is looked for and how to give the folder.
     """
     advice = f"give a folder of {what} with {setting}=/path/with/{what}"
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: {advice}")
+
+    def refuse(error: OSError) -> None:
+        if not Path(error.filename).name.startswith("."):
+            raise UserError(f"{error.filename} cannot be read: {error.strerror}; allow it, or move it away") from error
+
+    below = (Path(place, name) for place, _, names in os.walk(folder, onerror=refuse) for name in names)
     files = [
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in suffixes and file.is_file() and not file.name.startswith(".")
+        file for file in below if file.suffix.lower() in suffixes and file.is_file() and not file.name.startswith(".")
     ]
     if not files:
         raise UserError(f"{folder} holds no {what} ({', '.join(suffixes)}): {advice}")

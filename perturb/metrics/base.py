@@ -6,11 +6,13 @@ Axes: t frames, h w pixels, c channels.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from perturb.errors import UserError
+from perturb.metrics.frames import luma
 
 Axis = Literal["motion", "visual", "text", "drift"]
 Direction = Literal["up", "down", "band"]
@@ -35,6 +37,13 @@ class Clip:
     def sample(self) -> tuple[str, int]:
         """(prompt_id, seed): the same prompt and the same initial noise at every step."""
         return self.prompt_id, self.seed
+
+    @cached_property
+    def light(self) -> np.ndarray:
+        """`frames.luma` of the frames, made once for all metrics: read-only float32 `t h w` in [0, 1]."""
+        light = luma(self.frames)
+        light.flags.writeable = False
+        return light
 
 
 @dataclass(frozen=True)

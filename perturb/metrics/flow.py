@@ -11,8 +11,10 @@ import cv2
 import numpy as np
 
 from perturb.metrics.frames import blur
+from perturb.metrics.visual import noise
 
-FLOW_BLUR = 0.7  # px; keeps object edges, takes off pixel noise
+FLOW_BLUR, STRONGEST_BLUR = 0.7, 3.0  # px; the least keeps object edges
+FLOW_NOISE = 0.002  # luma; half a grey level of an 8-bit frame, what noise may be left for the matcher
 FLOW_CONTRAST = 45.0  # grey levels per standard deviation given to the matcher
 CONTRAST_FLOOR = 0.02  # luma; a nearly flat frame is not stretched into noise
 FLOW_SIZE = 128  # smaller frames are enlarged to this: halves the end-point error of 64 px clips
@@ -35,12 +37,30 @@ def _single_thread() -> Iterator[None]:
         cv2.setNumThreads(threads)
 
 
+def grain(luma: np.ndarray) -> float:
+    """σ_n of noise that is new in every frame: that of the differences of adjacent frames over √2, median of pairs.
+
+    Noise that stays in its place has none, a moving texture as fine as a pixel has some.
+    """
+    return float(np.median(noise(np.diff(luma, axis=0))) / np.sqrt(2))
+
+
+def left_of(sigma_n: float, blurred: float) -> float:
+    """The standard deviation of white noise σ_n after a Gaussian of σ pixels: σ_n/(2√π σ)."""
+    return sigma_n / (2 * np.sqrt(np.pi) * blurred)
+
+
+def _blur_for(sigma_n: float) -> float:
+    """The σ in pixels that leaves noise of .002, between .7 (up to σ_n = .005) and 3."""
+    return float(np.clip(left_of(sigma_n, FLOW_NOISE), FLOW_BLUR, STRONGEST_BLUR))
+
+
 def _matchable(luma: np.ndarray) -> np.ndarray:
     """Blurred, each frame brought to mean 128 and one contrast, enlarged when small: uint8 `t h' w'`.
 
     Normalising per frame makes the flow blind to contrast and to brightness flicker (L and C see the flicker).
     """
-    soft = blur(luma, FLOW_BLUR)
+    soft = blur(luma, _blur_for(grain(luma)))
     mean, spread = soft.mean((1, 2), keepdims=True), soft.std((1, 2), keepdims=True)
     levels = 128 + FLOW_CONTRAST * (soft - mean) / (spread + CONTRAST_FLOOR)
     factor = max(1, -(-FLOW_SIZE // min(luma.shape[1:])))
@@ -53,7 +73,8 @@ def optical_flow(luma: np.ndarray) -> np.ndarray:
     """Displacement of each pixel to the next frame, in pixels: luma `t h w` in [0, 1] → float32 `(t-1) h w 2`.
 
     Dense inverse search (Kroeger et al. 2016, OpenCV, medium preset) on contrast-normalised, blurred luma, without
-    spatial propagation: it carries the motion of an object far into a flat, slightly noisy background.
+    spatial propagation: it carries the motion of an object far into a flat, slightly noisy background. The noisier the
+    frames, the more they are blurred: an object without texture has only its outline to follow, and noise hides it.
     Identical frames give exactly zero.
     """
     _, height, width = luma.shape
@@ -97,16 +118,17 @@ def residuals(frames: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndar
     return (np.stack(warped) - frames[:-1]) * inside, inside
 
 
-def explained(frames: np.ndarray, residual: np.ndarray, inside: np.ndarray) -> np.ndarray:
+def explained(frames: np.ndarray, residual: np.ndarray, inside: np.ndarray, *, grainy: float = 0.0) -> np.ndarray:
     """How far the flow accounts for the local change of luma from frame to frame: `p h w` in [0, 1].
 
     w = clip((g - .5)/.3, 0, 1),  g = 1 - (R_flow + ε²)/(R_still + ε²),  R = local mean squared difference of two
     frames with and without the flow. Real motion explains nearly all change (g ≈ 1); the flow that a matcher invents
-    for noise explains about a third. Without this, noise on a flat background reads as fast motion.
+    for noise explains about a third. Without this, noise on a flat background reads as fast motion. ``grainy``: the
+    standard deviation of noise in ``frames``; ε² is at least 2 grainy², the change that noise alone makes.
     """
     still = np.diff(frames, axis=0) ** 2
     moved = np.where(inside, residual**2, still)
-    sigma, floor = EXPLAIN_WINDOW * min(frames.shape[1:]), EXPLAIN_NOISE**2
+    sigma, floor = EXPLAIN_WINDOW * min(frames.shape[1:]), max(EXPLAIN_NOISE**2, 2 * grainy**2)
     gain = 1 - (blur(moved, sigma) + floor) / (blur(still, sigma) + floor)
     return np.clip((gain - EXPLAIN_FROM) / (EXPLAIN_TO - EXPLAIN_FROM), 0, 1)
 

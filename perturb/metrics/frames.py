@@ -12,7 +12,9 @@ def luma(frames: np.ndarray) -> np.ndarray:
     >>> luma(np.full((1, 1, 1, 3), 255, dtype=np.uint8)).round(6).item()
     1.0
     """
-    return (frames.astype(np.float32) @ LUMA) / np.float32(255)
+    light = frames.astype(np.float32) @ LUMA
+    light /= np.float32(255)
+    return light
 
 
 def blur(images: np.ndarray, sigma: float) -> np.ndarray:

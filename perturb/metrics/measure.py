@@ -184,7 +184,9 @@ def measure(source: ClipSource, tasks: Sequence[Task], cache: ScoreCache) -> Mea
     measured.waiting = tuple(task.key for task in missing if task.batched)
     done += [(task, task.run([clip], [measured.original])[0]) for task in missing if not task.batched]
     measured.keep(done, cache)
-    if not measured.waiting:
+    if measured.waiting:
+        measured.clip = replace(clip)  # a copy without its luma: it waits in memory, and may come from another process
+    else:
         measured.release()
     return measured
 

@@ -20,7 +20,6 @@ import numpy as np
 
 from perturb.errors import UserError
 from perturb.metrics.base import Clip, Gathered, MetricInfo, Sets, Unavailable, Value
-from perturb.metrics.frames import luma
 from perturb.metrics.visual import colourfulness
 
 WINDOW, WINDOW_SIGMA = (7, 7), 7 / 6  # as BRISQUE
@@ -61,7 +60,7 @@ def frame_statistics(clip: Clip) -> np.ndarray:
     """The statistics of every frame: `t 8`. UserError for frames under 7 px."""
     if min(clip.frames.shape[1:3]) < WINDOW[0]:
         raise UserError(f"frame statistics need at least {WINDOW[0]} px, not {clip.frames.shape[1:3]} (height, width)")
-    light = luma(clip.frames)
+    light = clip.light
     plain = np.column_stack([light.mean((1, 2)), light.std((1, 2)), colourfulness(clip.frames)])
     return np.column_stack([np.stack([natural_statistics(frame) for frame in light]), plain])
 

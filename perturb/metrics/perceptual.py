@@ -12,6 +12,7 @@ from perturb.errors import UserError
 from perturb.metrics.base import Clip, ClipMetric, Context, MetricInfo
 
 SSIM_WINDOW = 7
+SSIM_BAND = 64  # rows at a time, which stay in the processor's cache
 SSIM_LIGHT, SSIM_DETAIL = 2.55**2, 7.65**2
 
 
@@ -27,23 +28,47 @@ def ssim(one: np.ndarray, other: np.ndarray) -> float:
     """Mean over pixels and channels of SSIM of two frames uint8 `h w c`, in windows of 7×7 that lie inside the frame.
 
     (2 μ_a μ_b + C₁)(2 σ_ab + C₂) / ((μ_a² + μ_b² + C₁)(σ_a² + σ_b² + C₂)), C₁ = 2.55², C₂ = 7.65², sample covariance.
-    scikit-image's value within 1e-6, at a third of the time. Source: Wang et al. 2004.
+    Times n⁴, with sums S over the n = 49 pixels of a window and D = S_a - S_b:
+
+        L N / ((L + D²)(N + V)),  L = 2 S_a S_b + C₁ n²,  N = 2 (n S_ab - S_a S_b) + C₂ n (n - 1),  V = n S_(a-b)² - D²
+
+    scikit-image's value within 1e-6, at a sixth of the time. Source: Wang et al. 2004.
     """
-    count, edge = SSIM_WINDOW**2, SSIM_WINDOW // 2
+    edge, rows = SSIM_WINDOW // 2, range(0, len(one) - SSIM_WINDOW + 1, SSIM_BAND)
+    total = 0.0
+    for top in rows:
+        band = slice(top, top + SSIM_BAND + 2 * edge)
+        total += float(_ssim_map(one[band], other[band])[edge:-edge, edge:-edge].sum(dtype=np.float64))
+    height, width, channels = one.shape
+    return total / ((height - 2 * edge) * (width - 2 * edge) * channels)
 
-    def summed(product: np.ndarray) -> np.ndarray:
-        box = cv2.boxFilter(product, -1, (SSIM_WINDOW, SSIM_WINDOW), normalize=False)
-        return box[edge:-edge, edge:-edge]
 
-    # float32 is exact for these sums: 49 · 2 · 255² < 2²⁴
-    a, b = one.astype(np.float32), other.astype(np.float32)
-    sum_a, sum_b = summed(a), summed(b)
-    mean_a, mean_b = sum_a / count, sum_b / count
-    squares = summed(a * a + b * b) - (mean_a * sum_a + mean_b * sum_b)
-    products = summed(a * b) - mean_a * sum_b
-    light = (2 * mean_a * mean_b + SSIM_LIGHT) / (mean_a * mean_a + mean_b * mean_b + SSIM_LIGHT)
-    detail = (2 * products / (count - 1) + SSIM_DETAIL) / (squares / (count - 1) + SSIM_DETAIL)
-    return float((light * detail).mean(dtype=np.float64))
+def _ssim_map(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The fraction of `ssim` at every pixel, in place: arithmetic in fresh memory takes twice the time."""
+    count = SSIM_WINDOW**2
+    light, sum_b, apart = _summed(one), _summed(other), cv2.absdiff(one, other)
+    match, spread = _summed(np.multiply(one, other, dtype=np.uint16)), _summed(np.square(apart, dtype=np.uint16))
+    unlike = light - sum_b
+    unlike *= unlike  # D²
+    light *= sum_b
+    light *= 2
+    match *= 2 * count
+    match -= light
+    match += np.float32(SSIM_DETAIL * count * (count - 1))  # N
+    light += np.float32(SSIM_LIGHT * count**2)  # L
+    spread *= count
+    spread -= unlike
+    spread += match  # N + V
+    unlike += light  # L + D²
+    match *= light
+    spread *= unlike
+    match /= spread
+    return match
+
+
+def _summed(levels: np.ndarray) -> np.ndarray:
+    """Sums of integers over windows, which float32 holds exactly: 49 · 255² < 2²⁴."""
+    return cv2.boxFilter(levels, cv2.CV_32F, (SSIM_WINDOW, SSIM_WINDOW), normalize=False)
 
 
 def measure_ssim(clip: Clip, context: Context) -> Mapping[str, float]:

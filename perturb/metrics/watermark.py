@@ -11,7 +11,6 @@ import numpy as np
 
 from perturb.errors import UserError
 from perturb.metrics.base import Clip, Gathered, MetricInfo, Sets, Unavailable, Value
-from perturb.metrics.frames import luma
 
 MIN_PROMPTS, MAX_PROMPTS = 4, 64
 LEVELS = 65535
@@ -26,7 +25,7 @@ def mean_light(clip: Clip) -> np.ndarray:
     """The clip's mean luma over time: uint16 `h w`, 0…65535, half the size of floats and exact to 1e-5 of luma."""
     if min(clip.frames.shape[1:3]) < 2:
         raise UserError(f"a gradient needs frames of at least 2×2 px, not {clip.frames.shape[1:3]}")
-    return np.round(luma(clip.frames).mean(0) * LEVELS).astype(np.uint16)
+    return np.round(clip.light.mean(0) * LEVELS).astype(np.uint16)
 
 
 def gradient(light: np.ndarray) -> np.ndarray:
@@ -83,10 +82,14 @@ def strength(mark: np.ndarray) -> float:
     return float(np.percentile(np.linalg.norm(mark, axis=-1), MARK_PERCENTILE))
 
 
-def correlation(scene: np.ndarray, mark: np.ndarray) -> float:
-    """Σ g·m / √(Σ|g|² Σ|m|²) where |m| ≥ ½ its strength: 1 the mark alone, 0 no trace, -1 inverted; both `h w 2`."""
-    support = np.linalg.norm(mark, axis=-1) >= MARK_SUPPORT * strength(mark)
-    g, m = scene[support], mark[support]
+def support(mark: np.ndarray) -> np.ndarray:
+    """Where the mark `h w 2` is: |m| ≥ ½ its strength, boolean `h w`."""
+    return np.linalg.norm(mark, axis=-1) >= MARK_SUPPORT * strength(mark)
+
+
+def correlation(scene: np.ndarray, mark: np.ndarray, where: np.ndarray) -> float:
+    """Σ g·m / √(Σ|g|² Σ|m|²) there: 1 the mark alone, 0 no trace, -1 inverted; both `h w 2`, `where` see `support`."""
+    g, m = scene[where], mark[where]
     norm = np.sqrt((g**2).sum() * (m**2).sum())
     return float((g * m).sum() / norm) if norm > 0 else 0.0
 
@@ -145,10 +148,11 @@ class Watermark:
             mark = reference_mark(sets.reference)
         except UserError as error:
             return {"watermark": shared, "watermark_trace": [Value.because(error)] * len(sets.own.features)}
-        return {"watermark": shared, "watermark_trace": [_trace(light, mark) for light in sets.own.features]}
+        where = support(mark)
+        return {"watermark": shared, "watermark_trace": [_trace(light, mark, where) for light in sets.own.features]}
 
 
-def _trace(light: np.ndarray, mark: np.ndarray) -> Value:
+def _trace(light: np.ndarray, mark: np.ndarray, where: np.ndarray) -> Value:
     if light.shape != mark.shape[:2]:
         return Value.failed(f"the clip's size {light.shape} is not that of the step-0 clips {mark.shape[:2]}")
-    return Value.of(correlation(gradient(light), mark))
+    return Value.of(correlation(gradient(light), mark, where))

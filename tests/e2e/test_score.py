@@ -164,7 +164,7 @@ def test_a_finished_run_is_scored_anew_in_place(commands: Commands, study: list[
     outcome = commands("perturb.score", f"run={tmp_path}", "cache=null")
     assert outcome.code == 0, outcome.log
     assert "noise: 12 new" in outcome.log
-    assert "contrast: 12 same" in outcome.log  # an inverted clip has the same contrast
+    assert "colourfulness: 12 same" in outcome.log  # that of an inverted clip is the same, to the last bit
     assert "ssim_drift: 1 changed, 11 same, by at most" in outcome.log
     assert {info["name"] for info in run.manifest().metrics} == {row.metric for row in read_scores(run.scores)}
 

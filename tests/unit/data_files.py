@@ -4,8 +4,10 @@ Axes: t frames, h w pixels, c channels (RGB).
 """
 
 import io
+import os
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from av.video.reformatter import ColorRange
 from torch import Tensor
 
 from perturb.data.source import Sample, Source
@@ -35,6 +38,8 @@ def write_video(
     rate: float = 24,
     codec: str = "libx264rgb",
     pixels: str = "rgb24",
+    given: str = "rgb24",
+    full_range: bool = False,
     stamps: tuple[float, ...] | None = None,
     rotation: int = 0,
     faststart: bool = False,
@@ -42,6 +47,7 @@ def write_video(
 ) -> Path:
     """Encode frames t h w c, lossless unless told otherwise; ``stamps``: the time of each frame in seconds.
 
+    ``given``: the pixel format of ``frames``. ``full_range``: says that 0 to 255 is black to white, not 16 to 235.
     ``faststart`` puts the index before the pictures, so that a cut file can still be opened.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,18 +56,31 @@ def write_video(
     with av.open(str(path), "w", options=muxer) as container:
         stream: Any = container.add_stream(codec, rate=Fraction(rate), options={**quality, **(options or {})})
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
+        if full_range:
+            stream.codec_context.color_range = ColorRange.JPEG
         if stamps is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
         if rotation:
             stream.set_display_rotation(rotation)
         container.start_encoding()  # writes the header, also of a video without frames
         for number, pixels_of_frame in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels_of_frame), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels_of_frame), format=given)
             if stamps is not None:
                 frame.pts, frame.time_base = round(stamps[number] * 1000), Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """What may not be read: root may read anything, so it becomes another user."""
+    user = os.geteuid()
+    os.seteuid(user or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 def numbers(clip: Tensor) -> list[int]:

@@ -2,8 +2,10 @@
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from data_files import as_nobody
 
 from perturb.data.collection import Prompted, find_clips, match_prompts
 from perturb.errors import UserError
@@ -45,6 +47,18 @@ def test_odd_names_are_kept_and_can_be_written(tmp_path: Path) -> None:
 
 def test_a_folder_of_frames_alone_is_one_clip(tmp_path: Path) -> None:
     assert list(find_clips(touch(tmp_path / "take", "0.png", "1.png"), "videos").clips) == ["take"]
+
+
+def test_a_folder_that_may_not_be_read_is_named_not_left_out() -> None:
+    with TemporaryDirectory() as folder:
+        place = touch(Path(folder), "a.mp4", "shut/b.mp4", ".hidden/c.mp4")
+        place.chmod(0o755)
+        (place / ".hidden").chmod(0)
+        with as_nobody():
+            assert list(find_clips(place, "videos").clips) == ["a.mp4", "shut/b.mp4"]
+        (place / "shut").chmod(0)
+        with as_nobody(), pytest.raises(UserError, match="shut cannot be read: Permission denied"):
+            find_clips(place, "videos")
 
 
 def test_no_folder_and_no_clips_are_said_with_the_setting(tmp_path: Path) -> None:

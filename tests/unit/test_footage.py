@@ -1,10 +1,11 @@
 """Clips as people have them: every format read to the same pixels, and bad ones refused with the reason."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from data_files import numbered, write_video
+from data_files import as_nobody, numbered, write_video
 from PIL import Image
 
 from perturb.data.footage import read_clip
@@ -76,6 +77,53 @@ def test_folders_of_frames_are_in_the_order_of_their_numbers(tmp_path: Path) -> 
     assert read[0, 0, 0].tolist() == [255, 204, 204]
 
 
+RAMP = np.tile(np.linspace(0, 255, 32).round().astype(np.uint8), (3, 16, 1))  # t h w
+DEPTHS = {  # suffix, codec, pixel format in the file, frames and their format
+    "8-bit grey": (".mp4", "libx264", "gray", RAMP, "gray"),
+    "10-bit grey": (".mp4", "libx264", "gray10le", RAMP.astype(np.uint16) * 4, "gray10le"),
+    "10-bit colour": (".mp4", "libx264", "yuv420p10le", np.repeat(RAMP[..., None], 3, -1), "rgb24"),
+    "16-bit grey": (".mkv", "ffv1", "gray16le", RAMP.astype(np.uint16) * 257, "gray16le"),
+    "16-bit colour": (".mkv", "ffv1", "gbrp16le", np.repeat(RAMP[..., None], 3, -1).astype(np.uint16) * 257, "rgb48le"),
+}
+
+
+@pytest.mark.parametrize("kind", DEPTHS)
+def test_grey_videos_and_those_of_more_bits_have_the_same_levels(kind: str, tmp_path: Path) -> None:
+    suffix, codec, pixels, made, given = DEPTHS[kind]
+    options = {"qp": "0"} if codec == "libx264" else {}
+    path = tmp_path / f"a{suffix}"
+    write_video(path, made, rate=8, codec=codec, pixels=pixels, given=given, full_range=made.ndim == 3, options=options)
+    read, fps = read_clip(path)
+    assert (read.shape, fps) == ((3, 16, 32, 3), 8)
+    assert np.abs(read.astype(int) - RAMP[..., None]).max() <= 1
+
+
+def test_a_video_of_odd_size_and_full_chroma_keeps_its_size(tmp_path: Path) -> None:
+    made = np.repeat(RAMP[:, :15, :31, None], 3, axis=-1)
+    path = write_video(tmp_path / "a.mp4", made, codec="libx264", pixels="yuv444p", options={"qp": "0"})
+    read, _ = read_clip(path)
+    assert read.shape == made.shape
+    assert np.abs(read.astype(int) - made).max() <= 1
+
+
+@pytest.mark.parametrize(("suffix", "codec", "pixels"), [(".mov", "png", "rgba"), (".mkv", "ffv1", "bgra")])
+def test_transparent_videos_lie_on_white(suffix: str, codec: str, pixels: str, tmp_path: Path) -> None:
+    black = np.concatenate([np.zeros((3, 16, 32, 3), np.uint8), RAMP[..., None]], axis=-1)
+    read, _ = read_clip(write_video(tmp_path / f"a{suffix}", black, codec=codec, pixels=pixels, given="rgba"))
+    assert np.array_equal(read, np.repeat(255 - RAMP[..., None], 3, axis=-1))
+
+
+def test_a_transparent_gif_lies_on_white(tmp_path: Path) -> None:
+    images = []
+    for opacity in (0, 255):
+        pixels = np.zeros((6, 8, 4), np.uint8)
+        pixels[:, :4, 3], pixels[:, 4:, 3] = 255, opacity  # the left half is black
+        images.append(Image.fromarray(pixels, "RGBA"))
+    images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:], duration=100, disposal=2)
+    read, _ = read_clip(tmp_path / "a.gif")
+    assert read[:, 0, [0, 7], 0].tolist() == [[0, 255], [0, 0]]
+
+
 def bad_arrays() -> dict[str, tuple[np.ndarray, str]]:
     made = frames()
     nan = made.astype(np.float32) / 255
@@ -137,6 +185,21 @@ def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
         read_clip(tmp_path / "gone.npy", fps=8)
     with pytest.raises(UserError, match=r"a \.npy says no frame rate: give fps=…"):
         read_clip(save_array(tmp_path / "a.npy", frames()))
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.mp4", "a.gif", "f/0.png", "f"])
+def test_what_one_may_not_read_says_so(name: str) -> None:
+    image = Image.fromarray(frames()[0])
+    with TemporaryDirectory() as folder:
+        place = Path(folder)
+        save_array(place / "a.npy", frames())
+        write_video(place / "a.mp4", numbered(4))
+        image.save(place / "a.gif")
+        save_frames(place / "f", [image])
+        (place / name).chmod(0)
+        place.chmod(0o755)
+        with as_nobody(), pytest.raises(UserError, match="Permission denied"):
+            read_clip(place / name.removesuffix("/0.png"), fps=8)
 
 
 def test_frames_of_different_sizes_and_damaged_ones_are_named(tmp_path: Path) -> None:

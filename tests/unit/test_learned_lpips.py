@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from learned_files import frames, scene, write_trunk
+from torch import nn
 
 from perturb.errors import UserError
 from perturb.metrics import Clip, Context
@@ -78,6 +79,17 @@ def test_a_static_clip_does_not_flicker_and_batching_changes_nothing(folder: Pat
     assert together["lpips_flicker"][0].value == 0
     for name, values in together.items():
         assert list(values) == [metric([clip], CONTEXT)[name][0] for clip in clips]
+
+
+def test_the_trunk_sees_every_frame_once(folder: Path) -> None:
+    metric = Lpips(weights=str(folder), chunk=4)
+    seen: list[int] = []
+    trunk = metric.network().net
+    assert isinstance(trunk, nn.Module)
+    trunk.register_forward_hook(lambda _module, given, _found: seen.append(len(given[0])))
+    found = metric([ORIGINAL, CHANGED, scene(5, frames=3)], CONTEXT)
+    assert sum(seen) == 2 * (4 + 4) + 4  # now and at step 0, and three frames and a filler without step 0
+    assert [value.status for value in found["lpips_flicker"]] == ["ok"] * 3
 
 
 def test_an_unknown_trunk_is_named() -> None:

@@ -6,8 +6,8 @@ import pytest
 from skimage.registration import optical_flow_ilk
 
 from perturb.metrics.calibration.clips import clip, pan, shape
-from perturb.metrics.calibration.distortions import noisy
-from perturb.metrics.flow import explained, length, optical_flow, residuals, resting, warp
+from perturb.metrics.calibration.distortions import dirty, noisy
+from perturb.metrics.flow import explained, grain, left_of, length, optical_flow, residuals, resting, warp
 from perturb.metrics.frames import at_most, blur, luma
 
 
@@ -38,6 +38,18 @@ def test_agrees_with_iterative_lucas_kanade() -> None:
     inner = slice(12, -12)
     assert np.abs(ours[inner, inner, 0] - columns[inner, inner]).mean() < 0.1
     assert np.abs(ours[inner, inner, 1] - rows[inner, inner]).mean() < 0.1
+
+
+def test_grain_is_noise_that_is_new_in_every_frame() -> None:
+    of_luma = 0.05 * np.sqrt(0.299**2 + 0.587**2 + 0.114**2)  # independent noise in the three channels
+    assert grain(light(noisy(pan((1, 0)), 0.05))) == pytest.approx(of_luma, rel=0.05)
+    assert grain(light(dirty(np.repeat(pan((1, 0))[:1], 8, axis=0), 0.05))) == 0
+    assert grain(light(dirty(pan((1, 0)), 0.05))) < 0.003
+
+
+def test_a_blur_leaves_of_noise_what_it_should() -> None:
+    noise = 0.1 * np.random.default_rng(0).standard_normal((1, 256, 256)).astype(np.float32)
+    assert blur(noise, 2.0).std() == pytest.approx(left_of(0.1, 2.0), rel=0.03)
 
 
 def test_identical_frames_have_exactly_no_flow() -> None:
@@ -80,7 +92,9 @@ def test_real_motion_is_explained_and_noise_is_not() -> None:
     assert explained(moving, *residuals(moving, true_flow))[:, 8:-8, 8:-8].mean() > 0.99
     grainy = light(noisy(np.full((2, 64, 64, 3), 0.5), 0.05))
     soft = blur(grainy, 1.0)
-    assert explained(soft, *residuals(soft, optical_flow(grainy))).mean() < 0.1
+    left = residuals(soft, optical_flow(grainy))
+    assert explained(soft, *left).mean() < 0.1
+    assert not explained(soft, *left, grainy=left_of(grain(grainy), 1.0)).any()
 
 
 def residual_in_a_corner(values: list[float]) -> np.ndarray:

@@ -35,7 +35,8 @@ def test_ssim_is_that_of_scikit_image() -> None:
     rng = np.random.default_rng(0)
     scene = (255 * SCENE[0]).round().astype(np.uint8)
     pairs = [(scene, clip(spoil(SCENE)).frames[0]) for spoil in (lambda x: blurred(x, 1), lambda x: noisy(x, 0.1))]
-    pairs += [tuple(rng.integers(0, 256, (2, 9, 31, 3), dtype=np.uint8)), (scene, 255 - scene)]
+    pairs += [tuple(rng.integers(0, 256, (2, *size, 3), dtype=np.uint8)) for size in ((9, 31), (70, 8), (141, 20))]
+    pairs += [(scene, 255 - scene)]
     pairs += [(np.zeros_like(scene), np.full_like(scene, 255)), (np.full_like(scene, 200), np.full_like(scene, 201))]
     for one, other in pairs:
         expected = float(np.asarray(structural_similarity(one, other, channel_axis=-1, data_range=255)))

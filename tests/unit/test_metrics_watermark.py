@@ -18,6 +18,7 @@ from perturb.metrics.watermark import (
     mean_light,
     reference_mark,
     strength,
+    support,
 )
 from perturb.metrics.watermark import common_mark as mark_of
 
@@ -66,12 +67,12 @@ def test_the_median_takes_prompts_not_seeds() -> None:
 def test_correlation_by_hand() -> None:
     mark = np.zeros((4, 4, 2))
     mark[1, 1] = [3, 4]
-    assert correlation(mark, mark) == pytest.approx(1)
-    assert correlation(-2 * mark, mark) == pytest.approx(-1)
-    assert correlation(np.zeros((4, 4, 2)), mark) == 0
+    assert correlation(mark, mark, support(mark)) == pytest.approx(1)
+    assert correlation(-2 * mark, mark, support(mark)) == pytest.approx(-1)
+    assert correlation(np.zeros((4, 4, 2)), mark, support(mark)) == 0
     across = np.zeros((4, 4, 2))
     across[1, 1] = [4, -3]
-    assert correlation(across, mark) == pytest.approx(0)
+    assert correlation(across, mark, support(mark)) == pytest.approx(0)
 
 
 def test_trace_is_high_with_the_mark_and_low_without() -> None:

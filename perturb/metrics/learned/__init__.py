@@ -11,6 +11,7 @@ from perturb.metrics.learned.dino import Dino
 from perturb.metrics.learned.imported import SLOTS, Imported
 from perturb.metrics.learned.inception import Inception
 from perturb.metrics.learned.lpips import Lpips
+from perturb.metrics.learned.musiq import Musiq
 from perturb.metrics.learned.network import Learned
 from perturb.metrics.learned.raft import Raft
 
@@ -40,6 +41,7 @@ def learned_metrics(
         ClipFrames(device=device, weights=weights),
         Aesthetic(device=device, weights=weights),
         Inception(device=device, weights=weights),
+        Musiq(device=device, weights=weights),
         VBENCH_FLICKER,
         *(Imported(name, function=given.get(name)) for name in SLOTS),
     ]

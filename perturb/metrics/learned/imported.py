@@ -1,8 +1,8 @@
 """Published metrics that no kept library carries: the user names a function of their own for each.
 
-    metrics.imported.imaging_quality=my_metrics.musiq
+    metrics.imported.dover_technical=my_metrics.dover
 
-`musiq(frames, fps, prompt)` gets uint8 frames `t h w 3`, frames per second and the prompt, and returns one number.
+`dover(frames, fps, prompt)` gets uint8 frames `t h w 3`, frames per second and the prompt, and returns one number.
 """
 
 import hashlib
@@ -31,13 +31,6 @@ def _slot(name: str, axis: Axis, formula: str, source: str, pitfalls: str = "") 
 SLOTS: Mapping[str, MetricInfo] = {
     info.name: info
     for info in (
-        _slot(
-            "imaging_quality",
-            "visual",
-            "mean over frames of MUSIQ's rating (trained on SPAQ) / 100",
-            "VBench (Huang et al. 2024); MUSIQ: Ke et al. 2021 (musiq_spaq_ckpt-358bb6af.pth)",
-            "The published weights are for non-commercial use.",
-        ),
         _slot(
             "motion_smoothness",
             "motion",

@@ -1,14 +1,17 @@
 """LPIPS: drift from the clip of the same prompt and noise at step 0, and flicker from frame to frame.
 
-Axes: n pairs of frames, c channels, h w pixels; a row is a pair, `2 c h w`.
+The trunk sees every frame once: a row is a frame, with that of step 0 where there is one, and is compared with the row
+before it. Axes: n rows, k = 1 or 2 frames of a row, t frames, c channels, h w pixels.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -85,30 +88,59 @@ class Lpips(Learned["nn.Module"]):
 
     def __call__(self, clips: Sequence[Clip], context: Context) -> Mapping[str, Sequence[Value]]:
         """Both measures; drift is unavailable without the step-0 clip, flicker failed for a single frame."""
+        import torch
+
         network, device = self.network(), pick_device(self.device)
 
-        def distances(pairs: Tensor) -> Tensor:
-            return network(*(pairs.float() / 127.5 - 1).unbind(1)).flatten(1)
+        def rows(clip: Clip) -> Tensor:
+            frames = [pixels(clip, device)]
+            with suppress(UserError):  # drift says the reason
+                frames.append(pixels(replace(clip, frames=paired(clip, context)[1]), device))
+            return torch.stack(frames, dim=1)
 
-        def drifting(clip: Clip) -> Tensor:
-            _, original = paired(clip, context)
-            before = Clip(original, clip.fps, clip.prompt_id, clip.seed, 0)
-            return _pairs(pixels(clip, device), pixels(before, device))
+        def drift(clip: Clip, found: np.ndarray) -> float:
+            paired(clip, context)
+            return float(np.mean(found[:, 1]))
 
-        def flickering(clip: Clip) -> Tensor:
-            if len(clip.frames) < 2:
+        def flicker(_clip: Clip, found: np.ndarray) -> float:
+            if len(found) < 2:
                 raise UserError("flicker is between adjacent frames: needs at least 2, not 1")
-            frames = pixels(clip, device)
-            return _pairs(frames[1:], frames[:-1])
+            return float(np.mean(found[1:, 0]))
 
-        results: dict[str, list[Value]] = {}
-        for name, rows in ((f"{self.prefix}_drift", drifting), (f"{self.prefix}_flicker", flickering)):
-            kept = through(distances, clips, rows, chunk=self.chunk)
-            results |= values({name: lambda _clip, one: float(np.mean(one))}, clips, kept)
-        return results
+        kept = through(_Distances(network), clips, rows, chunk=self.chunk)
+        return values({f"{self.prefix}_drift": drift, f"{self.prefix}_flicker": flicker}, clips, kept)
 
 
-def _pairs(now: Tensor, before: Tensor) -> Tensor:
-    import torch
+class _Distances:
+    """LPIPS of each row's frame to that of the row before and, where there is one, to its own of step 0.
 
-    return torch.stack([now, before], dim=1)
+    Rows of one shape must come in their order. The first row of a clip is compared with what lay before it, another
+    clip or nothing: its number means nothing.
+    """
+
+    def __init__(self, network: Any) -> None:
+        self.network = network  # lpips.LPIPS
+        self.last: dict[Any, list[Tensor]] = {}
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """uint8 `n k c h w` → `n k`."""
+        import torch
+
+        now, *step_0 = ([*self._features(frames)] for frames in rows.unbind(1))
+        last = self.last.get(rows.shape, [torch.zeros_like(layer[:1]) for layer in now])
+        before = [torch.cat([one, layer[:-1]]) for one, layer in zip(last, now, strict=True)]
+        self.last[rows.shape] = [layer[-1:].clone() for layer in now]  # a view would keep the whole chunk
+        return torch.stack([self._compared(now, other) for other in (before, *step_0)], dim=1)
+
+    def _features(self, frames: Tensor) -> Iterator[Tensor]:
+        """The trunk's layers, each pixel's features of length 1."""
+        from lpips import normalize_tensor
+
+        yield from map(normalize_tensor, self.network.net(self.network.scaling_layer(frames.float() / 127.5 - 1)))
+
+    def _compared(self, one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
+        """Σ over layers of the mean over pixels of the weighted squared difference: `n`."""
+        import torch
+
+        layers = zip(self.network.lins, one, other, strict=True)
+        return torch.stack([head((a - b) ** 2).mean((1, 2, 3)) for head, a, b in layers]).sum(0)

