@@ -122,13 +122,13 @@ def _images(result: Result) -> str:
     return f"{count} from {leaf(source)}{skipped}" if source else ""
 
 
-def _lora(result: Result) -> str:
+def _perturbation(result: Result) -> str:
     perturbation = result.run.manifest.perturbation
     known = {key: perturbation[key] for key in ("rank", "alpha", "dropout", "targets") if key in perturbation}
     layers = perturbation.get("layers")
     if layers:
         known["layers"] = len(layers)
-    return ", ".join(f"{key} {value}" for key, value in known.items())
+    return ", ".join([str(perturbation.get("kind", "")), *(f"{key} {value}" for key, value in known.items())])
 
 
 FACTS = {
@@ -138,7 +138,7 @@ FACTS = {
     "sampler": lambda result: str(result.run.manifest.clips.get("sampler", "")),
     "precision": lambda result: str(result.run.manifest.clips.get("precision", "")),
     "stills (D_I)": _images,
-    "LoRA": _lora,
+    "perturbation": _perturbation,
     "parameters by group": lambda result: ", ".join(f"{k} {v}" for k, v in result.run.manifest.partition.items()),
     "versions": lambda result: ", ".join(f"{k} {v}" for k, v in result.run.manifest.versions.items()),
     "revision": lambda result: result.run.manifest.git[:12],

@@ -6,7 +6,7 @@ import altair as alt
 
 from analysis import style
 from analysis.aggregates import KEPT
-from analysis.comparisons import LEADING, PRIMARY_CONDITION, PRIMARY_METRIC, Row
+from analysis.comparisons import LEADING, PRIMARY_CONDITION, PRIMARY_METRIC
 from analysis.contrast import Nested
 from analysis.design import KINDS, LORA, TRAININGS, Cell, Condition
 from analysis.notation import symbol
@@ -36,7 +36,7 @@ from analysis.report.marks import (
     tips,
     with_player,
 )
-from analysis.report.words import capital
+from analysis.report.words import capital, contrast_in_words
 from analysis.stepwise import COLLAPSE, THRESHOLDS
 
 STEPS = "perturbation step"
@@ -197,7 +197,7 @@ def _profile_panel(coupling: Coupling) -> Panel:
 def _forest_panel(coupling: Coupling) -> Panel:
     rows = [
         {
-            "contrast": _contrast(row),
+            "contrast": contrast_in_words(row.comparison),
             "role": "primary endpoint" if row.is_primary else "secondary",
             **bounds(row.contrast.difference.over_prompts),
             **bounds(row.contrast.difference.over_seeds, "seed "),
@@ -258,11 +258,3 @@ def _cells(coupling: Coupling, condition: Condition) -> list[Cell]:
 def _names(cell: Cell) -> dict[str, str]:
     kind = LORA_LINE if cell.kind == LORA else RANDOM_LINE
     return {"training": NAMES[cell.training], "kind": kind, "condition": str(cell.condition)}
-
-
-def _contrast(row: Row) -> str:
-    """``full − partial: temporal, repeat (random)``."""
-    first, shared = row.comparison.first, row.comparison.columns
-    model = f"{first.training}, " if shared["training"] else ""
-    kind = " (random Δ)" if first.kind != LORA else ""
-    return f"{row.comparison.name}: {model}{first.condition}{kind}"

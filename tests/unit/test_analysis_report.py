@@ -224,9 +224,7 @@ def test_markdown_has_tables_and_figures(
     text = output.read_text()
     assert "![curves](study_figures/curves.png)" in text
     assert (tmp_path / "study_figures" / "curves.png").is_file()
-    assert (
-        "| full − partial, spatial, per 100 steps (primary) | −0.320 | −0.100 | −0.220±0.025 | 0.127 | 0.2500 |" in text
-    )
+    assert "| **full − partial: spatial** |  |  |  |  |  |  |  |\n| per 100 steps (primary endpoint) | −0.320 |" in text
     assert capsys.readouterr().out.split() == [str(output), str(tmp_path / "study_figures" / "curves.png")]
 
 
@@ -244,9 +242,17 @@ def test_latex_is_a_booktabs_table_and_escaped(folder: Path, tmp_path: Path) -> 
 
 def test_tables_of_a_study_have_the_numbers_of_its_contrasts(study: Report) -> None:
     contrasts, kept = tables(study)
-    assert [row[0] for row in contrasts].count("full − partial, spatial, per 100 steps (primary)") == 1
-    assert {len(row) for row in contrasts} == {8}
-    assert kept[1][:3] == ["full · spatial · single_frame · lora", "0.73±0.09", "step 100"]
+    assert contrasts.rows[0] == ["full − partial: spatial"]
+    primary = ["per 100 steps (primary endpoint)", "−0.320", "−0.100", "−0.220±0.025", "0.127"]
+    assert contrasts.rows[1] == [*primary, "0.2500", "0.2500", "0.2500"]
+    titles = [row[0] for row in contrasts.rows if len(row) == 1]
+    assert titles[1:] == [
+        "full − partial: spatial (random Δ)",
+        *(f"LoRA − random: {m}, spatial" for m in ("full", "partial")),
+    ]
+    assert [len(row) for row in contrasts.rows] == [1, *[8] * 6, *[1, 8] * 3]  # of controls the primary reading alone
+    assert kept.rows[0][:3] == ["full, spatial", "0.73±0.09", "step 100"]
+    assert contrasts.to_the_right == [False, *[True] * 7]
 
 
 def test_facts_that_differ_are_all_named(study: Report) -> None:
