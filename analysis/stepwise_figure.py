@@ -147,7 +147,7 @@ def frames_figure(pairs: Sequence[Pair]) -> Figure:
     clip = next(iter(pairs[0].first.values()))
     t, h, w = clip.shape[:3]
     sheet = (WIDTH / 2 - 0.6) * len(pairs[0].first) * h / (t * w)
-    figure = Figure(figsize=(WIDTH, (sheet + 0.9) * len(pairs)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, (sheet + 1.05) * len(pairs)), layout="constrained")
     rows = figure.subfigures(len(pairs), 1, squeeze=False)[:, 0]
     for part, pair in zip(rows, pairs, strict=True):
         part.suptitle(f"“{pair.prompt}”: {pair.detail}", x=0.01, ha="left", fontsize=9, parse_math=False)
