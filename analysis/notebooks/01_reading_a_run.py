@@ -2,6 +2,11 @@
 # jupyter:
 #   jupytext:
 #     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -61,6 +66,8 @@ curve(ax, result.levels["motion_quality"], colour=style.MOTION)
 step_axis(ax, result.steps)
 magnitude_axis(ax, result.run.magnitude, result.steps)
 ax.set(xlabel="perturbation step", ylabel="motion quality", ylim=(0, None))
+plt.show()
+
 # %% [markdown]
 # Every clip starts from the same noise at every step, so a change can be paired: `Y(step) − Y(0)` of the same prompt
 # and noise. Its interval is narrower than the difference of two means.
