@@ -63,10 +63,16 @@ def sprite(text: str) -> Image.Image:
 
 def test_the_verdict_names_the_model_that_keeps_its_motion(study: Report) -> None:
     said = verdict(study)
-    assert said.headline == "The partially trained model couples space and time more strongly."
+    assert said.headline == (
+        "The partially trained model couples space and time more strongly by the declared endpoint, "
+        "but not by 2 of 6 readings."
+    )
     assert "M_F' loses 0.320 of motion quality per 100 steps and M_P' loses 0.100" in said.sentences[0]
     assert "−0.220 (95 % interval over 3 prompts −0.245 to −0.195; sign-flip p = 0.250)" in said.sentences[0]
     assert "Over 2 LoRA seeds, too few to say much, the interval is −0.347 to −0.093" in said.sentences[1]
+    same, not_same = said.sentences[2].split(" It does not follow from these: ")
+    assert same.startswith("The same follows from these readings: share of start per 100 steps −0.367 ± 0.110; ")
+    assert not_same.startswith("per 1 % ‖Δ‖/‖θ‖ −0.015 ± 0.003 (over LoRA seeds ± 0.016); ")  # 0 is in the second
     assert any("a random Δ of the same norm changes motion quality by −0.032" in caution for caution in said.cautions)
     assert said.figures[0].value == "−0.220"
 
