@@ -211,10 +211,16 @@ def _forest_panel(coupling: Coupling) -> Panel:
     ]
     roles = alt.Scale(domain=["primary endpoint", "secondary"], range=[style.MOTION, style.INK])
     role = alt.Color("role:N", title=None, scale=roles)
-    names = alt.Y("contrast:N", sort=None, title=None, axis=alt.Axis(labelExpr="split(datum.label, ': ')", grid=False))
+    names = alt.Y(
+        "contrast:N",
+        sort=None,
+        title=None,
+        axis=alt.Axis(labelExpr="split(datum.label, ': ')", labelLimit=0, grid=False),
+    )
     seen = tips(["contrast", "mean", "low", "high", "seed low", "seed high", "p", "p Holm", "p BH"])
     base = chart(rows).encode(names)
-    across = base.mark_rule(strokeWidth=3).encode(alt.X("low:Q", title="difference of slopes per 100 steps"))
+    x = alt.X("low:Q", title="difference of slopes per 100 steps", axis=alt.Axis(tickCount=8))
+    across = base.mark_rule(strokeWidth=3).encode(x)
     layers = [
         no_difference(upright=True),
         across.encode(alt.X2("high:Q"), role),

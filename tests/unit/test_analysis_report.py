@@ -204,6 +204,19 @@ def test_large_clips_are_reduced_and_few_fit(tmp_path: Path) -> None:
     few = player(report, Settings(budget=1.5 * one / 1e6, side=30))
     assert len(few["pairs"][0]["clips"]) == 1
     assert "1 of 3 clips fit into the page" in few["reasons"][0]
+
+
+def test_every_condition_has_its_share_of_the_clips(tmp_path: Path) -> None:
+    make_study(tmp_path, lambda key: key.group == "spatial" and key.seed == 0)
+    for path in tmp_path.glob("*/*"):
+        with_clips(RunDir(path), size=(8, 16))
+    report = Report.of([tmp_path])
+    whole = [
+        sum(len(sprite) for side in pair["sides"] for sprite in side["sprites"])
+        for pair in player(report, Settings())["pairs"]
+    ]
+    data = player(report, Settings(budget=0.75 * sum(whole) / 1e6))
+    assert [len(pair["clips"]) for pair in data["pairs"]] == [2, 2]
     assert player(report, NO_CLIPS)["pairs"] == []
 
 
