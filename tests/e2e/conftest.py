@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from perturb.rundir import RunDir
 from perturb.videocrafter.checkpoint import save_system
 from perturb.videocrafter.system import VideoSystem
 
@@ -103,3 +104,19 @@ def study(checkpoint: Path, inputs: Path) -> list[str]:
         "sampler.steps=2",
         "perturbation.rank=2",
     ]
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the runs that tests share."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def finished(commands: Commands, study: list[str], runs: Path) -> RunDir:
+    """The study, uninterrupted; made once for all tests, which leave it as it is."""
+    if not list(runs.glob("spatial_full/*/.done/study/all")):
+        outcome = commands("perturb.run", *study, f"runs_dir={runs}")
+        assert outcome.code == 0, outcome.log
+    (path,) = runs.glob("spatial_full/*")
+    return RunDir(path)

@@ -11,21 +11,6 @@ from perturb.rundir import RunDir
 from tests.e2e.conftest import PROMPTS, Commands
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture
-def finished(commands: Commands, study: list[str], runs: Path) -> RunDir:
-    """A finished spatial_full; made once."""
-    if not list(runs.glob("spatial_full/*/.done/study/all")):
-        outcome = commands("perturb.run", *study, f"runs_dir={runs}")
-        assert outcome.code == 0, outcome.log
-    (path,) = runs.glob("spatial_full/*")
-    return RunDir(path)
-
-
 def test_a_study_leaves_everything_it_promises(finished: RunDir, commands: Commands):
     manifest = finished.manifest()
     assert manifest.run_id == finished.path.name
