@@ -1,5 +1,6 @@
 """A tiny model, images and prompts on disk, and a way to run the commands on them in real processes."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from PIL import Image
 
 from perturb.rundir import RunDir
 from perturb.videocrafter.checkpoint import save_system
+from perturb.videocrafter.spec import ModelSpec
 from perturb.videocrafter.system import VideoSystem
 
 CAPTIONS = ("a red circle on a gray background", "a blue square on a white background", "a green star moving fast")
@@ -77,6 +79,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "images" / f"{index}.txt").write_text(caption)
     (folder / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_spec(tiny_spec: ModelSpec) -> ModelSpec:
+    """One level is enough here, where a network is built for every command: half as many layers."""
+    unet = dataclasses.replace(tiny_spec.unet, channel_mult=(1,), attention_resolutions=(1,))
+    return dataclasses.replace(tiny_spec, unet=unet)
 
 
 @pytest.fixture

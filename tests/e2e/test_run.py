@@ -121,7 +121,7 @@ def test_published_systems_need_three_paths_and_say_so_at_once(commands: Command
         ("experiment=spatial_ful", "spatial_partial"),
         ("fit.batch_size=0", "fit.batch_size is 0; allowed: at least 1"),
         ("sample.seeds=[1,1]", "sample.seeds is [1, 1]; allowed: different whole numbers from 0"),
-        ("sample.height=33", "sample.height is 33; allowed for tiny: multiples of 16"),
+        ("sample.height=33", "sample.height is 33; allowed for tiny: multiples of 8"),
         ("group=spacial", "group is 'spacial'; allowed: spatial, temporal"),
         ("sampler.steps=27", "27 sampling steps do not fit"),
         ("name=a, b", "needs two pairs of quotes"),
