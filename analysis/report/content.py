@@ -40,8 +40,16 @@ class Report:
 
     @staticmethod
     def of(paths: Iterable[str | Path]) -> "Report":
-        """From run directories, or folders with run directories anywhere beneath. Raises UserError for none."""
+        """From run directories, or folders with run directories anywhere beneath.
+
+        Raises UserError for none, and for a landscape or an ablation: its steps are cells and no path.
+        """
         study = load(find_runs(paths))
+        if of_cells := [run for run in study.runs if "cells" in run.manifest.perturbation]:
+            raise UserError(
+                f"{of_cells[0].directory.path} has cells of a table in the place of steps. Leave it out; "
+                "`python -m analysis.landscape` and `analysis.layers` draw such runs; --figures shows what they drew."
+            )
         runs = tuple(Result.of(study, run) for run in study.runs)
         if len(runs) == 1:
             return Report(runs, None, "One run holds one model; a contrast needs its twin under the same perturbation.")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cell_runs import landscape
 from coupling_runs import STEPS, TEXTS, make_study
 from PIL import Image
 
@@ -107,6 +108,9 @@ def test_runs_that_make_no_study_get_the_reason_without_folders(folder: Path) ->
     said = verdict(report)
     assert said.headline.startswith("2 runs that make no coupling study")
     assert "runs are missing: partial" in said.sentences[0]
+    assert said.sentences[1].endswith(
+        ", spatial perturbation of the fully trained model: motion quality falls from 0.60 to 0.27."
+    )
     html = page(report, NO_CLIPS)
     assert str(folder) not in html
     assert html.count('class="chart"') == 2
@@ -174,6 +178,9 @@ def test_the_report_of_a_run_is_written_again_only_when_it_is_old(folder: Path, 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
+    landscape(tmp_path, "full")
+    assert main([str(tmp_path)]) == 2
+    assert "has cells of a table in the place of steps. Leave it out" in capsys.readouterr().err
 
 
 # player -------------------------------------------------------------------------------------------------------------
