@@ -98,7 +98,7 @@ def _motion(part: SubFigure, result: Result) -> None:
 
 def _panels(part: SubFigure, measures: Sequence[Measure], rows: int, result: Result) -> None:
     axes = part.subplots(rows, PANELS, sharex=True, squeeze=False)
-    _heading(part, f"Visual measures: paired change from step {result.steps[0]}   (↑ ↓ better, ↕ two-sided)")
+    _heading(part, f"Other measures: paired change from step {result.steps[0]}   (↑ ↓ better, ↕ two-sided)")
     for i, ax in enumerate(axes.ravel()):
         if i >= len(measures):
             ax.set_visible(False)

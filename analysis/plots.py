@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
 from PIL import Image
@@ -132,12 +134,13 @@ def titled(ax: Axes, title: str, detail: str = "", **style: Any) -> Axes:
 def save(figure: Figure, png: Path) -> tuple[Path, Path]:
     """Write a figure as png and, beside it, as pdf; returns both paths. The same figure gives the same bytes."""
     logging.getLogger("fontTools").setLevel(logging.ERROR)  # it remarks on the creation date of a bundled font
+    # each canvas draws once; savefig would draw everything a second time, to lay it out
     with replacing(png) as temporary:
-        figure.savefig(temporary)
+        FigureCanvasAgg(figure).print_png(temporary)
     figure.set_layout_engine("none")  # keep the layout just made
     pdf = png.with_suffix(".pdf")
     with replacing(pdf) as temporary:
-        figure.savefig(temporary, metadata={"CreationDate": None})
+        FigureCanvasPdf(figure).print_pdf(temporary, metadata={"CreationDate": None})
     return png, pdf
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 
@@ -68,6 +67,8 @@ def mean_interval(values: ArrayLike) -> Estimate:
     n = len(x)
     if n < 2:
         return Estimate(float(x[0]) if n else np.nan, np.nan, n)
+    from scipy.special import stdtrit  # slow to import
+
     quantile = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2))
     return Estimate(float(x.mean()), quantile * float(x.std(ddof=1)) / n**0.5, n)
 

@@ -84,7 +84,7 @@ def stepwise_figure(results: Results, stepwise: Stepwise) -> Figure:
         performance_profile(row[2], kept)
         titled(row[0], str(gap.condition).capitalize(), "motion lost, full − partial; below 0: full lost more")
         titled(
-            row[1], "Share of clips collapsed", f"solid: standing still; dashed: {100 * (1 - KEPT):.0f} % of start lost"
+            row[1], "Share of clips collapsed", f"solid: {100 * (1 - KEPT):.0f} % of start lost; dashed: standing still"
         )
         titled(row[2], f"Profile at step {results.design.steps[-1]}", "share above τ; thin: at the start")
         for ax in row:
@@ -117,9 +117,9 @@ def collapse_rate(ax: Axes, results: Results, stepwise: Stepwise, condition: Con
         colour = style.TRAINING_COLOUR[training]
         if static := results.curves.get((cell, COLLAPSE)):
             levels = [level.over_prompts for level in static.levels]
-            path(ax, steps, levels, colour=colour, marker=MARKER[training], band=False)
+            path(ax, steps, levels, colour=colour, band=False, linestyle=DASHED, marker=MARKER[training], markersize=3)
         kept = next(k for k in stepwise.kept if k.cell == cell)
-        ax.plot(steps, kept.collapsed_by(steps), color=colour, linestyle=DASHED, marker=MARKER[training], markersize=3)
+        ax.plot(steps, kept.collapsed_by(steps), color=colour, marker=MARKER[training])
     ax.set_ylim(-0.03, 1.03)
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     ax.grid(axis="y")
@@ -147,7 +147,7 @@ def frames_figure(pairs: Sequence[Pair]) -> Figure:
     clip = next(iter(pairs[0].first.values()))
     t, h, w = clip.shape[:3]
     sheet = (WIDTH / 2 - 0.6) * len(pairs[0].first) * h / (t * w)
-    figure = Figure(figsize=(WIDTH, (sheet + 0.9) * len(pairs)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, (sheet + 1.05) * len(pairs)), layout="constrained")
     rows = figure.subfigures(len(pairs), 1, squeeze=False)[:, 0]
     for part, pair in zip(rows, pairs, strict=True):
         part.suptitle(f"“{pair.prompt}”: {pair.detail}", x=0.01, ha="left", fontsize=9, parse_math=False)

@@ -61,6 +61,8 @@ curve(ax, result.levels["motion_quality"], colour=style.MOTION)
 step_axis(ax, result.steps)
 magnitude_axis(ax, result.run.magnitude, result.steps)
 ax.set(xlabel="perturbation step", ylabel="motion quality", ylim=(0, None))
+plt.show()
+
 # %% [markdown]
 # Every clip starts from the same noise at every step, so a change can be paired: `Y(step) − Y(0)` of the same prompt
 # and noise. Its interval is narrower than the difference of two means.

@@ -96,30 +96,25 @@ clips = []
 for step, path in present:
     prompt, seed = path.stem.rsplit("_s", 1)
     clips.append(Clip(np.load(path), float(run.manifest.clips["fps"]), prompt, int(seed), step))
-values = FrameChange()(clips, Context())["frame_change"]
 assert clips, "this run was copied without its clips"
+values = FrameChange()(clips, Context())["frame_change"]
+
+# %% [markdown]
+# As rows of the frame, so that everything that reads scores can read them. (A band needs two prompts; the sample has
+# the clips of one.)
 
 # %%
-first = study.scores.iloc[0]
+who = study.scores.loc[0, ["run_id", "training", "group", "lora_seed"]]
 rows = [
-    (
-        *first[["run_id", "training", "group", "lora_seed"]],
-        c.step,
-        c.prompt_id,
-        c.seed,
-        "frame_change",
-        v.value,
-        v.status,
-        v.reason,
-    )
-    for c, v in zip(clips, values, strict=True)
+    (*who, clip.step, clip.prompt_id, clip.seed, "frame_change", value.value, value.status, value.reason)
+    for clip, value in zip(clips, values, strict=True)
 ]
 scores = pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 figure, ax = plt.subplots(figsize=(5, 3.2))
 curve(ax, level_curve(scores, "frame_change"), colour=style.MOTION)
-step_axis(ax, sorted({clip.step for clip in clips})).set(
-    xlabel="perturbation step", ylabel="frame change, 8-bit levels"
-)
+step_axis(ax, sorted({clip.step for clip in clips}))
+ax.set(xlabel="perturbation step", ylabel="frame change, 8-bit levels")
+plt.show()
 scores.groupby("step").value.mean().round(2)
 
 # %% [markdown]

@@ -55,7 +55,7 @@ print(done.stdout or done.stderr)
 # - A clip is 16 frames of 320×512 and not 8 of 64×64: the report reduces it to `--clip-side` pixels and takes as many
 #   prompts as fit into `--clips-mb`.
 # - Probe steps: watch ‖Δ‖/‖θ‖ in `train.csv`. Equal steps are not equal perturbation; the report shows both axes.
-# - LPIPS is `unavailable` until its weights are there; the reason names the file.
+# - `metrics=all` adds learned metrics. One whose weights are not there is `unavailable`, and the reason names the file.
 
 # %%
 assert done.returncode == 0, done.stderr

@@ -40,8 +40,16 @@ class Report:
 
     @staticmethod
     def of(paths: Iterable[str | Path]) -> "Report":
-        """From run directories, or folders with run directories anywhere beneath. Raises UserError for none."""
+        """From run directories, or folders with run directories anywhere beneath.
+
+        Raises UserError for none, and for a landscape or an ablation: its steps are cells and no path.
+        """
         study = load(find_runs(paths))
+        if of_cells := [run for run in study.runs if "cells" in run.manifest.perturbation]:
+            raise UserError(
+                f"{of_cells[0].directory.path} has cells of a table in the place of steps. Leave it out; "
+                "`python -m analysis.landscape` and `analysis.layers` draw such runs; --figures shows what they drew."
+            )
         runs = tuple(Result.of(study, run) for run in study.runs)
         if len(runs) == 1:
             return Report(runs, None, "One run holds one model; a contrast needs its twin under the same perturbation.")
@@ -122,13 +130,13 @@ def _images(result: Result) -> str:
     return f"{count} from {leaf(source)}{skipped}" if source else ""
 
 
-def _lora(result: Result) -> str:
+def _perturbation(result: Result) -> str:
     perturbation = result.run.manifest.perturbation
     known = {key: perturbation[key] for key in ("rank", "alpha", "dropout", "targets") if key in perturbation}
     layers = perturbation.get("layers")
     if layers:
         known["layers"] = len(layers)
-    return ", ".join(f"{key} {value}" for key, value in known.items())
+    return ", ".join([str(perturbation.get("kind", "")), *(f"{key} {value}" for key, value in known.items())])
 
 
 FACTS = {
@@ -138,7 +146,7 @@ FACTS = {
     "sampler": lambda result: str(result.run.manifest.clips.get("sampler", "")),
     "precision": lambda result: str(result.run.manifest.clips.get("precision", "")),
     "stills (D_I)": _images,
-    "LoRA": _lora,
+    "perturbation": _perturbation,
     "parameters by group": lambda result: ", ".join(f"{k} {v}" for k, v in result.run.manifest.partition.items()),
     "versions": lambda result: ", ".join(f"{k} {v}" for k, v in result.run.manifest.versions.items()),
     "revision": lambda result: result.run.manifest.git[:12],

@@ -72,8 +72,8 @@ class Pair:
 def player(report: Report, settings: Settings) -> dict[str, Any]:
     """Everything the player's script needs, as plain JSON; without clips only the reason why there are none."""
     pairs, left = list(_pairs(report)), settings.budget * 1e6
-    for pair in pairs:
-        left -= _fill(pair, left, settings)
+    for number, pair in enumerate(pairs):
+        left -= _fill(pair, left / (len(pairs) - number), settings)  # to each its share of what is left
     shown = [pair for pair in pairs if pair.sprites[0]]
     reasons = list(dict.fromkeys(pair.reason for pair in pairs if pair.reason))
     if not shown:

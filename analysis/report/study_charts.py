@@ -6,7 +6,7 @@ import altair as alt
 
 from analysis import style
 from analysis.aggregates import KEPT
-from analysis.comparisons import LEADING, PRIMARY_CONDITION, PRIMARY_METRIC, Row
+from analysis.comparisons import LEADING, PRIMARY_CONDITION, PRIMARY_METRIC
 from analysis.contrast import Nested
 from analysis.design import KINDS, LORA, TRAININGS, Cell, Condition
 from analysis.notation import symbol
@@ -36,7 +36,7 @@ from analysis.report.marks import (
     tips,
     with_player,
 )
-from analysis.report.words import capital
+from analysis.report.words import capital, contrast_in_words
 from analysis.stepwise import COLLAPSE, THRESHOLDS
 
 STEPS = "perturbation step"
@@ -197,7 +197,7 @@ def _profile_panel(coupling: Coupling) -> Panel:
 def _forest_panel(coupling: Coupling) -> Panel:
     rows = [
         {
-            "contrast": _contrast(row),
+            "contrast": contrast_in_words(row.comparison),
             "role": "primary endpoint" if row.is_primary else "secondary",
             **bounds(row.contrast.difference.over_prompts),
             **bounds(row.contrast.difference.over_seeds, "seed "),
@@ -211,10 +211,16 @@ def _forest_panel(coupling: Coupling) -> Panel:
     ]
     roles = alt.Scale(domain=["primary endpoint", "secondary"], range=[style.MOTION, style.INK])
     role = alt.Color("role:N", title=None, scale=roles)
-    names = alt.Y("contrast:N", sort=None, title=None, axis=alt.Axis(labelExpr="split(datum.label, ': ')", grid=False))
+    names = alt.Y(
+        "contrast:N",
+        sort=None,
+        title=None,
+        axis=alt.Axis(labelExpr="split(datum.label, ': ')", labelLimit=0, grid=False),
+    )
     seen = tips(["contrast", "mean", "low", "high", "seed low", "seed high", "p", "p Holm", "p BH"])
     base = chart(rows).encode(names)
-    across = base.mark_rule(strokeWidth=3).encode(alt.X("low:Q", title="difference of slopes per 100 steps"))
+    x = alt.X("low:Q", title="difference of slopes per 100 steps", axis=alt.Axis(tickCount=8))
+    across = base.mark_rule(strokeWidth=3).encode(x)
     layers = [
         no_difference(upright=True),
         across.encode(alt.X2("high:Q"), role),
@@ -258,11 +264,3 @@ def _cells(coupling: Coupling, condition: Condition) -> list[Cell]:
 def _names(cell: Cell) -> dict[str, str]:
     kind = LORA_LINE if cell.kind == LORA else RANDOM_LINE
     return {"training": NAMES[cell.training], "kind": kind, "condition": str(cell.condition)}
-
-
-def _contrast(row: Row) -> str:
-    """``full − partial: temporal, repeat (random)``."""
-    first, shared = row.comparison.first, row.comparison.columns
-    model = f"{first.training}, " if shared["training"] else ""
-    kind = " (random Δ)" if first.kind != LORA else ""
-    return f"{row.comparison.name}: {model}{first.condition}{kind}"

@@ -1,10 +1,10 @@
 """In words, what the runs of a report say and what they do not."""
 
 from analysis.notation import in_words
-from analysis.report.content import Report
+from analysis.report.content import Report, name
 from analysis.report.run_verdict import change, of_run
 from analysis.report.study_verdict import of_study
-from analysis.report.words import Verdict, absent, capital
+from analysis.report.words import Verdict, absent
 
 
 def verdict(report: Report) -> Verdict:
@@ -14,5 +14,5 @@ def verdict(report: Report) -> Verdict:
     if len(report.runs) == 1:
         return of_run(report.runs[0], report.reason)
     headline = f"{len(report.runs)} runs that make no coupling study: no contrast, and no verdict on coupling."
-    changes = (f"{capital(in_words(run.training, run.group))}: {change(run)}." for run in report.runs)
+    changes = (f"{name(run.run)}, {in_words(run.training, run.group)}: {change(run)}." for run in report.runs)
     return Verdict(headline, (report.reason, *changes), (), tuple(absent(report.runs)))

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from analysis.comparisons import Comparison
+from analysis.design import LORA
 from analysis.result import Result
 from analysis.statistics import Estimate
 from analysis.table import number
@@ -33,6 +35,14 @@ def between(estimate: Estimate, digits: int, sign: str = "+") -> str:
     if math.isnan(estimate.half_width):
         return "no interval"
     return f"{number(estimate.low, digits, sign)} to {number(estimate.high, digits, sign)}"
+
+
+def contrast_in_words(comparison: Comparison) -> str:
+    """``full − partial: spatial``; with controls ``… (random Δ)`` and ``LoRA − random: full, spatial``."""
+    first, shared = comparison.first, comparison.columns
+    if not shared["kind"]:
+        return f"LoRA − random: {shared['training']}, {first.condition}"
+    return f"{comparison.name}: {first.condition}{'' if first.kind == LORA else ' (random Δ)'}"
 
 
 def p_value(p: float) -> str:

@@ -17,7 +17,7 @@ def test_the_floors_hold():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-LIGHT = ["analysis.summary", "analysis.figure", "analysis.crosstalk", "perturb.run", "perturb.sample", "perturb.score"]
+LIGHT = ["perturb.run", "perturb.sample", "perturb.score"]
 # scoring needs no network
 LIGHT += ["perturb.metrics.shapes", "perturb.data.footage", "perturb.stages.score_folder", "perturb.stages.rescore"]
 
@@ -25,5 +25,14 @@ LIGHT += ["perturb.metrics.shapes", "perturb.data.footage", "perturb.stages.scor
 @pytest.mark.parametrize("module", LIGHT)
 def test_importing_it_imports_no_network_library(module: str):
     script = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert HEAVY.isdisjoint(done.stdout.split())
+
+
+def test_no_module_of_analysis_imports_a_network_library():
+    names = sorted(".".join(file.relative_to(ROOT).with_suffix("").parts) for file in ROOT.glob("analysis/**/*.py"))
+    modules = [name for name in names if not name.startswith("analysis.notebooks.")]
+    assert {"analysis.coupling", "analysis.report.page", "analysis.layers_figure"} <= set(modules)
+    script = f"import sys, {', '.join(modules)}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert HEAVY.isdisjoint(done.stdout.split())

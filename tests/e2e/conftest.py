@@ -1,5 +1,6 @@
 """A tiny model, images and prompts on disk, and a way to run the commands on them in real processes."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from perturb.rundir import RunDir
 from perturb.videocrafter.checkpoint import save_system
+from perturb.videocrafter.spec import ModelSpec
 from perturb.videocrafter.system import VideoSystem
 
 CAPTIONS = ("a red circle on a gray background", "a blue square on a white background", "a green star moving fast")
@@ -78,6 +81,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_spec(tiny_spec: ModelSpec) -> ModelSpec:
+    """One level is enough here, where a network is built for every command: half as many layers."""
+    unet = dataclasses.replace(tiny_spec.unet, channel_mult=(1,), attention_resolutions=(1,))
+    return dataclasses.replace(tiny_spec, unet=unet)
+
+
 @pytest.fixture
 def checkpoint(tiny_system: VideoSystem, inputs: Path) -> Path:
     """The tiny model as a checkpoint folder."""
@@ -103,3 +113,19 @@ def study(checkpoint: Path, inputs: Path) -> list[str]:
         "sampler.steps=2",
         "perturbation.rank=2",
     ]
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the runs that tests share."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def finished(commands: Commands, study: list[str], runs: Path) -> RunDir:
+    """The study, uninterrupted; made once for all tests, which leave it as it is."""
+    if not list(runs.glob("spatial_full/*/.done/study/all")):
+        outcome = commands("perturb.run", *study, f"runs_dir={runs}")
+        assert outcome.code == 0, outcome.log
+    (path,) = runs.glob("spatial_full/*")
+    return RunDir(path)

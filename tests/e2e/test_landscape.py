@@ -25,11 +25,6 @@ def landscape(cells: list[str]) -> list[str]:
     return [*cells, "experiment=landscape_full", *(f"perturbation.{each}" for each in given)]
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
 @pytest.fixture
 def finished(commands: Commands, landscape: list[str], runs: Path) -> RunDir:
     """An uninterrupted landscape that fitted its LoRAs itself; made once."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from perturb.rundir import RunDir
 from tests.e2e.conftest import Commands
 
 KILLED = -9
@@ -22,33 +23,22 @@ CHAINS = {
 }
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Results of the uninterrupted run, filled by the first test: one is enough."""
-    return {}
-
-
-def results(runs: Path) -> dict[str, bytes]:
+def results(run: Path) -> dict[str, bytes]:
     """Everything that must not depend on interruptions."""
-    (run,) = runs.glob("spatial_full/*")
     files = [run / "scores.csv", run / "train.csv", *run.glob("clips/*/*.npy"), *run.glob("adapters/*/*")]
-    return {str(file.relative_to(runs)): file.read_bytes() for file in files}
+    return {str(file.relative_to(run)): file.read_bytes() for file in files}
 
 
 @pytest.mark.parametrize("chain", CHAINS)
 def test_a_killed_run_resumes_to_the_same_bytes(
-    chain: str, commands: Commands, study: list[str], tmp_path: Path, finished: dict[str, bytes]
+    chain: str, commands: Commands, study: list[str], tmp_path: Path, finished: RunDir
 ):
-    if not finished:
-        outcome = commands("perturb.run", *study, f"runs_dir={tmp_path / 'whole'}")
-        assert outcome.code == 0, outcome.log
-        finished |= results(tmp_path / "whole")
-        assert len(finished) == 2 + 3 * 4 + 3 * 3  # logs, clips, and of each adapter: settings, weights, magnitude
-
     for point in CHAINS[chain]:
-        outcome = commands("perturb.run", *study, f"runs_dir={tmp_path / 'killed'}", kill=point)
+        outcome = commands("perturb.run", *study, f"runs_dir={tmp_path}", kill=point)
         assert outcome.code == KILLED, outcome.log
         assert "figure" not in outcome.log
-    outcome = commands("perturb.run", *study, f"runs_dir={tmp_path / 'killed'}")
+    outcome = commands("perturb.run", *study, f"runs_dir={tmp_path}")
     assert outcome.code == 0, outcome.log
-    assert results(tmp_path / "killed") == finished
+    whole = results(finished.path)
+    assert len(whole) == 2 + 3 * 4 + 3 * 3  # logs, clips, and of each adapter: settings, weights, magnitude
+    assert results(tmp_path / "spatial_full" / finished.path.name) == whole

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -147,13 +148,11 @@ def test_help_shows_the_ways_to_call(commands: Commands):
     assert "python -m perturb.score videos=FOLDER prompts=FILE" in outcome.log
 
 
-def test_a_finished_run_is_scored_anew_in_place(commands: Commands, study: list[str], tmp_path: Path):
-    outcome = commands("perturb.run", *study, f"runs_dir={tmp_path}")
-    assert outcome.code == 0, outcome.log
-    (path,) = tmp_path.glob("spatial_full/*")
+def test_a_finished_run_is_scored_anew_in_place(commands: Commands, finished: RunDir, runs: Path, tmp_path: Path):
+    path = Path(shutil.copytree(finished.path, tmp_path / "spatial_full" / finished.path.name))
     run = RunDir(path)
     scored, clip = run.scores.read_bytes(), run.clip(4, "p001", 0)
-    cache = f"cache={tmp_path / '.cache' / 'scores'}"
+    cache = f"cache={runs / '.cache' / 'scores'}"
     assert commands("perturb.score", f"run={path}", cache).code == 0
     assert run.scores.read_bytes() == scored
 

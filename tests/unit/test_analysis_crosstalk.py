@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.crosstalk import crosstalk_map, main, read_table, written
+from analysis.crosstalk import main, read_table
+from analysis.crosstalk_figure import crosstalk_map, written
 
 TABLE = """distortion,strength,unit,metric,axis,scale,change
 blur,1,px,motion_quality,motion,relative,-0.02

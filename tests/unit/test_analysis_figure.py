@@ -4,8 +4,6 @@ import io
 import json
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -96,13 +94,3 @@ def test_frame_strip_shows_first_middle_and_last_frame_unsmoothed() -> None:
             assert np.array_equal(cell[::4, ::4], clips[step][t])
             assert np.array_equal(cell[3::4, 3::4], clips[step][t])
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "9"]
-
-
-def test_analysis_imports_no_torch() -> None:
-    folder = Path(__import__("analysis").__file__).parent
-    files = [file.relative_to(folder).with_suffix("") for file in folder.rglob("*.py") if "notebooks" not in file.parts]
-    modules = sorted(".".join(file.parts) for file in files if file.name != "__init__")
-    code = f"import sys, {', '.join(f'analysis.{name}' for name in modules)}; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
-    assert {"summary", "report.page"} <= set(modules)

@@ -9,7 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.finetuning import Comparison, change_plane, main, table_markdown
+from analysis.finetuning import Comparison, main, table_markdown
+from analysis.finetuning_figure import change_plane
 from analysis.load import load
 from perturb.errors import UserError
 from perturb.records import ScoreRow, TrainRow, scores_csv, train_csv

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cell_runs import landscape
 from coupling_runs import STEPS, TEXTS, make_study
 from PIL import Image
 
@@ -63,10 +64,16 @@ def sprite(text: str) -> Image.Image:
 
 def test_the_verdict_names_the_model_that_keeps_its_motion(study: Report) -> None:
     said = verdict(study)
-    assert said.headline == "The partially trained model couples space and time more strongly."
+    assert said.headline == (
+        "The partially trained model couples space and time more strongly by the declared endpoint, "
+        "but not by 2 of 6 readings."
+    )
     assert "M_F' loses 0.320 of motion quality per 100 steps and M_P' loses 0.100" in said.sentences[0]
     assert "−0.220 (95 % interval over 3 prompts −0.245 to −0.195; sign-flip p = 0.250)" in said.sentences[0]
     assert "Over 2 LoRA seeds, too few to say much, the interval is −0.347 to −0.093" in said.sentences[1]
+    same, not_same = said.sentences[2].split(" It does not follow from these: ")
+    assert same.startswith("The same follows from these readings: share of start per 100 steps −0.367 ± 0.110; ")
+    assert not_same.startswith("per 1 % ‖Δ‖/‖θ‖ −0.015 ± 0.003 (over LoRA seeds ± 0.016); ")  # 0 is in the second
     assert any("a random Δ of the same norm changes motion quality by −0.032" in caution for caution in said.cautions)
     assert said.figures[0].value == "−0.220"
 
@@ -101,6 +108,9 @@ def test_runs_that_make_no_study_get_the_reason_without_folders(folder: Path) ->
     said = verdict(report)
     assert said.headline.startswith("2 runs that make no coupling study")
     assert "runs are missing: partial" in said.sentences[0]
+    assert said.sentences[1].endswith(
+        ", spatial perturbation of the fully trained model: motion quality falls from 0.60 to 0.27."
+    )
     html = page(report, NO_CLIPS)
     assert str(folder) not in html
     assert html.count('class="chart"') == 2
@@ -168,6 +178,9 @@ def test_the_report_of_a_run_is_written_again_only_when_it_is_old(folder: Path, 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
+    landscape(tmp_path, "full")
+    assert main([str(tmp_path)]) == 2
+    assert "has cells of a table in the place of steps. Leave it out" in capsys.readouterr().err
 
 
 # player -------------------------------------------------------------------------------------------------------------
@@ -198,6 +211,19 @@ def test_large_clips_are_reduced_and_few_fit(tmp_path: Path) -> None:
     few = player(report, Settings(budget=1.5 * one / 1e6, side=30))
     assert len(few["pairs"][0]["clips"]) == 1
     assert "1 of 3 clips fit into the page" in few["reasons"][0]
+
+
+def test_every_condition_has_its_share_of_the_clips(tmp_path: Path) -> None:
+    make_study(tmp_path, lambda key: key.group == "spatial" and key.seed == 0)
+    for path in tmp_path.glob("*/*"):
+        with_clips(RunDir(path), size=(8, 16))
+    report = Report.of([tmp_path])
+    whole = [
+        sum(len(sprite) for side in pair["sides"] for sprite in side["sprites"])
+        for pair in player(report, Settings())["pairs"]
+    ]
+    data = player(report, Settings(budget=0.75 * sum(whole) / 1e6))
+    assert [len(pair["clips"]) for pair in data["pairs"]] == [2, 2]
     assert player(report, NO_CLIPS)["pairs"] == []
 
 
@@ -224,9 +250,7 @@ def test_markdown_has_tables_and_figures(
     text = output.read_text()
     assert "![curves](study_figures/curves.png)" in text
     assert (tmp_path / "study_figures" / "curves.png").is_file()
-    assert (
-        "| full − partial, spatial, per 100 steps (primary) | −0.320 | −0.100 | −0.220±0.025 | 0.127 | 0.2500 |" in text
-    )
+    assert "| **full − partial: spatial** |  |  |  |  |  |  |  |\n| per 100 steps (primary endpoint) | −0.320 |" in text
     assert capsys.readouterr().out.split() == [str(output), str(tmp_path / "study_figures" / "curves.png")]
 
 
@@ -244,9 +268,17 @@ def test_latex_is_a_booktabs_table_and_escaped(folder: Path, tmp_path: Path) -> 
 
 def test_tables_of_a_study_have_the_numbers_of_its_contrasts(study: Report) -> None:
     contrasts, kept = tables(study)
-    assert [row[0] for row in contrasts].count("full − partial, spatial, per 100 steps (primary)") == 1
-    assert {len(row) for row in contrasts} == {8}
-    assert kept[1][:3] == ["full · spatial · single_frame · lora", "0.73±0.09", "step 100"]
+    assert contrasts.rows[0] == ["full − partial: spatial"]
+    primary = ["per 100 steps (primary endpoint)", "−0.320", "−0.100", "−0.220±0.025", "0.127"]
+    assert contrasts.rows[1] == [*primary, "0.2500", "0.2500", "0.2500"]
+    titles = [row[0] for row in contrasts.rows if len(row) == 1]
+    assert titles[1:] == [
+        "full − partial: spatial (random Δ)",
+        *(f"LoRA − random: {m}, spatial" for m in ("full", "partial")),
+    ]
+    assert [len(row) for row in contrasts.rows] == [1, *[8] * 6, *[1, 8] * 3]  # of controls the primary reading alone
+    assert kept.rows[0][:3] == ["full, spatial", "0.73±0.09", "step 100"]
+    assert contrasts.to_the_right == [False, *[True] * 7]
 
 
 def test_facts_that_differ_are_all_named(study: Report) -> None:
