@@ -1,7 +1,5 @@
 """The cross-talk matrix as a heat map. It computes no statistics."""
 
-import math
-
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -10,14 +8,11 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from analysis import style
+from analysis.crosstalk import scales, written
 
 COLOURS = LinearSegmentedColormap.from_list("less_more", style.DIVERGING)
 CELL = (0.5, 0.2)
 """Inches of a cell."""
-SMALL = 0.05
-"""A metric whose largest difference is smaller than this nowhere gets full colour."""
-UNCHANGED = 0.005
-"""A smaller change is left white and empty: below half a per cent."""
 
 
 def crosstalk_map(ax: Axes, table: pd.DataFrame) -> Axes:
@@ -29,8 +24,7 @@ def crosstalk_map(ax: Axes, table: pd.DataFrame) -> Axes:
     cases = table.drop_duplicates(["distortion", "strength"])
     wide = table.pivot(index=["distortion", "strength"], columns="metric", values="change")
     changes = wide.loc[list(zip(cases.distortion, cases.strength, strict=True)), metrics]
-    absolute = table.drop_duplicates("metric").set_index("metric").scale.loc[metrics] == "absolute"
-    largest = changes.abs().max().clip(lower=SMALL).where(absolute, 1.0)
+    absolute, largest = scales(table)
     ax.imshow((changes / largest).clip(-1, 1), cmap=COLOURS, vmin=-1, vmax=1, aspect="auto")
     for (y, x), change in np.ndenumerate(changes.to_numpy(dtype=float)):
         dark = abs(change / largest.iloc[x]) > 0.7
@@ -74,23 +68,6 @@ def _name_cases(ax: Axes, cases: pd.DataFrame) -> None:
             ax.annotate(name, (0, y), (-76, 0), ha="right", va="center", fontsize=8, annotation_clip=False, **place)
             ax.axhline(y - 0.5, color=style.QUIET, linewidth=0.5)
     ax.spines[:].set_visible(False)
-
-
-def written(change: float, *, absolute: bool) -> str:
-    """What a cell says.
-
-    >>> written(-0.254, absolute=False), written(6.9, absolute=False), written(0.25, absolute=True)
-    ('−25 %', '×7.9', '+.25')
-    """
-    if math.isnan(change):
-        return "–"
-    if abs(change) < UNCHANGED:
-        return ""
-    if absolute:
-        text = f"{change:+.2f}".replace("0.", ".")
-    else:
-        text = f"×{1 + change:.2g}" if change > 1.995 else f"{100 * change:+.0f} %"
-    return text.replace("-", "−")
 
 
 def crosstalk_figure(table: pd.DataFrame) -> Figure:

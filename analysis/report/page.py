@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 
 from analysis.report import run_charts, study_charts
 from analysis.report.content import Report, name, run_facts, shared_facts, without_folders
+from analysis.report.crosstalk import matrix
 from analysis.report.marks import Panel, Section
 from analysis.report.pictures import Picture
 from analysis.report.player import Settings, player
@@ -37,6 +38,7 @@ def page(report: Report, settings: Settings, pictures: tuple[Picture, ...] = ())
         sections=sections,
         specs=[panel.spec for panel in ([leading] if leading else []) + panels],
         player=player(report, settings),
+        crosstalk=matrix([measure.name for measure in report.runs[0].run.measures]),
         pictures=pictures,
         facts=list(shared_facts(report.runs)),
         runs=[run_facts(result) for result in report.runs],

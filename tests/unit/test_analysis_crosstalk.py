@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.crosstalk import main, read_table
-from analysis.crosstalk_figure import crosstalk_map, written
+from analysis.crosstalk import main, matrix_csv, read_table, strongest, written
+from analysis.crosstalk_figure import crosstalk_map
+from analysis.report.crosstalk import matrix
 
+ROOT = Path(__file__).parents[2]
 TABLE = """distortion,strength,unit,metric,axis,scale,change
 blur,1,px,motion_quality,motion,relative,-0.02
 blur,1,px,noise,visual,absolute,-0.01
@@ -45,9 +47,26 @@ def test_changes_in_words() -> None:
     assert written(2.0, absolute=False) == "×3"
 
 
-def test_the_command_writes_both_files_and_refuses_others(table: Path, tmp_path: Path, capsys) -> None:
+def test_a_report_shows_every_distortion_at_its_strongest_as_it_was_calibrated(table: Path) -> None:
+    assert strongest(read_table(table)).change.tolist() == [-0.5, 0.2, -1, 0]
+    calibrated = read_table(ROOT / "experiments" / "metric_calibration" / "table.csv")
+    packaged = ROOT / "analysis" / "report" / "crosstalk.csv"
+    assert packaged.read_text() == matrix_csv(calibrated), "write it anew: python -m analysis.crosstalk … --matrix"
+    found = matrix(["motion_quality", "blockiness", "a metric of the user's own"])
+    assert found.metrics == ("motion_quality", "blockiness")
+    cells = dict(found.rows)
+    assert [cell.text for cell in cells["static, 1 of the clip"]] == ["−100 %", ""]
+    assert cells["static, 1 of the clip"][0].colour == "rgba(0, 114, 178, 0.60)"
+    loss, blocks = cells["JPEG blocks, 8 quality"]
+    assert loss.text.startswith("−")
+    assert blocks.text.startswith("+.")
+    assert blocks.colour == "rgba(213, 94, 0, 0.60)"  # nothing raises blockiness more
+
+
+def test_the_command_writes_all_files_and_refuses_others(table: Path, tmp_path: Path, capsys) -> None:
     with mpl.rc_context():
-        assert main([str(table), "-o", str(tmp_path / "map.png")]) == 0
+        assert main([str(table), "-o", str(tmp_path / "map.png"), "--matrix", str(tmp_path / "matrix.csv")]) == 0
+    assert (tmp_path / "matrix.csv").read_text().count("\n") == 5
     assert (tmp_path / "map.png").stat().st_size > 0
     assert (tmp_path / "map.pdf").stat().st_size > 0
     table.write_text("step,value\n0,1\n")
