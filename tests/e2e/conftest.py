@@ -1,6 +1,7 @@
 """A tiny model, images and prompts on disk, and a way to run the commands on them in real processes."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -56,6 +57,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
         stdout=subprocess.PIPE,
         text=True,
         cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},  # this checkout, wherever the package is installed from
     ) as worker:
         assert worker.stdout is not None
         assert worker.stdout.readline() == "ready\n"
