@@ -144,6 +144,28 @@ def test_a_signal_ends_the_step_saves_and_can_be_gone_on_from(tmp_path: Path, nu
     assert torch.equal(weights, whole)
 
 
+def test_a_signal_that_comes_twice_at_once_is_one_request(tmp_path: Path):
+    def act(step: int) -> None:
+        if step == 4:  # from the scheduler, and passed on by torchrun
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match=r"after step 5.*step_000005"):
+        fit(tmp_path, loop(), batches=Targets(act))
+
+
+def test_a_signal_that_comes_again_later_acts_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def act(step: int) -> None:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+            monkeypatch.setattr("perturb.stages.training.stop.GRACE", 0.0)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, loop(), batches=Targets(act))
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step_000002", "step_000004"}
+
+
 def test_a_full_disk_is_named_and_what_was_there_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write = Checkpoints._write
 
