@@ -5,15 +5,15 @@ Axes: b batch, c channels, t frames, h w latents.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from einops import repeat
 from torch import Tensor
 
-from perturb.data.breakage import BrokenReport
+from perturb.data.breakage import Breakage, BrokenReport
 from perturb.data.feed import Feed, FeedConfig, open_feed
 from perturb.data.joint_feed import JointFeed
 from perturb.data.source import Sample
@@ -34,19 +34,19 @@ LISTED = 100  # broken files that a manifest names
 class TrainingData:
     """``batches``: number of a stage → its batches; ``described``: for the manifest and to know a training again.
 
-    ``feeds``: those that were opened so far; they know which files were broken.
+    ``breakages``: what could not be read of each source, in this process, in all stages.
     """
 
     batches: Callable[[int], Batches]
     described: dict[str, Any]
-    feeds: list[Feed] = field(default_factory=list)
+    breakages: Sequence[Breakage] = ()
 
     def broken(self, gather: Callable[[list[Any]], list[Any]]) -> dict[str, Any]:
         """What could not be read: how many files of how many tries, and the first hundred with the reason.
 
         ``gather`` joins what the processes hold; all of them call this together.
         """
-        reports: list[BrokenReport] = gather([feed.broken for feed in self.feeds])
+        reports: list[BrokenReport] = gather([breakage.report() for breakage in self.breakages])
         files = {path: reason for report in reports for path, reason in report.files.items()}
         listed = dict(list(files.items())[:LISTED])
         return {"tried": sum(report.tried for report in reports), "count": len(files), "files": listed}
@@ -67,13 +67,13 @@ def file_data(config: TrainConfig, system: VideoSystem) -> TrainingData:
         "text_dropout": config.loss.text_dropout,
         "stages": [asdict(stage) | {"learning_rate": None} for stage in config.stages],
     }
-    feeds: list[Feed] = []
+    # one count per source for all stages: it travels with the saved position, so a later stage knows the earlier ones
+    sources = [(source, Breakage(data.max_broken_fraction)) for source in (images, video) if source is not None]
 
     def batches(number: int) -> FeedBatches:
-        feeds.append(_feed(config, system, video, images, number))
-        return FeedBatches(system, feeds[-1], _settings(config, system, number))
+        return FeedBatches(system, _feed(config, system, sources, number), _settings(config, system, number))
 
-    return TrainingData(batches, described, feeds)
+    return TrainingData(batches, described, [breakage for _, breakage in sources])
 
 
 def still_fps(config: TrainConfig, system: VideoSystem) -> int:
@@ -121,10 +121,11 @@ def feed_config(
     )
 
 
-def _feed(config: TrainConfig, system: VideoSystem, video: Any, images: Any, number: int) -> Feed:
+def _feed(config: TrainConfig, system: VideoSystem, sources: Sequence[tuple[Any, Breakage]], number: int) -> Feed:
+    """Of one source, or of stills and videos in this order."""
     stage, seed = config.stages[number], stage_seed(config.seed, number)
     size = feed_config(config, system, stage, seed=seed, batch_size=stage.batch_size)
-    feeds = [open_feed(source, size) for source in (images, video) if source is not None]
+    feeds = [open_feed(source, size, breakage) for source, breakage in sources]
     return feeds[0] if len(feeds) == 1 else JointFeed(*feeds, image_share=config.data.image_share, seed=seed)
 
 

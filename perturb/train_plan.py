@@ -98,8 +98,10 @@ def architecture(config: TrainConfig) -> ModelSpec:
     if (folder / SPEC_FILE).is_file():
         return ModelSpec.from_dict(read_json(folder / SPEC_FILE)["spec"])
     if config.init_spec is None:
+        given = "" if config.init == MISSING else f"init={config.init} is no folder of ours (is it trained yet?); "
         raise UserError(
-            "the architecture is unknown: give init_spec, for example t2v_512_v2, or init, a folder of ours"
+            f"the architecture is unknown: {given}give init, a folder of ours (package:weights/nano/image is one), or "
+            "init_spec, for example t2v_512_v2"
         )
     return get_spec(config.init_spec)
 

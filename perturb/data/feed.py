@@ -79,12 +79,22 @@ class FeedConfig:
         return {"frames": self.frames, "height": self.height, "width": self.width}
 
 
-def open_feed(data: Source | Shards, config: FeedConfig, rank: int | None = None, world: int | None = None) -> Feed:
+def open_feed(
+    data: Source | Shards,
+    config: FeedConfig,
+    breakage: Breakage | None = None,
+    *,
+    rank: int | None = None,
+    world: int | None = None,
+) -> Feed:
     """The feed that suits ``data``: streamed for shards, by number for everything else.
 
-    ``rank`` and ``world``: see `ShardFeed`; samples by number are the same in every process.
+    ``breakage`` counts on what an earlier feed of the same data counted; None: a count of its own. ``rank`` and
+    ``world``: see `ShardFeed`; samples by number are the same in every process.
     """
-    return ShardFeed(data, config, rank, world) if isinstance(data, Shards) else IndexedFeed(data, config)
+    if isinstance(data, Shards):
+        return ShardFeed(data, config, breakage, rank=rank, world=world)
+    return IndexedFeed(data, config, breakage)
 
 
 class IndexedFeed:
@@ -94,11 +104,11 @@ class IndexedFeed:
     from (seed, step, place, attempt).
     """
 
-    def __init__(self, source: Source, config: FeedConfig) -> None:
+    def __init__(self, source: Source, config: FeedConfig, breakage: Breakage | None = None) -> None:
         if len(source) == 0:
             raise UserError("the data holds no samples")
         self.source, self.config = source, config
-        self._broken = Breakage(config.max_broken_fraction)
+        self._broken = breakage or Breakage(config.max_broken_fraction)
         self._decoders = Decoders(config.threads)
         self._permutation = lru_cache(maxsize=2)(self._permute)
 
@@ -163,10 +173,18 @@ class ShardFeed:
     of a torch DataLoader when it runs inside one. ``rank`` and ``world`` say otherwise.
     """
 
-    def __init__(self, data: Shards, config: FeedConfig, rank: int | None = None, world: int | None = None) -> None:
+    def __init__(
+        self,
+        data: Shards,
+        config: FeedConfig,
+        breakage: Breakage | None = None,
+        *,
+        rank: int | None = None,
+        world: int | None = None,
+    ) -> None:
         self.data, self.config = data, config
         self._place = (rank, world)
-        self._broken = Breakage(config.max_broken_fraction)
+        self._broken = breakage or Breakage(config.max_broken_fraction)
         self._decoders = Decoders(config.threads)
         self._lost = 0
         self._stream: ShardStream | None = None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,6 +60,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
         stdout=subprocess.PIPE,
         text=True,
         cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},  # this checkout, wherever the package is installed from
     ) as worker:
         assert worker.stdout is not None
         assert worker.stdout.readline() == "ready\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from perturb.data.shapes.export import Export, export
 from tests.e2e.conftest import ROOT, Commands
 
 KILLED, STOPPED = -9, 75
@@ -66,6 +67,37 @@ def test_a_killed_training_ends_with_the_same_weights(
     for key in ("sample_stream_sha256", "data", "trained", "parameters"):
         assert cards[0][key] == cards[1][key]
     assert cards[0]["share_of_step"].keys() == {"data", "encoding", "compute", "logging"}
+
+
+def test_a_training_on_video_files_killed_in_its_second_stage_ends_with_the_same_weights(
+    commands: Commands, recipe: list[str], tmp_path: Path
+):
+    table = export(Export(kind="clips", grade="low", count=6, seed=5, frames=12), tmp_path / "world")
+    (table.parent / "000003.mp4").write_bytes(b"")
+    settings = [
+        "data.world=null",
+        "train/video=table",
+        f"data.video.table={table}",
+        "data.max_broken_fraction=0.5",
+        "stages=[{steps:3,batch_size:2,frames:4},{steps:2,batch_size:1,frames:2,height:32,width:32}]",
+        "loop.save_every=1",
+    ]
+    words = [word for word in recipe if not word.startswith(("data.world", "stages", "loop.save_every"))] + settings
+    outcome = commands("perturb.train", *words, *places(tmp_path / "whole", tmp_path))
+    assert outcome.code == 0, outcome.log
+    assert "left out: " in outcome.log
+    point = ("*/checkpoints/step_000004", 1, "after")
+    outcome = commands("perturb.train", *words, *places(tmp_path / "cut", tmp_path), kill=point)
+    assert outcome.code == KILLED, outcome.log
+    outcome = commands("perturb.train", *words, *places(tmp_path / "cut", tmp_path))
+    assert outcome.code == 0, outcome.log
+    weights = [(tmp_path / name / "output" / "unet.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert weights[0] == weights[1]
+    cards = [json.loads((tmp_path / name / "output" / "training.json").read_text()) for name in ("whole", "cut")]
+    for key in ("sample_stream_sha256", "data", "broken_files"):
+        assert cards[0][key] == cards[1][key]
+    assert cards[0]["broken_files"]["files"] == {str(table.parent / "000003.mp4"): "is empty (0 bytes)"}
+    assert cards[0]["data"]["video"]["stride"] == {"min": 1, "max": 6}
 
 
 def test_twins_of_the_command_are_twins(commands: Commands, recipe: list[str], tmp_path: Path):

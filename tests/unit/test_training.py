@@ -6,12 +6,14 @@ import math
 import os
 import signal
 from pathlib import Path
+from traceback import StackSummary
 from typing import Any
 
 import pytest
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
 from perturb.errors import UserError
 from perturb.stages.training import journal
@@ -21,6 +23,11 @@ from perturb.train import train
 from tests.unit.engine_case import Distance, Targets, engine, fit, raise_at
 from tests.unit.test_training_plan import composed
 from tests.unit.training_case import loop
+
+
+def dcp_failure(cause: Exception) -> CheckpointException:
+    """What torch.distributed.checkpoint makes of a failed write; no Exception, but a BaseException."""
+    return CheckpointException("write", {0: (cause, StackSummary())})
 
 
 def test_an_accumulated_batch_is_the_whole_batch(tmp_path: Path):
@@ -144,13 +151,41 @@ def test_a_signal_ends_the_step_saves_and_can_be_gone_on_from(tmp_path: Path, nu
     assert torch.equal(weights, whole)
 
 
-def test_a_full_disk_is_named_and_what_was_there_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_signal_that_comes_twice_at_once_is_one_request(tmp_path: Path):
+    def act(step: int) -> None:
+        if step == 4:  # from the scheduler, and passed on by torchrun
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match=r"after step 5.*step_000005"):
+        fit(tmp_path, loop(), batches=Targets(act))
+
+
+def test_a_signal_that_comes_again_later_acts_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def act(step: int) -> None:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+            monkeypatch.setattr("perturb.stages.training.stop.GRACE", 0.0)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, loop(), batches=Targets(act))
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step_000002", "step_000004"}
+
+
+POSITION = RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 704 vs 598")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), dcp_failure(POSITION)])
+def test_a_full_disk_is_named_and_what_was_there_stays(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     write = Checkpoints._write
 
     def full(self: Checkpoints, folder: Path, engine: dict[str, Any], local: dict[str, Any]) -> None:
         write(self, folder, engine, local)
         if engine["step"] == 4:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise error
 
     monkeypatch.setattr(Checkpoints, "_write", full)
     with pytest.raises(UserError, match=r"the disk is full.*step_000004.*last whole one is .*step_000002"):
@@ -167,12 +202,15 @@ def test_a_full_disk_is_named_and_what_was_there_stays(tmp_path: Path, monkeypat
         (OSError(errno.ENOSPC, "No space left on device"), True),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
         (RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file data/0"), True),
+        (POSITION, True),
+        (dcp_failure(POSITION), True),
+        (dcp_failure(RuntimeError("of another kind")), False),
         (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), True),
         (OSError(errno.EACCES, "Permission denied"), False),
         (RuntimeError("CUDA out of memory"), False),
     ],
 )
-def test_a_full_disk_is_known_by_what_the_libraries_say(error: Exception, full: bool):
+def test_a_full_disk_is_known_by_what_the_libraries_say(error: BaseException, full: bool):
     assert is_full(error) == full
 
 

@@ -1,6 +1,7 @@
 """From the data section of a configuration to batches: real videos and images, joint training, broken files."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,22 @@ def test_joint_training_mixes_clips_and_stills_and_names_what_is_broken(files: P
     assert broken["count"] == 1
     assert data.described["video"]["count"] == data.described["images"]["count"] == 3
     assert data.described["stages"][1]["height"] == 16
+
+
+def test_a_training_that_goes_on_in_a_later_stage_still_knows_what_was_broken_before(
+    files: Path, tiny_system: VideoSystem
+):
+    config = configured(files, {"video": seams(files)["video"], "max_broken_fraction": 1.0})
+    accelerator = make_accelerator(loop(), device="cpu", folder=files / "work", logging=QUIET)
+    first = training_data(config, tiny_system, accelerator)
+    whole = first.batches(0)
+    for step in range(3):
+        drawn(whole, step, range(2))
+    saved = json.loads(json.dumps(first.batches(1).state(list)))
+    again = training_data(config, tiny_system, accelerator)
+    again.batches(1).restore(saved)
+    assert again.broken(list) == first.broken(list)
+    assert [Path(path).name for path in again.broken(list)["files"]] == ["2.mp4"]
 
 
 def test_a_later_stage_has_its_own_size_and_its_own_draws(files: Path, tiny_system: VideoSystem):

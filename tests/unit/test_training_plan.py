@@ -7,6 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from perturb.errors import UserError
 from perturb.partition import Partition
 from perturb.paths import conf_dir
 from perturb.stages.train_config import TrainConfig
@@ -46,6 +47,12 @@ def test_state_memory_is_that_of_the_parameters(recipe: str, groups: tuple[str, 
     assert 1.3e9 < sizes["unet"] < 1.5e9
     assert 0 < memory.gathered < 2 * sizes["unet"] / 5
     assert memory.total == sum(asdict(memory).values())
+
+
+def test_an_init_that_is_not_trained_yet_is_named():
+    values = composed("experiment=train/nano_full", "init=runs/absent")
+    with pytest.raises(UserError, match=r"init=runs/absent is no folder of ours \(is it trained yet\?\); give init"):
+        print_training_plan(values)
 
 
 def test_the_published_scale_is_three_stages():

@@ -21,6 +21,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator
 from safetensors import SafetensorError
+from torch.distributed.checkpoint.api import CheckpointException
 
 from perturb.errors import UserError
 from perturb.rundir import STEP_PATTERN, write_atomic
@@ -28,7 +29,7 @@ from perturb.stages.training.ema import Ema
 
 ENGINE, BEST, AVERAGE = "engine.json", "best.json", "ema"
 UNFINISHED = ".new_"
-FULL = ("no space left", "disk quota", "pytorchstreamwriter failed", "file write failed")
+FULL = ("no space left", "disk quota", "pytorchstreamwriter failed", "file write failed", "unexpected pos")
 """How torch and safetensors word a full disk, where the error number is lost on the way."""
 
 
@@ -61,7 +62,7 @@ class Checkpoints:
             self._begin(temporary)
             try:
                 self._write(temporary, engine, local)
-            except (OSError, RuntimeError, SafetensorError) as error:
+            except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise self._explained(error, target) from error
             self.accelerator.wait_for_everyone()
@@ -118,7 +119,7 @@ class Checkpoints:
             if step != self.best():
                 shutil.rmtree(self.path(step), ignore_errors=True)
 
-    def _explained(self, error: Exception, target: Path) -> Exception:
+    def _explained(self, error: BaseException, target: Path) -> BaseException:
         if not is_full(error):
             return error
         free = shutil.disk_usage(self.folder).free / 1e9
@@ -132,6 +133,8 @@ class Checkpoints:
 
 def is_full(error: BaseException) -> bool:
     """Whether an error says that the disk, or the user's part of it, is full."""
+    if isinstance(error, CheckpointException):  # of torch.distributed: what happened in each process
+        return any(is_full(cause) for cause, _ in error.failures.values())
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return True
     return any(words in str(error).lower() for words in FULL)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
 STOPPED = 75  # of the command that was asked to stop and can be given again; "temporary failure" in sysexits.h
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+GRACE = 5.0
+"""Seconds in which more signals are the same request: a scheduler signals torchrun and its processes, and torchrun
+passes on what it got."""
 
 
 class Stopped(Exception):
@@ -26,19 +30,26 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
+        self._since = 0.0
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Note the first signal; a second one acts as it would have without us. Signals reach the main thread only."""
+        """Note the first signal; one after `GRACE` acts as it would have without us.
+
+        Signals reach the main thread only.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
         before = {number: signal.getsignal(number) for number in SIGNALS}
 
         def note(number: int, frame: FrameType | None) -> None:
-            del number, frame
-            self.requested = True
-            _restore()
+            del frame
+            if not self.requested:
+                self.requested, self._since = True, time.monotonic()
+            elif time.monotonic() - self._since > GRACE:
+                _restore()
+                signal.raise_signal(number)
 
         def _restore() -> None:
             for number, handler in before.items():
