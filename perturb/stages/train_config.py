@@ -14,7 +14,7 @@ from perturb.stages.training.recipes import Trained
 from perturb.structured import check_range
 
 Seam = dict[str, Any]
-InitKind = Literal["system", "autoencoder", "stable_diffusion"]
+InitKind = Literal["system", "autoencoder", "stable_diffusion", "scratch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,4 +119,5 @@ INIT_HELP = {
     "system": "a folder made by a training or by perturb.convert, or an official checkpoint with init_spec",
     "autoencoder": "the output folder of experiment=train/nano_vae",
     "stable_diffusion": "Stable Diffusion 2.1: an official .ckpt or .safetensors, or a diffusers folder",
+    "scratch": "Stable Diffusion 2.1 as for stable_diffusion; only its autoencoder and text encoder are taken",
 }

@@ -24,7 +24,7 @@ def initial_system(config: TrainConfig, device: torch.device) -> VideoSystem:
         raise UserError(f"init={config.init} does not exist; give {INIT_HELP[config.init_kind]}")
     if config.init_kind == "autoencoder":
         system = _around_autoencoder(config)
-    elif config.init_kind == "stable_diffusion":
+    elif config.init_kind in ("stable_diffusion", "scratch"):
         system = _from_stable_diffusion(config)
     else:
         system = load_system(config.init, config.init_spec)
@@ -57,11 +57,15 @@ def _around_autoencoder(config: TrainConfig) -> VideoSystem:
 
 
 def _from_stable_diffusion(config: TrainConfig) -> VideoSystem:
+    """All that Stable Diffusion has; from ``scratch`` its autoencoder and text encoder, around a fresh denoiser."""
     from perturb.videocrafter.sd import init_from_stable_diffusion
 
     if config.init_spec is None:
-        raise UserError("init_kind=stable_diffusion needs init_spec: the model to fill, for example t2v_512_v2")
+        raise UserError(f"init_kind={config.init_kind} needs init_spec: the model to fill, for example t2v_512_v2")
     system = build_system(get_spec(config.init_spec))
     report = init_from_stable_diffusion(system, str(config.init))
     system.provenance["stable_diffusion"] = report.describe()
+    if config.init_kind == "scratch":
+        system.unet = system.spec.build_unet().eval()
+        system.provenance["unet"] = "fresh"
     return system

@@ -52,6 +52,18 @@ def test_an_image_training_starts_from_stable_diffusion(
     assert system.provenance["stable_diffusion"]["filled"].keys() == {"unet", "vae", "text_encoder"}
     with pytest.raises(UserError, match="init_kind=stable_diffusion needs init_spec"):
         initial_system(configured(folder, init_kind="stable_diffusion"), CPU)
+    torch.manual_seed(0)
+    scratch = initial_system(configured(folder, init_kind="scratch", init_spec="small"), CPU)
+    words = torch.randint(spec.text.vocab_size, (1, spec.text.tokens))
+    assert torch.equal(scratch.text_encoder(words), system.text_encoder(words))
+    video = torch.rand(1, 3, 1, 32, 32) * 2 - 1
+    assert torch.equal(scratch.encode(video), system.encode(video))
+    fresh = dict(scratch.unet.named_parameters())
+    assert not torch.equal(
+        fresh["middle.stage.resblock.conv_in.weight"], system.unet.get_parameter("middle.stage.resblock.conv_in.weight")
+    )
+    assert not fresh["conv_out.weight"].any()  # as every denoiser begins
+    assert scratch.provenance["unet"] == "fresh"
 
 
 def test_zero_terminal_snr_is_trained_with_and_stays_with_the_model(tiny_system: VideoSystem, tmp_path: Path):
