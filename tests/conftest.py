@@ -1,5 +1,10 @@
-"""What many tests share: the golden data's folder, and a complete model small enough for a test."""
+"""What many tests share: the golden data's folder, and a complete model small enough for a test.
 
+Tests compare bits and references of the CPU, so a GPU is hidden from them; CUDA_VISIBLE_DEVICES=0 shows it (for
+tests/bench).
+"""
+
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +17,7 @@ from perturb.videocrafter.tokenizer import FileTokenizer
 from tests.parity.fixtures import folder
 
 TOKENS = 16
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # read when the GPU is first asked for; commands inherit it
 
 
 @pytest.fixture(scope="session")

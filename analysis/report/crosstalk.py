@@ -1,11 +1,13 @@
 """The cross-talk matrix in a report: what else moves each measure, from the calibration of the metrics."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 import pandas as pd
 
+from analysis.comparisons import PRIMARY_METRIC
 from analysis.crosstalk import scales, written
 
 MATRIX = "crosstalk.csv"
@@ -23,18 +25,24 @@ class Cell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Distortions at their strongest down, the report's measures across."""
+    """Distortions at their strongest down, the report's measures across.
 
+    ``note``: the pitfalls of motion quality, which speak of the worst clips where the medians are silent.
+    """
+
+    note: str
     metrics: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
 
 
-def matrix(names: list[str]) -> Matrix:
-    """Of those among the measures ``names`` that the calibration knows, in its order."""
+def matrix(infos: Iterable[Mapping[str, Any]]) -> Matrix:
+    """Of those among the manifest's metric ``infos`` that the calibration knows, in its order."""
     with (resources.files("analysis.report") / MATRIX).open(encoding="utf-8") as file:
         table = pd.read_csv(file)
-    table = table.loc[table.metric.isin(names)]
-    return Matrix(tuple(table.drop_duplicates("metric").metric), tuple(_rows(table)))
+    pitfalls = {info["name"]: str(info.get("pitfalls", "")) for info in infos}
+    table = table.loc[table.metric.isin(list(pitfalls))]
+    names = tuple(table.drop_duplicates("metric").metric)
+    return Matrix(pitfalls.get(PRIMARY_METRIC, ""), names, tuple(_rows(table)))
 
 
 def _rows(table: pd.DataFrame) -> Iterator[tuple[str, tuple[Cell, ...]]]:

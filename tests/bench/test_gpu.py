@@ -1,6 +1,7 @@
 """VideoCrafter2 at full size with random weights on one GPU: speed and memory of sampling, fitting and training.
 
-Slow: needs a GPU with 80 GB, 40 GB of memory and 50 GB of disk. By hand: pytest -m slow -s tests/bench/test_gpu.py
+Slow: needs a GPU with 80 GB, 40 GB of memory and 50 GB of disk. By hand:
+CUDA_VISIBLE_DEVICES=0 pytest -m slow -s tests/bench/test_gpu.py
 """
 
 import json

@@ -26,6 +26,8 @@ PROMPTS = (
     "a yellow triangle moving down fast on a gray background",
 )
 ROOT = Path(__file__).parents[2]
+SEARCHED = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+"""Where commands find this checkout first, wherever the package is installed from."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
         stdout=subprocess.PIPE,
         text=True,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},  # this checkout, wherever the package is installed from
+        env={**os.environ, "PYTHONPATH": SEARCHED},
     ) as worker:
         assert worker.stdout is not None
         assert worker.stdout.readline() == "ready\n"

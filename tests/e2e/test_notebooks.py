@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom, on the committed runs and on a user's own, and both halves of a pair agree."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 
 def execute(name: str, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str] | None = None) -> list[str]:
     """Run a notebook in its folder, with one cell changed; returns what its cells printed."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     notebook = jupytext.read(FOLDER / f"{name}.py")
     if change:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from perturb.data.shapes.export import encode_png
 from perturb.videocrafter.checkpoint import load_system, save_system
 from perturb.videocrafter.system import VideoSystem
-from tests.e2e.conftest import ROOT
+from tests.e2e.conftest import ROOT, SEARCHED
 from tests.e2e.two_processes import LOOP, MIDDLE, STEPS, measure, watch
 from tests.unit.data_files import write_shard
 from tests.unit.training_case import CAPTIONS, apart, made_up_batches, train_tiny
@@ -47,7 +47,7 @@ def together(tiny_system: VideoSystem, tmp_path_factory: pytest.TempPathFactory)
         save_system(tiny_system, folder / "model")
         torchrun = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tests.e2e.two_processes"]
         command = [sys.executable, "-m", *torchrun, str(folder / "model"), str(folder), *STEPS]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": SEARCHED}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
     return folder

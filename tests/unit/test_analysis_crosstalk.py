@@ -52,7 +52,9 @@ def test_a_report_shows_every_distortion_at_its_strongest_as_it_was_calibrated(t
     calibrated = read_table(ROOT / "experiments" / "metric_calibration" / "table.csv")
     packaged = ROOT / "analysis" / "report" / "crosstalk.csv"
     assert packaged.read_text() == matrix_csv(calibrated), "write it anew: python -m analysis.crosstalk … --matrix"
-    found = matrix(["motion_quality", "blockiness", "a metric of the user's own"])
+    infos = [{"name": name} for name in ("blockiness", "a metric of the user's own")]
+    found = matrix([{"name": "motion_quality", "pitfalls": "a mark"}, *infos])
+    assert found.note == "a mark"
     assert found.metrics == ("motion_quality", "blockiness")
     cells = dict(found.rows)
     assert [cell.text for cell in cells["static, 1 of the clip"]] == ["−100 %", ""]

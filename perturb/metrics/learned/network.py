@@ -139,7 +139,8 @@ def through(
         filler = batch.new_zeros(chunk - len(full), *batch.shape[1:])
         places = [place for place, _ in full]
         try:
-            with torch.inference_mode():
+            # float32 in full: cuDNN would round to TF32, which moves some of these measures in the third digit
+            with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
                 found = network(torch.cat([batch, filler]))[: len(full)].double().cpu().numpy()
         except Exception as error:
             size = "×".join(map(str, batch.shape[1:]))
