@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from perturb.command import path_problems
+from perturb.command import WANTED, path_problems
 from perturb.config import RunConfig, pick_device
 from perturb.data.prompts import load_prompts
 from perturb.errors import UserError
@@ -76,9 +76,15 @@ def print_plan(values: Mapping[str, Any]) -> None:
     lines |= _estimates(
         config, spec, sizes, trained=trained, fit_steps=fit_steps, forward=forward, decode=decode, still=still
     )
-    lines |= {f"needed {i + 1}": problem for i, problem in enumerate(path_problems(values))}
+    lines |= {f"needed {i + 1}": problem for i, problem in enumerate(needed(values, spec))}
     width = max(map(len, lines)) + 2
     print("\n".join(f"{name:{width}}{text}" for name, text in lines.items()))
+
+
+def needed(values: Mapping[str, Any], spec: ModelSpec) -> list[str]:
+    """One line for everything that the study lacks: paths, and the image of an image-to-video model."""
+    image = [f"image=…  is not given: {WANTED['image']}"] if spec.image is not None and values["image"] is None else []
+    return path_problems(values) + image
 
 
 def architecture(config: RunConfig) -> ModelSpec:
