@@ -230,18 +230,10 @@ def _estimates(
     fit, sampler = config.fit, build("sampler", config.sampler).resolved(spec.sampling)
     weights = sum(n * (BYTES[config.system.get("dtype", "float32")] if k == "unet" else 4) for k, n in sizes.items())
     share = BYTES[fit.precision] / 4
+    guided = 2 * config.sample.batch_size * forward.largest * BYTES[config.sample.precision] / 4  # 2: both sides
     memory = {
         "fit": weights + TRAINED_BYTES * trained + fit.batch_size * still.kept * share,
-        "sample": weights
-        + LIVE
-        * max(
-            2
-            * config.sample.batch_size
-            * forward.largest
-            * BYTES[config.sample.precision]
-            / 4,  # both sides of guidance
-            decode.largest,
-        ),
+        "sample": weights + LIVE * max(guided, decode.largest),
     }
     device = pick_device(config.system)
     clip = sampler.steps * (1 if sampler.guidance == 1 else 2) * forward.flops
