@@ -244,7 +244,7 @@ def _estimates(
     unknown = "" if _prompt_count(config) else " per prompt"
     return {
         "memory": f"about {memory['fit'] / GIB:.2g} GiB to fit, {memory['sample'] / GIB:.2g} GiB to sample (estimate)",
-        "time": f"about {_span(fit_time)} to fit, {_span(sample_time)} to sample{unknown} on {device} "
+        "time": f"about {span(fit_time)} to fit, {span(sample_time)} to sample{unknown} on {device} "
         f"(estimate: {still.flops / 1e9:,.3g} GFLOP per image, {clip / 1e9:,.3g} per clip, "
         f"over {sample_speed / 1e9:,.3g} GFLOP/s measured now)",
     }
@@ -272,7 +272,12 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """A time in the unit that suits it.
+
+    >>> span(30), span(300), span(10_662_480)
+    ('30 s', '5 min', '2,961.8 h')
+    """
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
