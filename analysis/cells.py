@@ -9,7 +9,7 @@ import numpy as np
 
 from analysis.contrast import Floats, Nested, Trajectories
 from analysis.design import TRAININGS
-from analysis.load import Measure, Run, Study, check_alike, load
+from analysis.load import Measure, Run, Study, check_alike, find_runs, load
 from analysis.statistics import trajectories
 from perturb.errors import UserError
 from perturb.records import SET_PROMPT
@@ -85,8 +85,7 @@ def read_tables(paths: Iterable[str | Path], kind: str) -> list[Table]:
 
 def _runs_of(paths: Iterable[str | Path], kind: str) -> list[Path]:
     """Run directories of one kind; the fits inside a landscape and runs of other kinds are passed over."""
-    given = [Path(path).expanduser() for path in paths]
-    found = [manifest.parent for path in given for manifest in sorted(path.rglob("manifest.json"))]
+    found = find_runs(given := list(paths))
     kinds = {path: RunDir(path).manifest().perturbation.get("kind") for path in found}
     if chosen := [path for path in found if kinds[path] == kind]:
         return chosen

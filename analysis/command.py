@@ -22,6 +22,6 @@ def compare_runs(analyse: Analyse, *, name: str, description: str | None, argume
     try:
         print(*analyse(given.runs, given.output, Console()), sep="\n")
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.matrix is not None:
             write_atomic(given.matrix, matrix_csv(table))
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -109,10 +109,12 @@ def load(paths: Sequence[str | Path]) -> Study:
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[Path]:
-    """Every run directory given or beneath a folder given, in order. Raises UserError for a folder without any."""
+    """Every run directory given or beneath a folder given, in order. Raises UserError for one that has none."""
     found: list[Path] = []
-    for path in map(Path, paths):
-        runs = sorted(manifest.parent for manifest in path.expanduser().rglob(MANIFEST))
+    for path in (Path(path).expanduser() for path in paths):
+        if not path.exists():
+            raise UserError(f"{path} does not exist. Give folders of `perturb.run`, or a folder above them.")
+        runs = sorted(manifest.parent for manifest in path.rglob(MANIFEST))
         if not runs:
             raise UserError(f"{path} holds no run: no {MANIFEST} in it or beneath it. Give folders of `perturb.run`.")
         found += runs
@@ -164,7 +166,8 @@ def _load_one(directory: RunDir) -> tuple[Run, pd.DataFrame]:
         absent = [p.name for p in (directory.manifest_path, directory.scores) if not p.is_file()]
         raise UserError(
             f"{directory.path} is not a scored run: no {' and no '.join(absent)}. "
-            "Give a folder made by `python -m perturb.run`, and run that command again if it was stopped early."
+            "Give a folder made by `python -m perturb.run`; run that command again if it was stopped early, and delete "
+            "the folder if the command was refused."
         )
     manifest = directory.manifest()
     measures = tuple(Measure.of(info, directory.manifest_path) for info in manifest.metrics)

@@ -48,6 +48,9 @@ def run_command(task: Callable[[dict[str, Any]], None], config_name: str) -> Non
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra hands its exceptions over instead of printing them itself
     failed: list[str] = []
+    if any(word.partition("=")[0] == "--experiment" for word in sys.argv[1:]):  # to hydra: its --experimental-rerun
+        print("error: --experiment: what is run is given without dashes, as experiment=NAME", file=sys.stderr)
+        sys.exit(2)
 
     def job(config: DictConfig) -> None:
         values: Any = OmegaConf.to_container(config, resolve=True)
@@ -105,8 +108,17 @@ def _explain(error: Exception, config_name: str) -> str:
     message = str(error).strip().split("\nConfig search path")[0]
     if isinstance(error, OverrideParseException) or message.startswith("Ambiguous value"):
         return f"{message}\n{QUOTING}"
+    experiment = re.search(r"'experiment/([\w/]+)'", message)
+    if experiment and experiment[1] not in (allowed := _experiments(config_name)):
+        return f"experiment={experiment[1]}: no experiment of this command. Allowed: {', '.join(allowed)}."
     unknown = re.search(r"Could not override '([\w.]+)'", message)
     return unknown_key(unknown[1], _siblings(unknown[1], config_name)) if unknown else message
+
+
+def _experiments(config_name: str) -> list[str]:
+    """The choices of experiment=…: those of a training lie in experiment/train."""
+    place = "train/" if config_name == "train" else ""
+    return sorted(place + path.stem for path in (conf_dir() / "experiment" / place).glob("*.yaml"))
 
 
 def _siblings(key: str, config_name: str) -> list[str]:

@@ -81,7 +81,10 @@ def _write_official(target: Path, opened: Source) -> None:
     if target.is_dir():
         raise UserError(f"{target} is a folder; an official checkpoint is one file (.ckpt or .safetensors)")
     if opened.spec.text.tokenizer == "file":
-        raise UserError(f"{opened.spec.name} reads its words from tokenizer.json, which an official file cannot hold")
+        raise UserError(
+            f"{opened.spec.name} reads its words from tokenizer.json, which an official file cannot hold: it stays a "
+            "folder, and is used as one"
+        )
     if not opened.components[EXTRA]:
         # Made from scratch: the official loader wants tensors this model never had, and inventing them would be a lie.
         wanted = ", ".join(extra_keys(opened.spec))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from perturb.command import path_problems
+from perturb.command import WANTED, path_problems
 from perturb.config import RunConfig, pick_device
 from perturb.data.prompts import load_prompts
 from perturb.errors import UserError
@@ -76,9 +76,15 @@ def print_plan(values: Mapping[str, Any]) -> None:
     lines |= _estimates(
         config, spec, sizes, trained=trained, fit_steps=fit_steps, forward=forward, decode=decode, still=still
     )
-    lines |= {f"needed {i + 1}": problem for i, problem in enumerate(path_problems(values))}
+    lines |= {f"needed {i + 1}": problem for i, problem in enumerate(needed(values, spec))}
     width = max(map(len, lines)) + 2
     print("\n".join(f"{name:{width}}{text}" for name, text in lines.items()))
+
+
+def needed(values: Mapping[str, Any], spec: ModelSpec) -> list[str]:
+    """One line for everything that the study lacks: paths, and the image of an image-to-video model."""
+    image = [f"image=…  is not given: {WANTED['image']}"] if spec.image is not None and values["image"] is None else []
+    return path_problems(values) + image
 
 
 def architecture(config: RunConfig) -> ModelSpec:
@@ -224,18 +230,10 @@ def _estimates(
     fit, sampler = config.fit, build("sampler", config.sampler).resolved(spec.sampling)
     weights = sum(n * (BYTES[config.system.get("dtype", "float32")] if k == "unet" else 4) for k, n in sizes.items())
     share = BYTES[fit.precision] / 4
+    guided = 2 * config.sample.batch_size * forward.largest * BYTES[config.sample.precision] / 4  # 2: both sides
     memory = {
         "fit": weights + TRAINED_BYTES * trained + fit.batch_size * still.kept * share,
-        "sample": weights
-        + LIVE
-        * max(
-            2
-            * config.sample.batch_size
-            * forward.largest
-            * BYTES[config.sample.precision]
-            / 4,  # both sides of guidance
-            decode.largest,
-        ),
+        "sample": weights + LIVE * max(guided, decode.largest),
     }
     device = pick_device(config.system)
     clip = sampler.steps * (1 if sampler.guidance == 1 else 2) * forward.flops
@@ -246,7 +244,7 @@ def _estimates(
     unknown = "" if _prompt_count(config) else " per prompt"
     return {
         "memory": f"about {memory['fit'] / GIB:.2g} GiB to fit, {memory['sample'] / GIB:.2g} GiB to sample (estimate)",
-        "time": f"about {_span(fit_time)} to fit, {_span(sample_time)} to sample{unknown} on {device} "
+        "time": f"about {span(fit_time)} to fit, {span(sample_time)} to sample{unknown} on {device} "
         f"(estimate: {still.flops / 1e9:,.3g} GFLOP per image, {clip / 1e9:,.3g} per clip, "
         f"over {sample_speed / 1e9:,.3g} GFLOP/s measured now)",
     }
@@ -274,7 +272,12 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """A time in the unit that suits it.
+
+    >>> span(30), span(300), span(10_662_480)
+    ('30 s', '5 min', '2,961.8 h')
+    """
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"

@@ -159,9 +159,14 @@ class RunDir:
     def lock(self) -> Iterator[None]:
         """Hold the run directory for this process; the operating system lets go of it however the process ends.
 
-        Raises UserError naming host and pid when another process holds it.
+        Raises UserError naming host and pid when another process holds it, and when it cannot be made.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"The run directory {self.path} cannot be made ({error}). Give another runs_dir=…"
+            ) from error
         holder = self.path / ".lock.holder"
         lock = FileLock(self.path / ".lock", timeout=0)
         try:

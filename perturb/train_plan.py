@@ -14,7 +14,7 @@ from typing import Any
 from perturb.command import MISSING
 from perturb.errors import UserError
 from perturb.paths import resolve
-from perturb.plan import BYTES, GIB, gradient_cost, speed
+from perturb.plan import BYTES, GIB, gradient_cost, span, speed
 from perturb.stages.train_config import TrainConfig
 from perturb.stages.training.config import StageConfig, check_division
 from perturb.stages.training.objective import BLOCKS
@@ -164,7 +164,7 @@ def _stage_lines(config: TrainConfig, number: int, cost: StageCost, memory: Memo
     micro = stage.batch_size // (processes * config.loop.accumulation)
     per_second = rate * processes / cost.flops * cost.tokens
     tokens = stage.batch_size * cost.tokens
-    hours = stage.steps * tokens / per_second / 3600
+    seconds = stage.steps * tokens / per_second
     without, with_ = (micro * cost.kept[flag] for flag in (False, True))
     chosen = with_ if config.loop.gradient_checkpointing else without
     name = f"stage {number + 1}"
@@ -173,7 +173,7 @@ def _stage_lines(config: TrainConfig, number: int, cost: StageCost, memory: Memo
         f"{name}: activations": f"{_gib(without)} kept, with checkpointing {_gib(with_)}",
         f"{name}: memory": f"{_gib(memory.total + chosen)} per process",
         f"{name}: work": f"{cost.flops / 1e12:,.3g} TFLOP and {cost.tokens:,} tokens per clip, {tokens:,} per step",
-        f"{name}: time": f"{per_second:,.0f} tokens/s, {hours:,.1f} hours",
+        f"{name}: time": f"{per_second:,.0f} tokens/s, {span(seconds)}",
     }
 
 

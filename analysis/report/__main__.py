@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write = write_markdown if options.format == "md" else write_latex
             print(*write(report, output), sep="\n")
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -47,6 +47,12 @@ class Settings:
     budget: float = 6.0
     side: int = 192
 
+    def __post_init__(self) -> None:
+        if self.budget < 0 or self.side < 1:
+            raise UserError(
+                f"--clips-mb is {self.budget:g} and --clip-side {self.side}; allowed: megabytes from 0, pixels from 1"
+            )
+
 
 @dataclass(frozen=True)
 class Side:

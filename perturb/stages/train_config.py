@@ -45,7 +45,10 @@ class DataConfig:
             check_range(f"data.{name}", getattr(self, name), low=1)
         moving, still = self.world or self.video, self.world_stills or self.images
         if (self.world or self.world_stills) and (self.video or self.images):
-            raise UserError("data: the embedded world (world, world_stills) and files (video, images) do not mix")
+            raise UserError(
+                "data: the embedded world (world, world_stills) and files (video, images) do not mix; for files alone "
+                "give data.world=null data.world_stills=null"
+            )
         if self.image_share and not (moving and still):
             raise UserError(f"data.image_share is {self.image_share}, which needs both moving data and stills")
         if moving and still and not self.image_share:

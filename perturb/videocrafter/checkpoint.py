@@ -131,7 +131,7 @@ def _open_official(path: Path, spec: ModelSpec | None) -> Source:
         name, score = nearest(shapes)
         raise UserError(
             f"{path} is exactly none of the published models ({', '.join(SPECS)}); nearest is {name}, with {score:.0%} "
-            f"of the keys: pass system.spec={name} to see where they differ"
+            f"of the keys: name it, with system.spec={name} (perturb.convert: --spec {name}), to see where they differ"
         )
     check_official(shapes, spec, path)
     files = {file.name: file for file in weight_files(path)}

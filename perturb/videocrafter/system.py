@@ -118,7 +118,7 @@ class VideoSystem:
         """
         if (image is None) == (self.image_encoder is not None):
             need = "needs a conditioning image" if image is None else "takes no conditioning image"
-            raise UserError(f"{self.spec.name} {need}")
+            raise UserError(f"{self.spec.name} {need}: {'give' if image is None else 'leave out'} image=…")
         tokens = None if image is None else self.embed_image(image)
         return self._conditioning(prompts, fps, tokens)
 

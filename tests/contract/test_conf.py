@@ -13,11 +13,11 @@ from perturb.config import GenerateConfig, RunConfig, load
 from perturb.data.prompts import load_prompts
 from perturb.errors import UserError
 from perturb.paths import conf_dir, resolve
-from perturb.plan import architecture
+from perturb.plan import architecture, needed
 from perturb.sample import STUDY_ONLY
 from perturb.seams import build
 from perturb.structured import read
-from perturb.videocrafter.spec import SPECS
+from perturb.videocrafter.spec import SPECS, get_spec
 
 CONF = conf_dir()
 GROUPS = sorted(
@@ -83,6 +83,9 @@ def test_published_systems_bring_their_spec_and_nothing_of_the_embedded_world(na
     assert architecture(read(RunConfig, values)) in SPECS.values()
     missing = [values["system"]["checkpoint"], values["images"]["folder"], values["prompts"]["file"]]
     assert missing == ["???"] * 3
+    lacking = [line.partition("=")[0] for line in needed(values, get_spec(values["system"]["spec"]))]
+    image = ["image"] if name == "videocrafter1_i2v" else []
+    assert lacking == ["system.checkpoint", "images.folder", "prompts.file", *image]
 
 
 @pytest.mark.parametrize("name", NANO)

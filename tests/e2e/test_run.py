@@ -118,7 +118,12 @@ def test_published_systems_need_three_paths_and_say_so_at_once(commands: Command
     ("mistake", "answer"),
     [
         ("fit.batchsize=3", "Did you mean 'fit.batch_size'?"),
-        ("experiment=spatial_ful", "spatial_partial"),
+        ("experiment=spatial_ful", "experiment=spatial_ful: no experiment of this command. Allowed: ablation, "),
+        (
+            "experiment=train/nano_full",
+            "experiment=train/nano_full: no experiment of this command. Allowed: ablation, ",
+        ),
+        ("--experiment=spatial_full", "given without dashes, as experiment=NAME"),
         ("fit.batch_size=0", "fit.batch_size is 0; allowed: at least 1"),
         ("sample.seeds=[1,1]", "sample.seeds is [1, 1]; allowed: different whole numbers from 0"),
         ("sample.height=33", "sample.height is 33; allowed for tiny: multiples of 8"),

@@ -181,3 +181,10 @@ def test_a_terminated_training_saves_and_says_how_to_go_on(checkpoint: Path, rec
     assert "The same command goes on from there." in log
     steps = sorted(int(path.name.removeprefix("step_")) for path in checkpoints.glob("step_*"))
     assert f"stopped after step {steps[-1]}" in log
+
+
+def test_an_experiment_of_another_command_is_refused_with_those_of_this_one(commands: Commands):
+    outcome = commands("perturb.train", "experiment=spatial_full")
+    assert outcome.code == 2
+    assert "experiment=spatial_full: no experiment of this command. Allowed: train/direct_both, " in outcome.log
+    assert "Traceback" not in outcome.log

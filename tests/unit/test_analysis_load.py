@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from analysis_run import METRICS, STEPS, edit, make_run, printed
 
-from analysis.load import completeness, load
+from analysis.load import completeness, find_runs, load
 from analysis.summary import main
 from perturb.errors import UserError
 from perturb.rundir import RunDir
@@ -76,6 +76,13 @@ def test_duplicates_are_refused(bare: RunDir) -> None:
     bare.scores.write_text(bare.scores.read_text() + bare.scores.read_text().splitlines(keepends=True)[5])
     with pytest.raises(UserError, match="1 duplicate rows"):
         load([bare.path])
+
+
+def test_a_path_that_is_not_there_is_told_from_a_folder_without_runs(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing does not exist"):
+        find_runs([tmp_path / "nothing"])
+    with pytest.raises(UserError, match=r"holds no run: no manifest\.json in it or beneath it"):
+        find_runs([tmp_path])
 
 
 def test_not_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

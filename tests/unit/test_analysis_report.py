@@ -175,7 +175,11 @@ def test_the_report_of_a_run_is_written_again_only_when_it_is_old(folder: Path, 
     assert run_report(run.path).read_text() != "kept"
 
 
-def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "report.html"
+    assert main([str(folder), "-o", str(page), "--clips-mb", "-1"]) == 2
+    assert "error: --clips-mb is -1 and --clip-side 192; allowed: megabytes from 0" in capsys.readouterr().err
+    assert not page.exists()
     assert main([str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
     landscape(tmp_path, "full")

@@ -159,7 +159,7 @@ def test_a_full_disk_leaves_nothing_half_done(tmp_path: Path, checkpoint: Path, 
 
 def test_what_cannot_become_official_is_said(tmp_path: Path, checkpoint: Path, tiny_system: VideoSystem, capsys):
     words = save_system(tiny_system, tmp_path / "words")
-    with pytest.raises(UserError, match=r"tokenizer\.json, which an official file cannot hold"):
+    with pytest.raises(UserError, match=r"tokenizer\.json, which an official file cannot hold: it stays a folder"):
         convert(words, tmp_path / "words.ckpt")
     convert(checkpoint, tmp_path / "folder")
     (tmp_path / "folder" / "extra.safetensors").unlink()

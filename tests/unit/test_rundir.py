@@ -67,6 +67,15 @@ def test_done_markers(tmp_path: Path):
     assert not run.is_done("score", 20)
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match=r"file/run cannot be made .* Give another runs_dir"),
+        RunDir(tmp_path / "file/run").lock(),
+    ):
+        pass
+
+
 def test_a_second_process_is_told_who_holds_the_lock(tmp_path: Path):
     script = (
         "import sys, pathlib; from perturb.rundir import RunDir\n"

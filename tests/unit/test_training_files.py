@@ -188,7 +188,7 @@ def test_sizes_that_do_not_fit_and_no_data_are_refused(files: Path, tiny_system:
         ({"video": {"_target_": "x"}, "images": {"_target_": "x"}}, "image_share is 0"),
         (
             {"world": {"kind": "clips", "grade": "low", "count": 1, "seed": 1}, "images": {"_target_": "x"}},
-            "do not mix",
+            "do not mix; for files alone give data.world=null",
         ),
     ],
 )

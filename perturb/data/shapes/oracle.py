@@ -24,13 +24,12 @@ _CAPTION = re.compile(
 
 @dataclass(frozen=True)
 class Verdict:
-    """Colour, shape, direction, speed by name, None where there is none; ``travel``: pixels (x, y) over the clip."""
+    """Colour, shape, direction and speed by name, None where there is none."""
 
     colour: str | None
     shape: str | None
     direction: str | None
     speed: str | None
-    travel: tuple[float, float]
 
 
 def named(caption: str) -> dict[str, str] | None:
@@ -54,12 +53,12 @@ def judge(frames: np.ndarray, fps: float = FPS) -> Verdict:
     rgb = frames.astype(np.float64)
     weight = np.clip(rgb.max(-1) - rgb.min(-1) - CHROMA_FLOOR, 0, None)
     if (weight.sum(axis=(1, 2)) < 255).any():
-        return Verdict(None, None, None, None, (0.0, 0.0))
+        return Verdict(None, None, None, None)
     mean = (rgb * weight[..., None]).sum(axis=(0, 1, 2)) / weight.sum()
     travel = _travel(weight)
     direction = _direction(travel)
     speed = _speed(travel, (len(frames) - 1) / fps) if direction else None
-    return Verdict(_nearest_hue(mean), _shape(weight), direction, speed, travel)
+    return Verdict(_nearest_hue(mean), _shape(weight), direction, speed)
 
 
 def _travel(weight: np.ndarray) -> tuple[float, float]:
