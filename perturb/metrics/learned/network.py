@@ -123,7 +123,7 @@ def pixels(clip: Clip, device: str) -> Tensor:
 def through(
     network: Callable[[Tensor], Tensor], clips: Sequence[Clip], rows: Callable[[Clip], Tensor], *, chunk: int
 ) -> list[np.ndarray | Value]:
-    """network(rows(clip)) for each clip as float64 `n d`, computed in chunks of rows that have the same shape.
+    """network(rows(clip)) for each clip as float64 `n d`, computed in chunks of rows that have the same shape, without TF32.
 
     A clip whose rows cannot be made, or whose shape the network refuses, has the reason in its place. So have those of
     a chunk for which memory runs out.
@@ -139,7 +139,6 @@ def through(
         filler = batch.new_zeros(chunk - len(full), *batch.shape[1:])
         places = [place for place, _ in full]
         try:
-            # float32 in full: cuDNN would round to TF32, which moves some of these measures in the third digit
             with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
                 found = network(torch.cat([batch, filler]))[: len(full)].double().cpu().numpy()
         except Exception as error:
