@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any
 from perturb.command import check_paths, run_command
 from perturb.errors import UserError
 from perturb.paths import resolve
+from perturb.rundir import RunDir
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from perturb.data.prompts import Prompt
+    from perturb.videocrafter.system import VideoSystem
 
 STUDY_ONLY = ("training", "images", "fit", "probe_steps")
 """What a system's configuration brings for studies."""
@@ -35,7 +39,9 @@ def generate(values: dict[str, Any]) -> None:
     prompts = _prompts(config.prompt, config.prompts.file, config.prompts.limit)
     system = load(config.system)
     if config.adapter is not None:
-        restore(system.unet, resolve(config.adapter)).scale(config.adapter_scale)
+        adapter = resolve(config.adapter)
+        _note_origin(system, adapter)
+        restore(system.unet, adapter).scale(config.adapter_scale)
     make = Generator(system, build("sampler", config.sampler), prompts, config.sample, image=config.image)
 
     output, rows = resolve(config.output), []
@@ -48,6 +54,19 @@ def generate(values: dict[str, Any]) -> None:
                 rows.append(frames)
     write_contact_sheet(output / "sheet.png", rows)
     print(f"clips  {output} ({len(rows)})\nsheet  {output / 'sheet.png'}")
+
+
+def _note_origin(system: VideoSystem, adapter: Path) -> None:
+    """Say so when the run that the adapter lies in perturbed another model: it may be meant, so it is no error."""
+    from perturb.perturbation.reference import Reference
+    from perturb.stages.hashing import hash_modules, summarise
+
+    run = RunDir(adapter.parent.parent)
+    if run.manifest_path.is_file():
+        try:
+            Reference("adapter", run).check_model(summarise(hash_modules(system.modules())))
+        except UserError as error:
+            print(f"note   {error}")
 
 
 def _prompts(text: str | None, file: str | None, limit: int | None) -> list[Prompt]:

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from perturb.rundir import RunDir
+from perturb.videocrafter.checkpoint import save_system
+from perturb.videocrafter.system import VideoSystem
 from tests.e2e.conftest import PROMPTS, Commands
 
 
@@ -69,9 +72,25 @@ def test_an_adapter_at_scale_zero_changes_nothing_and_at_one_gives_the_study(
             f"output={tmp_path / str(scale)}",
         )
         assert outcome.code == 0, outcome.log
+        assert "note" not in outcome.log
         clips[scale] = np.load(tmp_path / str(scale) / "p001_s0.npy").astype(int)
     for scale, step in ((0.0, 0), (1.0, 4)):
         assert np.abs(clips[scale] - np.load(finished.clip(step, "p001", 0)).astype(int)).max() <= 1
+
+
+def test_an_adapter_of_another_model_is_noted(
+    finished: RunDir, commands: Commands, tiny_system: VideoSystem, tmp_path: Path
+):
+    with torch.no_grad():
+        next(tiny_system.unet.parameters()).add_(0.1)
+    save_system(tiny_system, tmp_path / "other")
+    outcome = commands(
+        "perturb.sample", f"system.checkpoint={tmp_path / 'other'}", f"prompt={PROMPTS[0]}", "sampler.steps=2",
+        f"adapter={finished.adapter(4)}", f"output={tmp_path / 'out'}",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.log
+    assert f"note   adapter={finished.path} is a run of another model (tiny," in outcome.log
+    assert (tmp_path / "out" / "sheet.png").is_file()
 
 
 def test_a_finished_run_answers_without_running(finished: RunDir, commands: Commands, study: list[str], runs: Path):

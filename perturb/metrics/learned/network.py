@@ -123,7 +123,7 @@ def pixels(clip: Clip, device: str) -> Tensor:
 def through(
     network: Callable[[Tensor], Tensor], clips: Sequence[Clip], rows: Callable[[Clip], Tensor], *, chunk: int
 ) -> list[np.ndarray | Value]:
-    """network(rows(clip)) for each clip as float64 `n d`, computed in chunks of rows that have the same shape, without TF32.
+    """network(rows(clip)) for each clip as float64 `n d`, in chunks of rows that have the same shape, without TF32.
 
     A clip whose rows cannot be made, or whose shape the network refuses, has the reason in its place. So have those of
     a chunk for which memory runs out.
