@@ -31,7 +31,7 @@ def matched_figure(design: Design, found: Sequence[Match]) -> Figure:
     with mpl.rc_context(style.RC):
         figure = Figure(figsize=(WIDTH, ROW * max(1, len(axes_names)) + 0.6), layout="constrained")
         axes = figure.subplots(max(1, len(axes_names)), len(conditions), squeeze=False, sharey=True)
-        for axis, line in zip(axes_names, axes, strict=False):
+        for axis, line in zip(axes_names, axes[: len(axes_names)], strict=True):
             for condition, ax in zip(conditions, line, strict=True):
                 _panel(
                     ax, [m for m in shown if m.axis == axis and m.comparison.first.condition == condition], condition

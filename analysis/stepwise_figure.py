@@ -44,7 +44,7 @@ def tradeoff_figure(results: Results) -> Figure:
     figure = Figure(figsize=(WIDTH, 0.6 + 3.0 * len(conditions)), layout="constrained")
     axes = figure.subplots(len(conditions), max(len(looks), 1), sharey=True, sharex="col", squeeze=False)
     for row, condition in zip(axes, conditions, strict=True):
-        for ax, look in zip(row, looks, strict=False):
+        for ax, look in zip(row[: len(looks)], looks, strict=True):
             for training in TRAININGS:
                 cell = Cell(training, condition, LORA)
                 curves = results.curves[cell, look], results.curves[cell, PRIMARY_METRIC]
