@@ -152,6 +152,21 @@ def test_gradient_checkpointing_gives_the_same_gradients(frozen: bool) -> None:
         torch.testing.assert_close(checkpointed[name], gradient)
 
 
+def test_blocks_are_what_checkpointing_computes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    unet, seen = small_unet(resblock_updown=True), []
+
+    def checkpoint(module: nn.Module, *arguments: Any, use_reentrant: bool) -> Tensor:
+        seen.append(module)
+        return module(*arguments)
+
+    monkeypatch.setattr("perturb.nn.unet.checkpoint", checkpoint)
+    unet.gradient_checkpointing = True
+    unet(*inputs())
+    blocks = list(unet.blocks())
+    assert len(seen) == len(blocks) == len(set(blocks))
+    assert set(seen) == set(blocks)
+
+
 def test_every_parameter_gets_a_gradient() -> None:
     unet = small_unet(relative_position=True, causal=True, scale_shift_norm=True, resblock_updown=True)
     found = gradients(unet, inputs())
