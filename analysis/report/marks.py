@@ -161,4 +161,7 @@ def spec(made: Any, height: Any = HEIGHT) -> dict[str, Any]:
         legend=alt.LegendConfig(orient="bottom", labelFontSize=12, symbolSize=90, symbolOpacity=1),
         view=alt.ViewConfig(stroke=None),
     )
-    return styled.to_dict()
+    found = styled.to_dict()
+    # Legends in a line each: side by side they are cut in a narrow chart. Altair has no word for it.
+    found["config"]["legend"]["layout"] = {"bottom": {"direction": "vertical"}}
+    return found

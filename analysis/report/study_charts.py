@@ -210,7 +210,7 @@ def _forest_panel(coupling: Coupling) -> Panel:
         if row.contrast.difference.over_prompts.n
     ]
     roles = alt.Scale(domain=["primary endpoint", "secondary"], range=[style.MOTION, style.INK])
-    role = alt.Color("role:N", title=None, scale=roles)
+    role = alt.Color("role:N", title=None, scale=roles, legend=alt.Legend(columns=1))
     names = alt.Y(
         "contrast:N",
         sort=None,
@@ -219,7 +219,7 @@ def _forest_panel(coupling: Coupling) -> Panel:
     )
     seen = tips(["contrast", "mean", "low", "high", "seed low", "seed high", "p", "p Holm", "p BH"])
     base = chart(rows).encode(names)
-    x = alt.X("low:Q", title="difference of slopes per 100 steps", axis=alt.Axis(tickCount=8))
+    x = alt.X("low:Q", title=None, axis=alt.Axis(tickCount=8, labelOverlap=True))
     across = base.mark_rule(strokeWidth=3).encode(x)
     layers = [
         no_difference(upright=True),
@@ -249,9 +249,10 @@ def _rows(coupling: Coupling, cells: Sequence[Cell], metric: str = PRIMARY_METRI
     """A row per cell and step, as far as the study has the cells; of shares none where they mean nothing."""
     results, rows = coupling.results, []
     for cell in cells:
-        if curve := results.curves.get((cell, metric)):
-            levels: Sequence[Nested] = curve.shares if shares else curve.levels
-            for step, dose, level in zip(results.design.steps, curve.dose, levels, strict=False):
+        curve = results.curves.get((cell, metric))
+        levels: Sequence[Nested] = () if curve is None else curve.shares if shares else curve.levels
+        if curve is not None and levels:
+            for step, dose, level in zip(results.design.steps, curve.dose, levels, strict=True):
                 row = {**_names(cell), "step": step, "dose": known(dose), **bounds(level.over_prompts)}
                 rows.append(row | bounds(level.over_seeds, "seed "))
     return rows
