@@ -24,7 +24,7 @@ test-runs: venv
 	$(BIN)/python -m pytest tests/browser tests/contract tests/e2e
 
 test-units: venv
-	$(BIN)/python -m pytest tests/parity tests/unit perturb analysis
+	$(BIN)/python -m pytest tests/parity tests/unit perturb
 
 lint: venv
 	$(BIN)/ruff check

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 from perturb.errors import UserError
 
 if TYPE_CHECKING:
-    from perturb.videocrafter.checkpoint import Source
-    from perturb.videocrafter.spec import ModelSpec
+    from perturb.models.videocrafter.checkpoint import Source
+    from perturb.models.videocrafter.spec import ModelSpec
 
 Format = Literal["folder", "official"]
 
@@ -36,8 +36,8 @@ def convert(
     Raises ``UserError`` when the source cannot be read or does not fit the spec, and when the target exists (without
     ``force``) or cannot be written.
     """
-    from perturb.paths import resolve
-    from perturb.videocrafter.checkpoint import open_checkpoint
+    from perturb.models.videocrafter.checkpoint import open_checkpoint
+    from perturb.store.paths import resolve
 
     target = resolve(target)
     _check_target(target, resolve(source), force=force)
@@ -65,7 +65,7 @@ def _check_target(target: Path, source: Path, *, force: bool) -> None:
 
 
 def _write_folder(target: Path, opened: Source) -> None:
-    from perturb.videocrafter.folder import write_folder
+    from perturb.models.videocrafter.folder import write_folder
 
     if target.is_file():
         raise UserError(f"{target} is a file, and our format is a folder; give another path, or --to official")
@@ -74,9 +74,9 @@ def _write_folder(target: Path, opened: Source) -> None:
 
 
 def _write_official(target: Path, opened: Source) -> None:
-    from perturb.rundir import replacing
-    from perturb.videocrafter.files import write_checkpoint, write_safetensors
-    from perturb.videocrafter.keymap import EXTRA, extra_keys, to_official
+    from perturb.models.videocrafter.files import write_checkpoint, write_safetensors
+    from perturb.models.videocrafter.keymap import EXTRA, extra_keys, to_official
+    from perturb.store.rundir import replacing
 
     if target.is_dir():
         raise UserError(f"{target} is a folder; an official checkpoint is one file (.ckpt or .safetensors)")

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from perturb.command import check_paths, run_command
-from perturb.identity import identity
-from perturb.paths import resolve
-from perturb.rundir import RunDir, run_id, write_atomic
+from perturb.cli.command import check_paths, run_command
+from perturb.cli.identity import identity
+from perturb.store.paths import resolve
+from perturb.store.rundir import RunDir, run_id, write_atomic
 
 if TYPE_CHECKING:
-    from perturb.config import RunConfig
+    from perturb.cli.config import RunConfig
 
-CELL_ANALYSES = {"landscape": "analysis.landscape", "ablation": "analysis.layers"}
+CELL_ANALYSES = {"landscape": "perturb.analysis.landscape.landscape", "ablation": "perturb.analysis.layers.layers"}
 """Who shows a run whose probe steps are cells of a table and no steps."""
 
 # torch, peft and diffusers take seconds to import: a finished run, --help and plain mistakes do not wait for them.
@@ -25,13 +25,13 @@ CELL_ANALYSES = {"landscape": "analysis.landscape", "ablation": "analysis.layers
 def run(values: dict[str, Any]) -> None:
     """The study that the resolved configuration describes: begun, gone on with, or shown when it is finished."""
     if values["plan"]:
-        from perturb.plan import print_plan
+        from perturb.cli.plan import print_plan
 
         return print_plan(values)
     check_paths(values)
     directory = RunDir(resolve(values["runs_dir"]) / str(values["name"]) / run_id(identity(values)))
     if not directory.is_done("study", "all"):
-        from perturb.config import RunConfig
+        from perturb.cli.config import RunConfig
         from perturb.structured import read
 
         config = read(RunConfig, values)
@@ -43,17 +43,17 @@ def run(values: dict[str, Any]) -> None:
 
 def study(config: RunConfig, run: RunDir) -> None:
     """Load the system, perturb one group of it on images, sample at each probe step, score; resumes what was begun."""
-    from perturb.config import load
+    from perturb.cli.config import load
+    from perturb.cli.provenance import record
     from perturb.data.prompts import load_prompts
     from perturb.metrics import Format
-    from perturb.partition import Partition
     from perturb.perturbation import LandscapePerturbation
-    from perturb.provenance import record
-    from perturb.seams import build
-    from perturb.stages.fit import fit
-    from perturb.stages.fit_sources import fit_sources
-    from perturb.stages.sample import Generator, sample
-    from perturb.stages.score import Labels, Sampled, score, score_cache
+    from perturb.perturbation.partition import Partition
+    from perturb.structured import build
+    from perturb.study.fit import fit
+    from perturb.study.fit_sources import fit_sources
+    from perturb.study.sample import Generator, sample
+    from perturb.study.score import Labels, Sampled, score, score_cache
 
     system = load(config.system)
     partition = Partition.of(system.unet)
@@ -86,7 +86,7 @@ def show(run: RunDir) -> None:
     if kind in CELL_ANALYSES:
         print(f"run     {run.path}\nfigure  {import_module(CELL_ANALYSES[kind]).summarise(run.path)}")
         return
-    from analysis.summary import summarise
+    from perturb.analysis.summary import summarise
 
     figure = summarise(run.path)
     print(f"run     {run.path}\nfigure  {figure}\nreport  {_report(run)}")
@@ -94,7 +94,7 @@ def show(run: RunDir) -> None:
 
 def _report(run: RunDir) -> str:
     try:
-        from analysis.report.write import run_report
+        from perturb.analysis.report.write import run_report
     except ModuleNotFoundError as error:
         return f"not written: {error.name} is not installed (pip install 'perturb[analysis]')"
     return str(run_report(run.path))

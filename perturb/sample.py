@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from perturb.command import check_paths, run_command
+from perturb.cli.command import check_paths, run_command
 from perturb.errors import UserError
-from perturb.paths import resolve
-from perturb.rundir import RunDir
+from perturb.store.paths import resolve
+from perturb.store.rundir import RunDir
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from perturb.data.prompts import Prompt
-    from perturb.videocrafter.system import VideoSystem
+    from perturb.models.videocrafter.system import VideoSystem
 
 STUDY_ONLY = ("training", "images", "fit", "probe_steps")
 """What a system's configuration brings for studies."""
@@ -27,13 +27,12 @@ def generate(values: dict[str, Any]) -> None:
         values.pop(key, None)
     check_paths(values)
 
-    from perturb.config import GenerateConfig, load
+    from perturb.cli.config import GenerateConfig, load
     from perturb.perturbation import restore
     from perturb.progress import progress
-    from perturb.seams import build
-    from perturb.stages.sample import Generator, save_clip
-    from perturb.structured import read
-    from perturb.video import write_contact_sheet, write_mp4
+    from perturb.store.video import write_contact_sheet, write_mp4
+    from perturb.structured import build, read
+    from perturb.study.sample import Generator, save_clip
 
     config = read(GenerateConfig, values)
     prompts = _prompts(config.prompt, config.prompts.file, config.prompts.limit)
@@ -59,7 +58,7 @@ def generate(values: dict[str, Any]) -> None:
 def _note_origin(system: VideoSystem, adapter: Path) -> None:
     """Say so when the run that the adapter lies in perturbed another model: it may be meant, so it is no error."""
     from perturb.perturbation.reference import Reference
-    from perturb.stages.hashing import hash_modules, summarise
+    from perturb.store.tensors import hash_modules, summarise
 
     run = RunDir(adapter.parent.parent)
     if run.manifest_path.is_file():

@@ -7,9 +7,9 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from perturb.command import check_paths, run_command
+from perturb.cli.command import check_paths, run_command
 from perturb.errors import UserError
-from perturb.paths import resolve
+from perturb.store.paths import resolve
 from perturb.structured import check_range, read
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def score(values: dict[str, Any]) -> None:
     check_paths(values)
     config = read(ScoreConfig, values)
 
-    from perturb.seams import build
+    from perturb.structured import build
 
     metrics, cache = build("metrics", config.metrics), None if config.cache is None else resolve(config.cache)
     if config.videos is None:
@@ -72,8 +72,8 @@ def score(values: dict[str, Any]) -> None:
 def _folder(config: ScoreConfig, videos: str, metrics: list[Metric | SetMetric], cache: Path | None) -> None:
     from rich.console import Console
 
-    from perturb.seams import build
-    from perturb.stages.score_folder import print_scores, score_folder, write_scores
+    from perturb.structured import build
+    from perturb.study.score_folder import print_scores, score_folder, write_scores
 
     scores = score_folder(
         metrics,
@@ -95,9 +95,9 @@ def _folder(config: ScoreConfig, videos: str, metrics: list[Metric | SetMetric],
 def _runs(config: ScoreConfig, metrics: list[Metric | SetMetric], cache: Path | None) -> None:
     from omegaconf import OmegaConf
 
-    from analysis.load import find_runs
-    from perturb.rundir import RunDir
-    from perturb.stages.rescore import rescore
+    from perturb.analysis.load import find_runs
+    from perturb.store.rundir import RunDir
+    from perturb.study.rescore import rescore
 
     given = (config.run,) if isinstance(config.run, str) else config.run or ()
     for run in map(RunDir, find_runs([resolve(path) for path in given])):
@@ -109,7 +109,7 @@ def _runs(config: ScoreConfig, metrics: list[Metric | SetMetric], cache: Path | 
 
 def _images_of(config: Mapping[str, Any]) -> ImageSet | None:
     """The image set D_I of a run; None, saying so, where it is no longer there."""
-    from perturb.seams import build
+    from perturb.structured import build
 
     try:
         return build("images", config["images"])

@@ -1,15 +1,24 @@
-"""Plain mappings (from yaml or json) to dataclasses, every key and every type checked."""
+"""Plain mappings (from yaml or json) to dataclasses and to objects, every key and every type checked."""
 
 import difflib
+import inspect
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
+import hydra.utils
+from hydra.errors import InstantiationException
+
 from perturb.errors import UserError
 
 T = TypeVar("T")
+MISSING_VALUE = "???"
+"""OmegaConf's mark of a value that the user has to give."""
+
+Target = dict[str, Any]
+"""``_target_`` (a class or function) and its arguments; `build` makes the object."""
 
 
 def read(cls: type[T], data: object, where: str = "") -> T:
@@ -96,3 +105,27 @@ def check_range(where: str, value: float | None, *, low: float = float("-inf"), 
     if value is not None and not low <= value <= high:
         allowed = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
         raise UserError(f"{where} is {value!r}; allowed: {allowed}")
+
+
+def build(key: str, target: Target) -> Any:
+    """The object a configuration names. UserError for an unknown target, unknown or missing arguments, bad values."""
+    try:
+        made = hydra.utils.get_object(target["_target_"])
+    except KeyError:
+        raise UserError(f"{key} lacks _target_: name the class to build, for example in conf/{key}/mine.yaml") from None
+    except Exception as error:
+        raise UserError(f"{key}._target_ is {target['_target_']!r}, which cannot be imported: {error}") from error
+    parameters = inspect.signature(made).parameters
+    given = [name for name in target if name != "_target_"]
+    for name in given:
+        if name not in parameters:
+            raise UserError(unknown_key(f"{key}.{name}", parameters))
+    given = [name for name in given if target[name] != MISSING_VALUE]
+    if missing := [n for n, p in parameters.items() if p.default is p.empty and n not in given]:
+        raise UserError(f"{', '.join(f'{key}.{name}' for name in missing)}: missing for {target['_target_']}")
+    try:
+        return hydra.utils.instantiate(target, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        raise

@@ -12,17 +12,18 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from perturb.command import MISSING, run_command
+from perturb.cli.command import run_command
 from perturb.errors import UserError
-from perturb.paths import resolve
-from perturb.rundir import write_atomic
+from perturb.store.paths import resolve
+from perturb.store.rundir import write_atomic
+from perturb.structured import MISSING_VALUE
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from perturb.stages.train_config import TrainConfig
-    from perturb.stages.train_diffusion import Trace
-    from perturb.stages.training.task import Outcome
+    from perturb.loop.task import Outcome
+    from perturb.training.config import TrainConfig
+    from perturb.training.diffusion import Trace
 
 CARD = "training.json"
 WANTED = {
@@ -40,7 +41,7 @@ WANTED = {
 def train(values: dict[str, Any]) -> None:
     """Run the training that the resolved configuration describes; goes on with what was begun."""
     if values["plan"]:
-        from perturb.train_plan import print_training_plan
+        from perturb.cli.training_plan import print_training_plan
 
         return print_training_plan(values)
     if absent := sorted(_missing(values)):
@@ -60,11 +61,11 @@ def _train(values: dict[str, Any]) -> None:
     """
     import torch
 
-    from perturb.stages.train_config import TrainConfig
-    from perturb.stages.training.checkpoints import is_full
-    from perturb.stages.training.processes import make_accelerator
-    from perturb.stages.training.stop import STOPPED, Stopped
+    from perturb.loop.checkpoints import is_full
+    from perturb.loop.processes import make_accelerator
+    from perturb.loop.stop import STOPPED, Stopped
     from perturb.structured import read
+    from perturb.training.config import TrainConfig
 
     config = read(TrainConfig, values)
     if config.threads is not None:
@@ -95,10 +96,10 @@ def _train(values: dict[str, Any]) -> None:
 def _train_autoencoder(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
     from safetensors.torch import save
 
-    from perturb.stages.train_vae import GRADES, VAEData, psnr, train_vae
-    from perturb.stages.vae_init import pass_through
-    from perturb.videocrafter.encoders import build_vae
-    from perturb.videocrafter.nano import NANO
+    from perturb.models.videocrafter.encoders import build_vae
+    from perturb.models.videocrafter.nano import NANO
+    from perturb.nano.autoencoder import GRADES, VAEData, psnr, train_vae
+    from perturb.nano.autoencoder_init import pass_through
 
     assert config.autoencoder is not None
     vae = build_vae(NANO.vae)
@@ -125,12 +126,12 @@ def _train_autoencoder(config: TrainConfig, accelerator: Accelerator) -> dict[st
 def _train_unet(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
     from accelerate.utils import gather_object
 
-    from perturb.stages.oracle_report import oracle_report
-    from perturb.stages.train_diffusion import Run, train_diffusion
-    from perturb.stages.train_init import initial_system
-    from perturb.stages.twins import write_trace
-    from perturb.train_data import training_data, validation
-    from perturb.videocrafter.checkpoint import save_system
+    from perturb.models.videocrafter.checkpoint import save_system
+    from perturb.nano.oracle_report import oracle_report
+    from perturb.training.data import training_data, validation
+    from perturb.training.diffusion import Run, train_diffusion
+    from perturb.training.init import initial_system
+    from perturb.training.twins import write_trace
 
     assert config.trained is not None
     output, work = resolve(config.output), resolve(config.work)
@@ -209,7 +210,7 @@ def _missing(values: Any, where: str = "") -> list[str]:
     """Dotted keys of everything that the configuration leaves for the user to give."""
     items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
     found = [key for name, value in items for key in _missing(value, f"{where}.{name}" if where else str(name))]
-    return [where] if values == MISSING else found
+    return [where] if values == MISSING_VALUE else found
 
 
 def main() -> None:

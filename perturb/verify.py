@@ -6,12 +6,12 @@ import argparse
 import sys
 
 from perturb.errors import UserError
-from perturb.paths import resolve
+from perturb.store.paths import resolve
 
 
 def verify(first: str, second: str) -> list[str]:
     """The reasons why the trainings in two output folders are no twins, none where they are."""
-    from perturb.stages.twins import differences, read_member
+    from perturb.training.twins import differences, read_member
 
     return differences(read_member(resolve(first)), read_member(resolve(second)))
 

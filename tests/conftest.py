@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from perturb.data.shapes.world import WORDS
-from perturb.videocrafter.spec import ModelSpec, SamplingDefaults, ScheduleSpec, TextSpec, UNetSpec, VAESpec
-from perturb.videocrafter.system import VideoSystem, build_system
-from perturb.videocrafter.tokenizer import FileTokenizer
+from perturb.models.videocrafter.spec import ModelSpec, SamplingDefaults, ScheduleSpec, TextSpec, UNetSpec, VAESpec
+from perturb.models.videocrafter.system import VideoSystem, build_system
+from perturb.models.videocrafter.tokenizer import FileTokenizer
+from perturb.world.scenes import WORDS
 from tests.parity.fixtures import folder
 
 TOKENS = 16

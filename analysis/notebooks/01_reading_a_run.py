@@ -23,12 +23,12 @@ RUN = Path("sample/spatial_full/137fdcdf92")  # change this to a run of your own
 # %%
 import matplotlib.pyplot as plt
 
-from analysis import style
-from analysis.load import completeness, load
-from analysis.plots import curve, frame_strip, magnitude_axis, step_axis
-from analysis.result import Result
-from analysis.statistics import changes
-from analysis.strips import load_strips
+from perturb.analysis import style
+from perturb.analysis.load import completeness, load
+from perturb.analysis.plots import curve, frame_strip, magnitude_axis, step_axis
+from perturb.analysis.result import Result
+from perturb.analysis.statistics.estimates import changes
+from perturb.analysis.strips import load_strips
 
 plt.rcParams.update(style.RC)
 

@@ -29,12 +29,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis import style
-from analysis.comparisons import PRIMARY_CONDITION, PRIMARY_METRIC, Results
-from analysis.design import LORA, Cell, Design
-from analysis.load import find_runs, load
-from analysis.stepwise import Stepwise, cell_rows, gap_rows
-from analysis.stepwise_figure import gap_over_steps
+from perturb.analysis import style
+from perturb.analysis.coupling.comparisons import PRIMARY_CONDITION, PRIMARY_METRIC, Results
+from perturb.analysis.coupling.design import LORA, Cell, Design
+from perturb.analysis.coupling.stepwise import Stepwise, cell_rows, gap_rows
+from perturb.analysis.coupling.stepwise_figure import gap_over_steps
+from perturb.analysis.load import find_runs, load
 
 plt.rcParams.update(style.RC)
 design = Design.of(load(find_runs(RUNS)))  # refuses runs that do not make one complete study, and says which

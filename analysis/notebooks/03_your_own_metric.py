@@ -27,12 +27,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from analysis import style
-from analysis.load import load
-from analysis.plots import curve, step_axis
-from analysis.statistics import level_curve
+from perturb.analysis import style
+from perturb.analysis.load import load
+from perturb.analysis.plots import curve, step_axis
+from perturb.analysis.statistics.estimates import level_curve
 from perturb.metrics.base import Clip, Context, MetricInfo, Value
-from perturb.records import SCORE_COLUMNS
+from perturb.store.records import SCORE_COLUMNS
 
 plt.rcParams.update(style.RC)
 

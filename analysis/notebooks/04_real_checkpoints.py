@@ -47,8 +47,8 @@ print(done.stdout or done.stderr)
 # - **A random control** of the same norm: `perturbation=random perturbation.reference=runs/spatial_full/<run id>`.
 #
 #       python -m perturb.run --multirun experiment=spatial_full,spatial_partial fit.seed=0,1,2 …
-#       python -m analysis.coupling runs -o tables
-#       python -m analysis.report runs -o report.html --clip-side 192 --clips-mb 12
+#       python -m perturb.analysis.coupling runs -o tables
+#       python -m perturb.report runs -o report.html --clip-side 192 --clips-mb 12
 #
 # ## What differs from nano
 #

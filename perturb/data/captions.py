@@ -7,7 +7,7 @@ from pathlib import Path
 
 from perturb.data.tables import iterate_table
 from perturb.errors import UserError
-from perturb.paths import resolve
+from perturb.store.paths import resolve
 
 TABLES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
 FILE_COLUMNS = ("file", "file_name", "image", "path", "video")

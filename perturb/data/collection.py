@@ -11,7 +11,7 @@ from perturb.data.captions import FILE_COLUMNS
 from perturb.data.prompts import TEXT_COLUMNS
 from perturb.data.tables import read_columns, require
 from perturb.errors import UserError
-from perturb.paths import resolve
+from perturb.store.paths import resolve
 
 COLUMNS = {"file": FILE_COLUMNS, "prompt": TEXT_COLUMNS, "id": ("prompt_id", "id")}
 

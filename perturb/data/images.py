@@ -23,7 +23,7 @@ from perturb.data.captions import find_captions
 from perturb.data.pictures import DAMAGED, SUFFIXES, list_files, rgb_pixels
 from perturb.data.source import BrokenSample, check_choice
 from perturb.errors import UserError
-from perturb.paths import resolve
+from perturb.store.paths import resolve
 
 Policy = Literal["single_frame", "repeat"]
 

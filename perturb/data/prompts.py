@@ -7,7 +7,7 @@ from pathlib import Path
 
 from perturb.data.tables import read_table
 from perturb.errors import UserError
-from perturb.paths import resolve
+from perturb.store.paths import resolve
 
 TEXT_COLUMNS = ("prompt", "caption", "text")
 

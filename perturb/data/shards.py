@@ -21,7 +21,7 @@ from perturb.data.shard_stream import Raw, digest_of_names
 from perturb.data.source import BrokenSample, Crop, Sample, check_choice
 from perturb.data.stills import fit_picture
 from perturb.errors import UserError
-from perturb.paths import resolve
+from perturb.store.paths import resolve
 from perturb.structured import check_range
 
 TEXTS = ("txt", "text", "caption")

@@ -25,7 +25,7 @@ from perturb.data.images import (
 from perturb.data.source import BrokenSample, Crop, Sample, check_choice, crop_offset
 from perturb.data.tables import read_columns, require
 from perturb.errors import UserError
-from perturb.paths import resolve
+from perturb.store.paths import resolve
 
 COLUMNS = {"file": FILE_COLUMNS, "caption": CAPTION_COLUMNS}
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")

@@ -15,7 +15,7 @@ from perturb.data.decoding import SUFFIXES
 from perturb.data.pictures import list_files
 from perturb.data.source import Crop, Sample
 from perturb.data.tables import read_columns, require
-from perturb.paths import resolve
+from perturb.store.paths import resolve
 
 COLUMNS = {
     "file": ("path", *FILE_COLUMNS),

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from perturb.metrics.aggregates import described
 from perturb.metrics.base import (
     Clip,
     ClipMetric,
@@ -15,15 +14,16 @@ from perturb.metrics.base import (
     Unavailable,
     Value,
 )
-from perturb.metrics.engine import Engine, Scored, Scores, score_clips
+from perturb.metrics.embedded.motion import MOTION
+from perturb.metrics.embedded.naturalness import Naturalness
+from perturb.metrics.embedded.perceptual import SSIM_DRIFT
+from perturb.metrics.embedded.visual import VISUAL
+from perturb.metrics.embedded.watermark import Watermark
 from perturb.metrics.learned import learned_metrics
-from perturb.metrics.measure import ClipSource, Format
-from perturb.metrics.motion import MOTION
-from perturb.metrics.naturalness import Naturalness
-from perturb.metrics.perceptual import SSIM_DRIFT
-from perturb.metrics.pool import Workers, suitable_workers
-from perturb.metrics.visual import VISUAL
-from perturb.metrics.watermark import Watermark
+from perturb.metrics.scoring.aggregates import described
+from perturb.metrics.scoring.engine import Engine, Scored, Scores, score_clips
+from perturb.metrics.scoring.measure import ClipSource, Format
+from perturb.metrics.scoring.pool import Workers, suitable_workers
 
 __all__ = [
     "Clip",

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from perturb.errors import UserError
-from perturb.metrics.frames import luma
+from perturb.metrics.embedded.frames import luma
 
 Axis = Literal["motion", "visual", "text", "drift"]
 Direction = Literal["up", "down", "band"]

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from perturb.metrics import Metric, SetMetric, all_metrics
-from perturb.metrics.aggregates import AGGREGATES, Aggregate
 from perturb.metrics.base import Axis, MetricInfo, Unavailable
 from perturb.metrics.learned import Learned
 from perturb.metrics.learned.weights import Weights, shown
+from perturb.metrics.scoring.aggregates import AGGREGATES, Aggregate
 
 COLUMNS = ("metric", "axis", "better", "range", "unit", "per", "depends on", "weights")
 BETTER = {"up": "higher", "down": "lower", "band": "neither"}

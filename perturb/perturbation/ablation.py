@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from perturb.errors import UserError
-from perturb.paths import resolve
 from perturb.perturbation import files
 from perturb.perturbation.anatomy import Place, anatomy
 from perturb.perturbation.cells import CellPerturbation
 from perturb.perturbation.reference import Reference
-from perturb.rundir import RunDir
+from perturb.store.paths import resolve
+from perturb.store.rundir import RunDir
 
 if TYPE_CHECKING:
-    from perturb.partition import Partition
+    from perturb.perturbation.partition import Partition
 
 NONE = "none"
 

@@ -10,7 +10,7 @@ from perturb.nn.attention import Attention, ImageProjections
 from perturb.nn.resblock import ResBlock
 from perturb.nn.transformer import FeedForward, SpatialTransformer, TemporalTransformer
 from perturb.nn.unet import VideoUNet
-from perturb.partition import LAYERS
+from perturb.perturbation.partition import LAYERS
 
 BLOCKS = ("outer", "down", "middle", "up")
 """``outer``: before the first level and behind the last one."""

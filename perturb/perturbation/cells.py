@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from perturb.errors import UserError
 from perturb.perturbation.base import refuse_second
-from perturb.perturbation.carried import Carried
+from perturb.perturbation.delegating import Carried
 from perturb.perturbation.lora import LoraPerturbation
 from perturb.perturbation.reference import Reference
 from perturb.structured import check_range
 
 if TYPE_CHECKING:
-    from perturb.partition import Partition
+    from perturb.perturbation.partition import Partition
 
 
 class CellPerturbation(Carried[LoraPerturbation]):

@@ -12,11 +12,11 @@ from torch import nn
 
 from perturb.errors import UserError
 from perturb.perturbation.base import parts, refuse_second
-from perturb.perturbation.carried import Carried
-from perturb.perturbation.inplace import MovedWeights
+from perturb.perturbation.delegating import Carried
+from perturb.perturbation.moved import MovedWeights
 
 if TYPE_CHECKING:
-    from perturb.partition import Partition
+    from perturb.perturbation.partition import Partition
 
 
 class DirectPerturbation(Carried[MovedWeights]):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from perturb.errors import UserError
 from perturb.perturbation.base import Magnitude
-from perturb.rundir import write_atomic
+from perturb.store.rundir import write_atomic
 
 if TYPE_CHECKING:
     from peft import LoraConfig

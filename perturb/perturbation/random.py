@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from perturb.diffusion.noise import sample_generator
 from perturb.errors import UserError
-from perturb.paths import resolve
 from perturb.perturbation import files
 from perturb.perturbation.base import parts, refuse_second, square
-from perturb.perturbation.carried import Carried
-from perturb.perturbation.inplace import MovedWeights
+from perturb.perturbation.delegating import Carried
 from perturb.perturbation.lora import LoraPerturbation
+from perturb.perturbation.moved import MovedWeights
 from perturb.perturbation.reference import Reference
-from perturb.rundir import RunDir
+from perturb.store.paths import resolve
+from perturb.store.rundir import RunDir
 
 if TYPE_CHECKING:
-    from perturb.partition import Partition
+    from perturb.perturbation.partition import Partition
 
 Rank = Literal["full", "reference"]
 

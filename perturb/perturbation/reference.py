@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from perturb.errors import UserError
-from perturb.rundir import STEP_PATTERN, RunDir
+from perturb.store.rundir import STEP_PATTERN, RunDir
 
 
 @dataclass(frozen=True)

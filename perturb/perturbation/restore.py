@@ -8,8 +8,8 @@ from torch import nn
 
 from perturb.perturbation.base import Perturbation
 from perturb.perturbation.direct import DirectPerturbation
-from perturb.perturbation.inplace import FILE
 from perturb.perturbation.lora import LoraPerturbation
+from perturb.perturbation.moved import FILE
 
 
 def restore(unet: nn.Module, folder: Path) -> Perturbation:

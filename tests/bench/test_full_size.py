@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from perturb.diffusion import epsilon_loss
-from perturb.partition import Partition
+from perturb.models.videocrafter.checkpoint import load_system
+from perturb.models.videocrafter.files import write_checkpoint
+from perturb.models.videocrafter.keymap import expected_keys
+from perturb.models.videocrafter.keymap.diffusion import diffusion_buffers
+from perturb.models.videocrafter.spec import SPECS, ModelSpec
 from perturb.perturbation.lora import LoraPerturbation
-from perturb.videocrafter.checkpoint import load_system
-from perturb.videocrafter.files import write_checkpoint
-from perturb.videocrafter.keymap import expected_keys
-from perturb.videocrafter.keymap.diffusion import diffusion_buffers
-from perturb.videocrafter.spec import SPECS, ModelSpec
+from perturb.perturbation.partition import Partition
 
 STATUS = Path("/proc/self/status")
 PARAMETERS = {  # values and tensors per group of the published network

@@ -17,17 +17,17 @@ from PIL import Image
 
 from perturb.data.images import ImageFolder
 from perturb.data.prompts import Prompt
-from perturb.data.shapes.__main__ import main as world
 from perturb.diffusion import Conditioning
 from perturb.diffusion.ddim import DDIMSampler
+from perturb.models.videocrafter.checkpoint import save_system
+from perturb.models.videocrafter.spec import SPECS
+from perturb.models.videocrafter.system import VideoSystem, build_system
 from perturb.perturbation.lora import LoraPerturbation
-from perturb.rundir import RunDir
-from perturb.stages.fit import FitConfig, fit
-from perturb.stages.sample import Generator, SampleConfig
+from perturb.store.rundir import RunDir
+from perturb.study.fit import FitConfig, fit
+from perturb.study.sample import Generator, SampleConfig
 from perturb.train import train
-from perturb.videocrafter.checkpoint import save_system
-from perturb.videocrafter.spec import SPECS
-from perturb.videocrafter.system import VideoSystem, build_system
+from perturb.world.__main__ import main as world
 from tests.unit.test_training_plan import composed
 
 pytestmark = [

@@ -16,10 +16,10 @@ import pytest
 
 from perturb.data.footage import read_clip
 from perturb.metrics import ClipSource, Engine, embedded_metrics
-from perturb.metrics.flow import optical_flow
-from perturb.metrics.frames import at_most
-from perturb.metrics.motion import LARGEST
-from perturb.video import write_mp4
+from perturb.metrics.embedded.flow import optical_flow
+from perturb.metrics.embedded.frames import at_most
+from perturb.metrics.embedded.motion import LARGEST
+from perturb.store.video import write_mp4
 
 CLIPS = int(os.environ.get("PERTURB_BENCH_CLIPS", "64"))
 WORKERS = int(os.environ.get("PERTURB_BENCH_WORKERS", "2"))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from perturb.data.shapes.__main__ import main as world
-from perturb.stages.training.journal import STEP
+from perturb.loop.journal import STEP
 from perturb.train import train
+from perturb.world.__main__ import main as world
 from tests.unit.test_training_plan import composed
 
 STEPS = int(os.environ.get("PERTURB_BENCH_STEPS", "100"))

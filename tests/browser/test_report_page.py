@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.report.__main__ import main
+from perturb.report import main
 from tests.unit.coupling_runs import STEPS, Key, make_study
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")

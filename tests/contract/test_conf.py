@@ -9,15 +9,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from perturb.config import GenerateConfig, RunConfig, load
+from perturb.cli.config import GenerateConfig, RunConfig, load
+from perturb.cli.plan import architecture, needed
 from perturb.data.prompts import load_prompts
 from perturb.errors import UserError
-from perturb.paths import conf_dir, resolve
-from perturb.plan import architecture, needed
+from perturb.models.videocrafter.spec import SPECS, get_spec
 from perturb.sample import STUDY_ONLY
-from perturb.seams import build
-from perturb.structured import read
-from perturb.videocrafter.spec import SPECS, get_spec
+from perturb.store.paths import conf_dir, resolve
+from perturb.structured import build, read
 
 CONF = conf_dir()
 GROUPS = sorted(

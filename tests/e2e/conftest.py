@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perturb.rundir import RunDir
-from perturb.videocrafter.checkpoint import save_system
-from perturb.videocrafter.spec import ModelSpec
-from perturb.videocrafter.system import VideoSystem
+from perturb.models.videocrafter.checkpoint import save_system
+from perturb.models.videocrafter.spec import ModelSpec
+from perturb.models.videocrafter.system import VideoSystem
+from perturb.store.rundir import RunDir
 
 CAPTIONS = ("a red circle on a gray background", "a blue square on a white background", "a green star moving fast")
 PROMPTS = (

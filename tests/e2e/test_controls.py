@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from perturb.models.videocrafter.checkpoint import save_system
+from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation.files import read_magnitude
-from perturb.records import read_scores
-from perturb.rundir import RunDir
-from perturb.videocrafter.checkpoint import save_system
-from perturb.videocrafter.system import VideoSystem
+from perturb.store.records import read_scores
+from perturb.store.rundir import RunDir
 from tests.e2e.conftest import Commands
 
 

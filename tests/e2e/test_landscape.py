@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perturb.rundir import RunDir
+from perturb.store.rundir import RunDir
 from tests.e2e.conftest import Commands
 
 KILLED = -9

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from perturb.rundir import RunDir
+from perturb.store.rundir import RunDir
 from tests.e2e.conftest import Commands
 
 KILLED = -9

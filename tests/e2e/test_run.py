@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from perturb.rundir import RunDir
-from perturb.videocrafter.checkpoint import save_system
-from perturb.videocrafter.system import VideoSystem
+from perturb.models.videocrafter.checkpoint import save_system
+from perturb.models.videocrafter.system import VideoSystem
+from perturb.store.rundir import RunDir
 from tests.e2e.conftest import PROMPTS, Commands
 
 

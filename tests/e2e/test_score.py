@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perturb.records import CLIP_SCORE_COLUMNS, read_scores, scores_csv
-from perturb.rundir import RunDir
-from perturb.video import write_mp4
+from perturb.store.records import CLIP_SCORE_COLUMNS, read_scores, scores_csv
+from perturb.store.rundir import RunDir
+from perturb.store.video import write_mp4
 from tests.e2e.conftest import Commands
 
 KILLED = -9

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from perturb.data.shapes.export import Export, export
+from perturb.world.export import Export, export
 from tests.e2e.conftest import ROOT, Commands
 
 KILLED, STOPPED = -9, 75

@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from perturb.data.shapes.export import encode_png
-from perturb.videocrafter.checkpoint import load_system, save_system
-from perturb.videocrafter.system import VideoSystem
+from perturb.models.videocrafter.checkpoint import load_system, save_system
+from perturb.models.videocrafter.system import VideoSystem
+from perturb.world.export import encode_png
 from tests.e2e.conftest import ROOT, SEARCHED
 from tests.e2e.two_processes import LOOP, MIDDLE, STEPS, measure, watch
 from tests.unit.data_files import write_shard

@@ -19,14 +19,14 @@ from safetensors.torch import save_file
 from perturb.data.feed import FeedConfig, open_feed
 from perturb.data.prompts import Prompt
 from perturb.data.shards import ImageShards
-from perturb.stages.latents import WorldData
-from perturb.stages.train_feeds import FeedBatches, FeedSettings
-from perturb.stages.train_validation import HeldOut, Validation, ValidationConfig
-from perturb.stages.training.config import StageConfig
-from perturb.stages.training.processes import sharding_plugin
-from perturb.stages.training.task import Batches
-from perturb.videocrafter.checkpoint import load_system
-from perturb.videocrafter.system import VideoSystem
+from perturb.loop.config import StageConfig
+from perturb.loop.processes import sharding_plugin
+from perturb.loop.task import Batches
+from perturb.models.videocrafter.checkpoint import load_system
+from perturb.models.videocrafter.system import VideoSystem
+from perturb.nano.latents import WorldData
+from perturb.training.feeds import FeedBatches, FeedSettings
+from perturb.training.validation import HeldOut, Validation, ValidationConfig
 from tests.unit.training_case import loop, made_up_batches, made_up_latents, train_tiny
 
 STEPS, MIDDLE = {"ddp": 2, "fsdp": 2, "shards": 3}, 1

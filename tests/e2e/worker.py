@@ -15,15 +15,15 @@ from pathlib import Path
 
 COMMANDS = ("perturb.run", "perturb.sample", "perturb.score")
 HEAVY = (
-    "perturb.config",
-    "perturb.plan",
-    "perturb.train_data",
-    "perturb.stages.train_diffusion",
-    "perturb.stages.rescore",
-    "perturb.stages.score_folder",
-    "analysis.summary",
-    "analysis.figure",
-    "analysis.report.write",
+    "perturb.cli.config",
+    "perturb.cli.plan",
+    "perturb.training.data",
+    "perturb.training.diffusion",
+    "perturb.study.rescore",
+    "perturb.study.score_folder",
+    "perturb.analysis.summary",
+    "perturb.analysis.figure",
+    "perturb.analysis.report.write",
     "diffusers",
     "peft",
     "transformers",
@@ -34,7 +34,7 @@ HEAVY = (
 def main() -> None:
     for name in (*COMMANDS, *HEAVY):
         importlib.import_module(name)
-    importlib.import_module("analysis.report.page").vega()  # kept for all children
+    importlib.import_module("perturb.analysis.report.page").vega()  # kept for all children
     print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)

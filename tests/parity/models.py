@@ -8,24 +8,32 @@ import torch
 from torch import Tensor, nn
 
 from perturb.diffusion import NoiseSchedule
-from perturb.nn import Resampler, VideoUNet
-from perturb.videocrafter.encoders import (
+from perturb.models.videocrafter.encoders import (
     ImageEncoder,
     TextEncoder,
     build_image_encoder,
     build_text_encoder,
     build_vae,
 )
-from perturb.videocrafter.keymap.encoders import Rule, convert_to_ours, image_rules, text_rules, vae_rules
-from perturb.videocrafter.keymap.unet import (
+from perturb.models.videocrafter.keymap.encoders import Rule, convert_to_ours, image_rules, text_rules, vae_rules
+from perturb.models.videocrafter.keymap.unet import (
     PROJECTOR_PREFIX,
     UNET_PREFIX,
     projector_official_to_ours,
     unet_official_to_ours,
 )
-from perturb.videocrafter.spec import ImageSpec, ModelSpec, ResamplerSpec, ScheduleSpec, TextSpec, VAESpec, get_spec
-from perturb.videocrafter.system import VideoSystem, build_image_projector
-from perturb.videocrafter.tokenizer import ClipTokenizer, Tokenizer
+from perturb.models.videocrafter.spec import (
+    ImageSpec,
+    ModelSpec,
+    ResamplerSpec,
+    ScheduleSpec,
+    TextSpec,
+    VAESpec,
+    get_spec,
+)
+from perturb.models.videocrafter.system import VideoSystem, build_image_projector
+from perturb.models.videocrafter.tokenizer import ClipTokenizer, Tokenizer
+from perturb.nn import Resampler, VideoUNet
 from tests.parity.fixtures import Fixture, fixture
 from tests.parity.networks import build_unet, unet_spec
 

@@ -6,9 +6,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from perturb.models.videocrafter.keymap.unet import UNET_PREFIX, unet_official_to_ours
+from perturb.models.videocrafter.spec import UNetSpec
 from perturb.nn import VideoUNet
-from perturb.videocrafter.keymap.unet import UNET_PREFIX, unet_official_to_ours
-from perturb.videocrafter.spec import UNetSpec
 from tests.parity.fixtures import Fixture
 
 DEFAULT_FPS = 16  # of the published network, when a call leaves fps out

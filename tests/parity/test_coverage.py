@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from perturb.videocrafter.keymap import PREFIXES
+from perturb.models.videocrafter.keymap import PREFIXES
 from tests.parity.fixtures import fixtures, folder, kinds, requires_fixtures
 
 pytestmark = requires_fixtures

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 from perturb.data.images import published_resize
-from perturb.videocrafter.keymap.encoders import (
+from perturb.models.videocrafter.keymap.encoders import (
     Rule,
     convert_to_official,
     convert_to_ours,
@@ -18,8 +18,8 @@ from perturb.videocrafter.keymap.encoders import (
     text_rules,
     vae_rules,
 )
-from perturb.videocrafter.preprocess import preprocess_image
-from perturb.videocrafter.tokenizer import ClipTokenizer
+from perturb.models.videocrafter.preprocess import preprocess_image
+from perturb.models.videocrafter.tokenizer import ClipTokenizer
 from tests.parity.fixtures import Fixture, fixtures, requires_fixtures
 from tests.parity.models import Ledger, image_spec, load_image, load_text, load_vae, text_spec, vae_spec, vae_system
 
@@ -55,7 +55,7 @@ def check_video(golden: Fixture, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     ledger.check("decode_first_stage", system.decode(z))
     ledger.check("decode_first_stage_2DAE", system.decode(z, frames_per_batch=1))
     noise = rearrange(golden.given("noise_video"), "(b t) c h w -> b c t h w", b=len(video))
-    monkeypatch.setattr("perturb.videocrafter.system.draw", lambda shape, generators, device: noise)
+    monkeypatch.setattr("perturb.models.videocrafter.system.draw", lambda shape, generators, device: noise)
     ledger.check("encode_first_stage", system.encode(video, [torch.Generator()] * len(video)))
 
 

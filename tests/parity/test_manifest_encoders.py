@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from perturb.videocrafter.encoders import build_image_encoder, build_text_encoder, build_vae
-from perturb.videocrafter.keymap.diffusion import diffusion_buffers
-from perturb.videocrafter.keymap.encoders import (
+from perturb.models.videocrafter.encoders import build_image_encoder, build_text_encoder, build_vae
+from perturb.models.videocrafter.keymap.diffusion import diffusion_buffers
+from perturb.models.videocrafter.keymap.encoders import (
     IMAGE_PREFIX,
     TEXT_PREFIX,
     VAE_PREFIX,
@@ -21,7 +21,7 @@ from perturb.videocrafter.keymap.encoders import (
     text_rules,
     vae_rules,
 )
-from perturb.videocrafter.spec import SPECS, ModelSpec
+from perturb.models.videocrafter.spec import SPECS, ModelSpec
 from tests.parity.fixtures import Fixture, fixtures, folder, requires_fixtures
 
 pytestmark = requires_fixtures

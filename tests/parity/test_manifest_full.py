@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from perturb.videocrafter.keymap import expected_keys
-from perturb.videocrafter.spec import SPECS
+from perturb.models.videocrafter.keymap import expected_keys
+from perturb.models.videocrafter.spec import SPECS
 
 MANIFESTS = {
     "t2v_512_v1": "t2v_512_v1.0",

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from perturb.models.videocrafter.keymap.unet import projector_official_to_ours, unet_official_to_ours
+from perturb.models.videocrafter.spec import SPECS, ResamplerSpec, UNetSpec
 from perturb.nn import Resampler
-from perturb.videocrafter.keymap.unet import projector_official_to_ours, unet_official_to_ours
-from perturb.videocrafter.spec import SPECS, ResamplerSpec, UNetSpec
 from tests.parity.fixtures import Fixture, fixture, fixtures, requires_fixtures
 from tests.parity.networks import unet_spec
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from perturb.models.videocrafter.keymap.unet import PROJECTOR_PREFIX, projector_official_to_ours
+from perturb.models.videocrafter.spec import ResamplerSpec
 from perturb.nn import ImageProjection, Resampler
-from perturb.videocrafter.keymap.unet import PROJECTOR_PREFIX, projector_official_to_ours
-from perturb.videocrafter.spec import ResamplerSpec
 from tests.parity.fixtures import Fixture, fixtures, requires_fixtures
 
 pytestmark = requires_fixtures

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from perturb.diffusion import NoiseSchedule
-from perturb.videocrafter.keymap.diffusion import diffusion_buffers
+from perturb.models.videocrafter.keymap.diffusion import diffusion_buffers
 from tests.parity.fixtures import Fixture, fixtures, requires_fixtures
 from tests.parity.models import Ledger, schedule, schedule_spec
 

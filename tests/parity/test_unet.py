@@ -6,8 +6,8 @@ import pytest
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from perturb.models.videocrafter.keymap.unet import unet_modules
 from perturb.nn import VideoUNet
-from perturb.videocrafter.keymap.unet import unet_modules
 from tests.parity.fixtures import Fixture, fixtures, requires_fixtures
 from tests.parity.networks import build_unet, run_call
 

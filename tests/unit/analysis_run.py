@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from analysis.load import load
-from analysis.result import Result
-from analysis.table import result_table
-from perturb.records import SET_PROMPT, SET_SEED, ScoreRow, TrainRow, scores_csv, train_csv
-from perturb.rundir import RunDir, write_atomic
+from perturb.analysis.load import load
+from perturb.analysis.result import Result
+from perturb.analysis.table import result_table
+from perturb.store.records import SET_PROMPT, SET_SEED, ScoreRow, TrainRow, scores_csv, train_csv
+from perturb.store.rundir import RunDir, write_atomic
 
 STEPS = (0, 20, 50, 100, 200, 300)
 COLOURS = {"red": (200, 50, 45), "blue": (50, 80, 190), "green": (60, 150, 70), "yellow": (215, 190, 60)}

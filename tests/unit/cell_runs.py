@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perturb.records import SET_PROMPT, SET_SEED, ScoreRow, TrainRow, scores_csv, train_csv
-from perturb.rundir import RunDir, write_atomic
+from perturb.store.records import SET_PROMPT, SET_SEED, ScoreRow, TrainRow, scores_csv, train_csv
+from perturb.store.rundir import RunDir, write_atomic
 
 PROMPTS = {"p000": "a red circle", "p001": "a blue star", "p002": "a cyan square"}
 METRICS = (  # name, axis

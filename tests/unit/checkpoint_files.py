@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from perturb.videocrafter.keymap import expected_keys, to_official
-from perturb.videocrafter.keymap.diffusion import diffusion_buffers
-from perturb.videocrafter.spec import ModelSpec
-from perturb.videocrafter.system import VideoSystem
+from perturb.models.videocrafter.keymap import expected_keys, to_official
+from perturb.models.videocrafter.keymap.diffusion import diffusion_buffers
+from perturb.models.videocrafter.spec import ModelSpec
+from perturb.models.videocrafter.system import VideoSystem
 
 
 def as_published(tiny_spec: ModelSpec) -> ModelSpec:

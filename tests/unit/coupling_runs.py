@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perturb.records import SET_PROMPT, SET_SEED, ScoreRow, TrainRow, scores_csv, train_csv
-from perturb.rundir import RunDir, write_atomic
+from perturb.store.records import SET_PROMPT, SET_SEED, ScoreRow, TrainRow, scores_csv, train_csv
+from perturb.store.rundir import RunDir, write_atomic
 
 STEPS = (0, 50, 100)
 TEXTS = {"p000": "a red circle", "p001": "a blue star", "p002": "a cyan square"}

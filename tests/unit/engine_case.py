@@ -8,10 +8,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from perturb.stages.training.config import LoopConfig, StageConfig
-from perturb.stages.training.engine import Engine
-from perturb.stages.training.processes import make_accelerator
-from perturb.stages.training.task import Outcome, Task
+from perturb.loop.config import LoopConfig, StageConfig
+from perturb.loop.engine import Engine
+from perturb.loop.processes import make_accelerator
+from perturb.loop.task import Outcome, Task
 from tests.unit.training_case import QUIET
 
 BATCH = 4

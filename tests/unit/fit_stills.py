@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from perturb.data.images import Policy
-from perturb.stages.fit import FitConfig
+from perturb.study.fit import FitConfig
 
 SMALL = FitConfig(batch_size=2, warmup_steps=2, save_every=3, learning_rate=0.01)
 

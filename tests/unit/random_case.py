@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from perturb.partition import Partition
+from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import LoraPerturbation
 from perturb.perturbation.files import write_magnitude
-from perturb.rundir import RunDir
-from perturb.stages.hashing import hash_modules, summarise
-from perturb.videocrafter.system import VideoSystem
+from perturb.perturbation.partition import Partition
+from perturb.store.rundir import RunDir
+from perturb.store.tensors import hash_modules, summarise
 
 STEPS = {0: 0.0, 2: 0.05, 5: 0.2}  # step → size of the reference's factors B
 

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from perturb.videocrafter.keymap import component_rules
-from perturb.videocrafter.keymap.diffusion import diffusion_buffers
-from perturb.videocrafter.keymap.encoders import convert_to_official
-from perturb.videocrafter.spec import ModelSpec, TextSpec, UNetSpec, VAESpec
+from perturb.models.videocrafter.keymap import component_rules
+from perturb.models.videocrafter.keymap.diffusion import diffusion_buffers
+from perturb.models.videocrafter.keymap.encoders import convert_to_official
+from perturb.models.videocrafter.spec import ModelSpec, TextSpec, UNetSpec, VAESpec
 
 
 def small_spec(tiny_spec: ModelSpec, **flags: bool) -> ModelSpec:

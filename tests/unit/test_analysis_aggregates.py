@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.aggregates import (
+from perturb.analysis.statistics.aggregates import (
     Aggregate,
     change,
     collapse_steps,
@@ -15,7 +15,7 @@ from analysis.aggregates import (
     profile,
     retention,
 )
-from analysis.contrast import Trajectories, benjamini_hochberg
+from perturb.analysis.statistics.contrast import Trajectories, benjamini_hochberg
 
 NEVER = math.inf
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from scipy.special import stdtr
 
-from analysis.contrast import (
+from perturb.analysis.statistics.contrast import (
     READINGS,
     Nested,
     Reading,

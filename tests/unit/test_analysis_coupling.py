@@ -11,11 +11,11 @@ from coupling_runs import CONDITIONS, Key, make_study
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from analysis.comparisons import PRIMARY_CONDITION, Results
-from analysis.coupling import contrast_rows, contrast_table, curve_rows, footnote, main, run_rows
-from analysis.coupling_figure import curves_figure, figures, forest_figure
-from analysis.design import LORA, Cell, Design
-from analysis.load import find_runs, load
+from perturb.analysis.coupling.comparisons import PRIMARY_CONDITION, Results
+from perturb.analysis.coupling.coupling import contrast_rows, contrast_table, curve_rows, footnote, main, run_rows
+from perturb.analysis.coupling.design import LORA, Cell, Design
+from perturb.analysis.coupling.figure import curves_figure, figures, forest_figure
+from perturb.analysis.load import find_runs, load
 from perturb.errors import UserError
 
 FULL, PARTIAL = (Key(training, "spatial", "single_frame", "lora", 0) for training in ("full", "partial"))
@@ -140,8 +140,8 @@ def test_command_writes_tables_and_figures(
     study: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # drawing takes seconds
-    monkeypatch.setattr("analysis.coupling_figure.figures", lambda found: [("curves", Figure())])
-    monkeypatch.setattr("analysis.stepwise_figure.figures", lambda found, stepwise: [])
+    monkeypatch.setattr("perturb.analysis.coupling.figure.figures", lambda found: [("curves", Figure())])
+    monkeypatch.setattr("perturb.analysis.coupling.stepwise_figure.figures", lambda found, stepwise: [])
     runs = study.design.runs[Cell("full", PRIMARY_CONDITION, LORA)]
     folder = runs[0].directory.path.parents[1]
     assert main([str(folder), "-o", str(tmp_path)]) == 0

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from analysis.aggregates import change, improvement
-from analysis.contrast import READINGS, Trajectories, contrast
-from analysis.resampling import max_t
+from perturb.analysis.statistics.aggregates import change, improvement
+from perturb.analysis.statistics.contrast import READINGS, Trajectories, contrast
+from perturb.analysis.statistics.resampling import max_t
 
 PROMPTS, STEPS = 32, (0, 20, 50, 100, 200, 300)
 STUDIES = 2000

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.crosstalk import main, matrix_csv, read_table, strongest, written
-from analysis.crosstalk_figure import crosstalk_map
-from analysis.report.crosstalk import matrix
+from perturb.analysis.crosstalk.crosstalk import main, matrix_csv, read_table, strongest, written
+from perturb.analysis.crosstalk.figure import crosstalk_map
+from perturb.analysis.report.crosstalk import matrix
 
 ROOT = Path(__file__).parents[2]
 TABLE = """distortion,strength,unit,metric,axis,scale,change
@@ -50,8 +50,8 @@ def test_changes_in_words() -> None:
 def test_a_report_shows_every_distortion_at_its_strongest_as_it_was_calibrated(table: Path) -> None:
     assert strongest(read_table(table)).change.tolist() == [-0.5, 0.2, -1, 0]
     calibrated = read_table(ROOT / "experiments" / "metric_calibration" / "table.csv")
-    packaged = ROOT / "analysis" / "report" / "crosstalk.csv"
-    assert packaged.read_text() == matrix_csv(calibrated), "write it anew: python -m analysis.crosstalk … --matrix"
+    packaged = ROOT / "perturb" / "analysis" / "report" / "crosstalk.csv"
+    assert packaged.read_text() == matrix_csv(calibrated), "python -m perturb.analysis.crosstalk … --matrix"
     infos = [{"name": name} for name in ("blockiness", "a metric of the user's own")]
     found = matrix([{"name": "motion_quality", "pitfalls": "a mark"}, *infos])
     assert found.note == "a mark"

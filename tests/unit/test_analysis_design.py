@@ -9,10 +9,10 @@ import pytest
 from analysis_run import edit
 from coupling_runs import CONDITIONS, STEPS, Key, make_run, make_study
 
-from analysis.design import Cell, Condition, Design
-from analysis.load import find_runs, load
+from perturb.analysis.coupling.design import Cell, Condition, Design
+from perturb.analysis.load import find_runs, load
 from perturb.errors import UserError
-from perturb.rundir import RunDir
+from perturb.store.rundir import RunDir
 
 FULL, PARTIAL = (Key(training, "spatial", "single_frame", "lora", 0) for training in ("full", "partial"))
 

@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from rich.console import Console
 
-from analysis.figure import summary_figure
-from analysis.load import load
-from analysis.plots import curve, frame_strip, magnitude_axis
-from analysis.result import Result
-from analysis.statistics import Curve, Estimate
-from analysis.summary import main, summarise
+from perturb.analysis.figure import summary_figure
+from perturb.analysis.load import load
+from perturb.analysis.plots import curve, frame_strip, magnitude_axis
+from perturb.analysis.result import Result
+from perturb.analysis.statistics.estimates import Curve, Estimate
+from perturb.analysis.summary import main, summarise
 from perturb.errors import UserError
 
 

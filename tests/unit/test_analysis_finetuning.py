@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import style
-from analysis.finetuning import Comparison, main, table_markdown
-from analysis.finetuning_figure import change_plane
-from analysis.load import load
+from perturb.analysis import style
+from perturb.analysis.finetuning.figure import change_plane
+from perturb.analysis.finetuning.finetuning import Comparison, main, table_markdown
+from perturb.analysis.load import load
 from perturb.errors import UserError
-from perturb.records import ScoreRow, TrainRow, scores_csv, train_csv
-from perturb.rundir import RunDir, write_atomic
+from perturb.store.records import ScoreRow, TrainRow, scores_csv, train_csv
+from perturb.store.rundir import RunDir, write_atomic
 
 METRICS = (("motion_quality", "motion", "up"), ("colourfulness", "visual", "band"), ("ssim_drift", "drift", "down"))
 PROMPTS = {"a": "a red circle", "b": "a blue square"}

@@ -9,10 +9,10 @@ import pytest
 from cell_runs import CELLS, SCALES, landscape
 from rich.console import Console
 
-from analysis.cells import BOTH_MODELS, read_tables
-from analysis.landscape import Landscape, analyse, excess, interaction, interaction_rows, main
+from perturb.analysis.cells import BOTH_MODELS, read_tables
+from perturb.analysis.landscape.landscape import Landscape, analyse, excess, interaction, interaction_rows, main
 from perturb.errors import UserError
-from perturb.rundir import RunDir
+from perturb.store.rundir import RunDir
 
 T2 = 4.302652729911275  # t(0.975, 2)
 

@@ -8,8 +8,8 @@ import pytest
 from cell_runs import ablation
 from rich.console import Console
 
-from analysis.cells import BOTH_MODELS, read_tables
-from analysis.layers import analyse, effects, energies, main
+from perturb.analysis.cells import BOTH_MODELS, read_tables
+from perturb.analysis.layers.layers import analyse, effects, energies, main
 from perturb.errors import UserError
 
 T2 = 4.302652729911275  # t(0.975, 2)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from analysis_run import METRICS, STEPS, edit, make_run, printed
 
-from analysis.load import completeness, find_runs, load
-from analysis.summary import main
+from perturb.analysis.load import completeness, find_runs, load
+from perturb.analysis.summary import main
 from perturb.errors import UserError
-from perturb.rundir import RunDir
+from perturb.store.rundir import RunDir
 
 
 @pytest.fixture(scope="module")

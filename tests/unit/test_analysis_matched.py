@@ -9,10 +9,10 @@ import pytest
 from coupling_runs import make_study
 from rich.console import Console
 
-from analysis.contrast import Floats
-from analysis.design import Design
-from analysis.load import find_runs, load
-from analysis.matched import DOSE, Match, Side, analyse, left_out, matches, pseudo
+from perturb.analysis.coupling.design import Design
+from perturb.analysis.load import find_runs, load
+from perturb.analysis.matched.matched import DOSE, Match, Side, analyse, left_out, matches, pseudo
+from perturb.analysis.statistics.contrast import Floats
 
 T2 = 4.302652729911275  # t(0.975, 2)
 

@@ -12,15 +12,15 @@ from cell_runs import landscape
 from coupling_runs import STEPS, TEXTS, make_study
 from PIL import Image
 
-from analysis.report.__main__ import main
-from analysis.report.content import Report, shared_facts
-from analysis.report.page import page
-from analysis.report.paper import tables
-from analysis.report.player import Settings, player
-from analysis.report.verdict import verdict
-from analysis.report.write import run_report
+from perturb.analysis.report.content import Report, shared_facts
+from perturb.analysis.report.page import page
+from perturb.analysis.report.paper import tables
+from perturb.analysis.report.player import Settings, player
+from perturb.analysis.report.verdict import verdict
+from perturb.analysis.report.write import run_report
 from perturb.errors import UserError
-from perturb.rundir import RunDir
+from perturb.report import main
+from perturb.store.rundir import RunDir
 
 NO_CLIPS = Settings(budget=0)
 HOSTILE = '</script><img src=x onerror="alert(1)">'
@@ -29,7 +29,7 @@ HOSTILE = '</script><img src=x onerror="alert(1)">'
 @pytest.fixture(autouse=True)
 def _without_vega(monkeypatch: pytest.MonkeyPatch) -> None:
     """tests/browser draws the charts; bundling Vega takes seconds."""
-    monkeypatch.setattr("analysis.report.page.vega", lambda: "/* vega */")
+    monkeypatch.setattr("perturb.analysis.report.page.vega", lambda: "/* vega */")
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +248,7 @@ def test_markdown_has_tables_and_figures(
 ) -> None:
     from matplotlib.figure import Figure
 
-    monkeypatch.setattr("analysis.report.paper._figures", lambda report: [("curves", Figure())])
+    monkeypatch.setattr("perturb.analysis.report.paper._figures", lambda report: [("curves", Figure())])
     output = tmp_path / "study.md"
     assert main([str(folder), "--format", "md", "-o", str(output)]) == 0
     text = output.read_text()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.resampling import NO_INTERVAL, max_t, percentile, sign_flip, studentised
-from analysis.statistics import mean_interval
+from perturb.analysis.statistics.estimates import mean_interval
+from perturb.analysis.statistics.resampling import NO_INTERVAL, max_t, percentile, sign_flip, studentised
 
 
 def rng() -> np.random.Generator:

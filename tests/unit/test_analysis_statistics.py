@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.statistics import (
+from perturb.analysis.statistics.estimates import (
     Estimate,
     change_curve,
     changes,
@@ -17,7 +17,7 @@ from analysis.statistics import (
     trajectories,
     typical_and_most_changed,
 )
-from perturb.records import SCORE_COLUMNS
+from perturb.store.records import SCORE_COLUMNS
 
 
 def frame(values: Mapping[tuple[int, str, int], float | None], metric: str = "m") -> pd.DataFrame:

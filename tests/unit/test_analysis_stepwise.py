@@ -8,13 +8,13 @@ import pytest
 from coupling_runs import STEPS, make_study
 from matplotlib.figure import Figure
 
-from analysis.comparisons import PRIMARY_CONDITION, Results
-from analysis.design import Design
-from analysis.load import find_runs, load
-from analysis.plots import contact_sheet
-from analysis.stepwise import Stepwise, cell_rows, gap_rows
-from analysis.stepwise_figure import collapse_rate, figures, gap_over_steps, performance_profile
-from analysis.strips import load_pairs
+from perturb.analysis.coupling.comparisons import PRIMARY_CONDITION, Results
+from perturb.analysis.coupling.design import Design
+from perturb.analysis.coupling.stepwise import Stepwise, cell_rows, gap_rows
+from perturb.analysis.coupling.stepwise_figure import collapse_rate, figures, gap_over_steps, performance_profile
+from perturb.analysis.load import find_runs, load
+from perturb.analysis.plots import contact_sheet
+from perturb.analysis.strips import load_pairs
 
 
 @pytest.fixture(scope="module")

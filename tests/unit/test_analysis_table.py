@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from analysis_run import STEPS, make_run, printed
 
-from analysis.load import load
-from analysis.result import Result
-from perturb.rundir import RunDir
+from perturb.analysis.load import load
+from perturb.analysis.result import Result
+from perturb.store.rundir import RunDir
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from perturb.diffusion import sample_generator
 from perturb.errors import UserError
-from perturb.partition import Partition
+from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import AblationPerturbation, LandscapePerturbation, LoraPerturbation, Prescribed
 from perturb.perturbation.anatomy import BLOCKS
-from perturb.rundir import RunDir
-from perturb.stages.hashing import hash_modules, summarise
-from perturb.videocrafter.system import VideoSystem
+from perturb.perturbation.partition import Partition
+from perturb.store.rundir import RunDir
+from perturb.store.tensors import hash_modules, summarise
 
 SEED, STEP = 4, 5  # of the runs that `finished` makes
 SCALES = (0, 0.5, 1.5)

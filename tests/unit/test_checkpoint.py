@@ -13,12 +13,12 @@ from checkpoint_files import as_first_published, as_published, equal, official, 
 from torch import Tensor
 
 from perturb.errors import UserError
-from perturb.videocrafter.checkpoint import load_system, open_checkpoint
-from perturb.videocrafter.files import write_safetensors
-from perturb.videocrafter.keymap import expected_keys
-from perturb.videocrafter.keymap.diffusion import diffusion_buffers
-from perturb.videocrafter.spec import SPECS, ImageSpec, ModelSpec, ResamplerSpec
-from perturb.videocrafter.system import VideoSystem, build_system
+from perturb.models.videocrafter.checkpoint import load_system, open_checkpoint
+from perturb.models.videocrafter.files import write_safetensors
+from perturb.models.videocrafter.keymap import expected_keys
+from perturb.models.videocrafter.keymap.diffusion import diffusion_buffers
+from perturb.models.videocrafter.spec import SPECS, ImageSpec, ModelSpec, ResamplerSpec
+from perturb.models.videocrafter.system import VideoSystem, build_system
 
 UNET = "model.diffusion_model."
 TEXT = "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight"
@@ -200,8 +200,8 @@ def test_an_official_file_cannot_serve_a_model_with_its_own_words(tmp_path: Path
 MEASURE = """
 import json, sys
 from pathlib import Path
-from perturb.videocrafter.checkpoint import load_system
-from perturb.videocrafter.spec import ModelSpec
+from perturb.models.videocrafter.checkpoint import load_system
+from perturb.models.videocrafter.spec import ModelSpec
 
 def kilobytes(file, name):
     return next(int(line.split()[1]) for line in Path(file).read_text().splitlines() if line.startswith(name))

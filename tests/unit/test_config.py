@@ -6,11 +6,10 @@ from typing import Any, Literal
 
 import pytest
 
-from perturb.command import check_paths
+from perturb.cli.command import check_paths
+from perturb.cli.identity import content_digest, identity
 from perturb.errors import UserError
-from perturb.identity import content_digest, identity
-from perturb.seams import build
-from perturb.structured import read
+from perturb.structured import build, read
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from perturb.convert import convert, main
 from perturb.errors import UserError
-from perturb.videocrafter.checkpoint import load_system, save_system
-from perturb.videocrafter.files import read_weights, write_safetensors
-from perturb.videocrafter.keymap import expected_keys
-from perturb.videocrafter.keymap.diffusion import diffusion_buffers
-from perturb.videocrafter.spec import SPECS, ImageSpec, ModelSpec, ResamplerSpec
-from perturb.videocrafter.system import VideoSystem
+from perturb.models.videocrafter.checkpoint import load_system, save_system
+from perturb.models.videocrafter.files import read_weights, write_safetensors
+from perturb.models.videocrafter.keymap import expected_keys
+from perturb.models.videocrafter.keymap.diffusion import diffusion_buffers
+from perturb.models.videocrafter.spec import SPECS, ImageSpec, ModelSpec, ResamplerSpec
+from perturb.models.videocrafter.system import VideoSystem
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

@@ -13,14 +13,14 @@ from data_files import load
 
 from perturb.data.feed import FeedConfig, IndexedFeed, ShardFeed
 from perturb.data.images import ImageFolder
-from perturb.data.shapes.__main__ import main
-from perturb.data.shapes.export import Export, export
-from perturb.data.shapes.render import render, render_still
-from perturb.data.shapes.world import scene, still_moment
 from perturb.data.shards import ImageShards, VideoShards
 from perturb.data.stills import still_table
 from perturb.data.videos import VideoFolder, VideoTable
 from perturb.errors import UserError
+from perturb.world.__main__ import main
+from perturb.world.export import Export, export
+from perturb.world.render import render, render_still
+from perturb.world.scenes import scene, still_moment
 
 STEADY = {"min": 1, "max": 1}
 

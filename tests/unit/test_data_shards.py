@@ -12,10 +12,10 @@ import pytest
 from data_files import numbered, numbers, write_shard, write_video
 
 from perturb.data.feed import FeedConfig, ShardFeed, open_feed
-from perturb.data.shapes.export import encode_png
 from perturb.data.shard_stream import this_process
 from perturb.data.shards import ImageShards, VideoShards, expand_shards
 from perturb.errors import UserError
+from perturb.world.export import encode_png
 
 STILL = encode_png(numbered(1)[0])
 

@@ -15,11 +15,11 @@ from PIL import Image
 from pyarrow import parquet
 
 from perturb.data.images import ImageFolder
-from perturb.data.shapes import HighGradeStills
 from perturb.data.source import BrokenSample
 from perturb.data.stills import ImageTable, SavedDataset, StillSource, still_dataset, still_folder, still_table
 from perturb.data.videos import VideoTable
 from perturb.errors import UserError
+from perturb.world import HighGradeStills
 
 RED, WHITE, BLUE = (255, 0, 0), (255, 255, 255), (0, 0, 255)
 ROWS = [("a.png", 'a "red", one'), ("sub/b.png", "a dog"), ("a.png", "again")]

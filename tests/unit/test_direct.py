@@ -9,17 +9,17 @@ from fit_stills import SMALL, Stills
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import perturb.stages.fit as fit_module
+import perturb.study.fit as fit_module
 from perturb.errors import UserError
-from perturb.partition import Partition
+from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import DirectPerturbation, LoraPerturbation, restore
 from perturb.perturbation.files import read_magnitude
-from perturb.perturbation.inplace import FILE
-from perturb.records import read_train
-from perturb.rundir import RunDir
-from perturb.stages.fit import fit
-from perturb.stages.hashing import hash_modules, moved
-from perturb.videocrafter.system import VideoSystem
+from perturb.perturbation.moved import FILE
+from perturb.perturbation.partition import Partition
+from perturb.store.records import read_train
+from perturb.store.rundir import RunDir
+from perturb.store.tensors import hash_modules, moved
+from perturb.study.fit import fit
 
 GROUPS = {"spatial": ("spatial",), "temporal": ("temporal",), "both": ("spatial", "temporal")}
 

@@ -11,8 +11,8 @@ import pytest
 from engine_metrics import Level, Spread, broken, flat, killed, source
 
 from perturb.metrics import Clip, ClipSource, Context, Engine, Scores, Value, score_clips
-from perturb.metrics.cache import clip_digest
-from perturb.metrics.engine import BATCH
+from perturb.metrics.scoring.cache import clip_digest
+from perturb.metrics.scoring.engine import BATCH
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from perturb.errors import UserError
-from perturb.videocrafter.files import (
+from perturb.models.videocrafter.files import (
     non_finite,
     read_weights,
     separate,

@@ -11,17 +11,17 @@ import torch
 from fit_stills import SMALL, Stills
 from torch import Tensor
 
-import perturb.stages.fit as fit_module
+import perturb.study.fit as fit_module
 from perturb.data.images import Policy
 from perturb.errors import UserError
-from perturb.partition import Partition
+from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import LoraPerturbation
-from perturb.records import read_train
-from perturb.rundir import RunDir
-from perturb.stages.fit import FitConfig, fit
-from perturb.stages.fit_data import Batch, FitData
-from perturb.stages.hashing import hash_modules, moved, summarise
-from perturb.videocrafter.system import VideoSystem
+from perturb.perturbation.partition import Partition
+from perturb.store.records import read_train
+from perturb.store.rundir import RunDir
+from perturb.store.tensors import hash_modules, moved, summarise
+from perturb.study.fit import FitConfig, fit
+from perturb.study.fit_data import Batch, FitData
 
 PROBES = (0, 2, 4)
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from fit_stills import SMALL, Stills
 
-from perturb.data.shapes.world import WORDS
-from perturb.stages.fit_data import FitData
-from perturb.videocrafter.spec import ImageSpec, ModelSpec, ResamplerSpec
-from perturb.videocrafter.system import VideoSystem, build_system
-from perturb.videocrafter.tokenizer import FileTokenizer
+from perturb.models.videocrafter.spec import ImageSpec, ModelSpec, ResamplerSpec
+from perturb.models.videocrafter.system import VideoSystem, build_system
+from perturb.models.videocrafter.tokenizer import FileTokenizer
+from perturb.study.fit_data import FitData
+from perturb.world.scenes import WORDS
 
 
 def test_a_batch_is_a_function_of_seed_and_step_alone(tiny_system: VideoSystem) -> None:

@@ -8,9 +8,9 @@ import torch
 from checkpoint_files import as_first_published, as_published, equal, official, random_state, written_back
 
 from perturb.errors import UserError
-from perturb.videocrafter.checkpoint import load_system, save_system
-from perturb.videocrafter.spec import ModelSpec
-from perturb.videocrafter.system import VideoSystem
+from perturb.models.videocrafter.checkpoint import load_system, save_system
+from perturb.models.videocrafter.spec import ModelSpec
+from perturb.models.videocrafter.system import VideoSystem
 
 
 def test_saved_folder_gives_the_same_system_back(tmp_path: Path, tiny_system: VideoSystem):
@@ -63,7 +63,7 @@ def test_existing_folders_are_only_replaced_on_demand_and_survive_a_failure(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("perturb.videocrafter.folder.write_safetensors", full)
+        patch.setattr("perturb.models.videocrafter.folder.write_safetensors", full)
         with pytest.raises(OSError, match="No space left"):
             save_system(tiny_system, folder, overwrite=True)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before

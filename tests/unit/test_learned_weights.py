@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 from perturb.errors import UserError
 from perturb.metrics import Context, Metric, Unavailable, learned_metrics, score_clips
-from perturb.metrics.aggregates import AGGREGATES
 from perturb.metrics.learned import Learned
 from perturb.metrics.learned.aesthetic import HEAD
 from perturb.metrics.learned.dino import DINO, Dino
@@ -21,6 +20,7 @@ from perturb.metrics.learned.inception import INCEPTION, Inception
 from perturb.metrics.learned.lpips import FILES, Lpips
 from perturb.metrics.learned.raft import RAFT, Raft
 from perturb.metrics.page import weights
+from perturb.metrics.scoring.aggregates import AGGREGATES
 
 CLIP = scene(0, prompt="a cat")
 CONTEXT = Context({CLIP.sample: CLIP})

@@ -7,10 +7,10 @@ import peft
 import torch
 from torch import Tensor, nn
 
-from perturb.partition import Partition
+from perturb.models.videocrafter.spec import ModelSpec
+from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import LoraPerturbation
-from perturb.videocrafter.spec import ModelSpec
-from perturb.videocrafter.system import VideoSystem
+from perturb.perturbation.partition import Partition
 
 
 def call(unet: nn.Module) -> Tensor:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from perturb.metrics import Clip, ClipMetric, Context, MetricInfo, Value, described, embedded_metrics, score_clips
-from perturb.metrics.aggregates import AGGREGATES, aggregates
-from perturb.metrics.flicker import VBENCH_FLICKER
+from perturb.metrics.embedded.flicker import VBENCH_FLICKER
+from perturb.metrics.scoring.aggregates import AGGREGATES, aggregates
 
 VBENCH = {
     "subject_consistency": 0.5731,  # halfway from .1462 to 1

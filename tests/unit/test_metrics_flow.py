@@ -7,8 +7,8 @@ from skimage.registration import optical_flow_ilk
 
 from perturb.metrics.calibration.clips import clip, pan, shape
 from perturb.metrics.calibration.distortions import dirty, noisy
-from perturb.metrics.flow import explained, grain, left_of, length, optical_flow, residuals, resting, warp
-from perturb.metrics.frames import at_most, blur, luma
+from perturb.metrics.embedded.flow import explained, grain, left_of, length, optical_flow, residuals, resting, warp
+from perturb.metrics.embedded.frames import at_most, blur, luma
 
 
 def light(frames: np.ndarray) -> np.ndarray:

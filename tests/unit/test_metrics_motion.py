@@ -10,7 +10,7 @@ from perturb.metrics.calibration.distortions import (
     noisy,
     watermarked,
 )
-from perturb.metrics.motion import consistency, dynamics, luminance_stability, measure_motion, smoothness
+from perturb.metrics.embedded.motion import consistency, dynamics, luminance_stability, measure_motion, smoothness
 
 
 def measures(frames: np.ndarray) -> dict[str, float]:

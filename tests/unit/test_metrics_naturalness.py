@@ -8,7 +8,7 @@ from perturb.metrics import Clip, Context, Value, score_clips
 from perturb.metrics.base import Gathered, Sets
 from perturb.metrics.calibration.clips import clip, pan
 from perturb.metrics.calibration.distortions import blurred, desaturated, noisy, shuffled
-from perturb.metrics.naturalness import (
+from perturb.metrics.embedded.naturalness import (
     SPREAD_FLOOR,
     Naturalness,
     frame_statistics,

@@ -7,7 +7,7 @@ from skimage.metrics import structural_similarity
 from perturb.metrics import Clip, Context, score_clips
 from perturb.metrics.calibration.clips import clip, shape
 from perturb.metrics.calibration.distortions import blurred, noisy
-from perturb.metrics.perceptual import SSIM_DRIFT, measure_ssim, ssim
+from perturb.metrics.embedded.perceptual import SSIM_DRIFT, measure_ssim, ssim
 
 SCENE = shape((2, 0), ground=0.06)
 ORIGINAL = clip(SCENE)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from perturb.data.shapes import judge, named, render, scene
 from perturb.metrics import Clip, Context, Value, score_clips
-from perturb.metrics.shapes import LABELS, SHAPES, shapes_metrics
+from perturb.metrics.embedded.shapes import LABELS, SHAPES, shapes_metrics
+from perturb.world import judge, named, render, scene
 
 SCENES = [scene(12, index) for index in range(6)]
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from perturb.data.shapes import frame_times, object_mask, scene
 from perturb.errors import UserError
 from perturb.metrics.calibration.clips import clip, pan
-from perturb.metrics.flow import optical_flow
-from perturb.metrics.frames import luma
-from perturb.metrics.trajectory import agreement, centroids
+from perturb.metrics.embedded.flow import optical_flow
+from perturb.metrics.embedded.frames import luma
+from perturb.metrics.embedded.trajectory import agreement, centroids
+from perturb.world import frame_times, object_mask, scene
 
 
 def test_by_hand() -> None:

@@ -11,7 +11,7 @@ from perturb.metrics import Clip, Context, Value, score_clips
 from perturb.metrics.base import Gathered
 from perturb.metrics.calibration.clips import clip, pan, shape
 from perturb.metrics.calibration.distortions import watermarked
-from perturb.metrics.watermark import (
+from perturb.metrics.embedded.watermark import (
     Watermark,
     correlation,
     gradient,
@@ -20,7 +20,7 @@ from perturb.metrics.watermark import (
     strength,
     support,
 )
-from perturb.metrics.watermark import common_mark as mark_of
+from perturb.metrics.embedded.watermark import common_mark as mark_of
 
 SCENES = [pan((i % 3, i % 2), seed=i) if i % 2 else shape((1 + i % 4, i % 3 - 1), seed=i) for i in range(12)]
 

@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from perturb.data.shapes.world import held_out_captions
 from perturb.errors import UserError
-from perturb.stages.oracle_report import held_out_scenes
+from perturb.nano.oracle_report import held_out_scenes
+from perturb.world.scenes import held_out_captions
 
 
 def test_prompts_are_held_out_different_and_even_over_the_directions():

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from perturb.diffusion import sample_generator
 from perturb.errors import UserError
-from perturb.partition import Partition
+from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import DirectPerturbation, LoraPerturbation, RandomPerturbation, restore
 from perturb.perturbation.files import read_magnitude, write_magnitude
+from perturb.perturbation.partition import Partition
 from perturb.perturbation.random import Rank
-from perturb.rundir import RunDir
-from perturb.stages.hashing import hash_modules
-from perturb.videocrafter.system import VideoSystem
+from perturb.store.rundir import RunDir
+from perturb.store.tensors import hash_modules
 
 RANKS: tuple[Rank, ...] = ("full", "reference")
 

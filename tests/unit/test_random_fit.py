@@ -7,16 +7,16 @@ import torch
 from fit_stills import SMALL, Stills
 from random_case import STEPS, finished, fitted_on
 
+from perturb.cli.identity import identity
 from perturb.errors import UserError
-from perturb.identity import identity
+from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import RandomPerturbation
 from perturb.perturbation.files import read_magnitude
 from perturb.perturbation.random import Rank
-from perturb.records import read_train
-from perturb.rundir import RunDir
-from perturb.stages.fit import fit
-from perturb.stages.hashing import hash_modules
-from perturb.videocrafter.system import VideoSystem
+from perturb.store.records import read_train
+from perturb.store.rundir import RunDir
+from perturb.store.tensors import hash_modules
+from perturb.study.fit import fit
 
 RANKS: tuple[Rank, ...] = ("full", "reference")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from perturb.errors import UserError
-from perturb.records import (
+from perturb.store.records import (
     SCORE_COLUMNS,
     Manifest,
     ScoreRow,

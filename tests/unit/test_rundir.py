@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from perturb.errors import UserError
-from perturb.rundir import RunDir, replacing, run_id, write_atomic
+from perturb.store.rundir import RunDir, replacing, run_id, write_atomic
 
 
 def test_run_id_is_a_stable_content_hash():
@@ -78,7 +78,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
 
 def test_a_second_process_is_told_who_holds_the_lock(tmp_path: Path):
     script = (
-        "import sys, pathlib; from perturb.rundir import RunDir\n"
+        "import sys, pathlib; from perturb.store.rundir import RunDir\n"
         "with RunDir(pathlib.Path(sys.argv[1])).lock():\n    print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -11,13 +11,13 @@ from perturb.data.prompts import Prompt
 from perturb.diffusion import DDIMSampler
 from perturb.errors import UserError
 from perturb.metrics import Clip, Context, Format, MetricInfo, Value
-from perturb.records import ScoreRow, read_scores, scores_csv
-from perturb.rundir import RunDir
-from perturb.stages.sample import ClipFormat, Generator, SampleConfig, save_clip
-from perturb.stages.score import Labels, Sampled, score
-from perturb.video import write_contact_sheet, write_mp4
-from perturb.videocrafter.spec import ModelSpec
-from perturb.videocrafter.system import VideoSystem
+from perturb.models.videocrafter.spec import ModelSpec
+from perturb.models.videocrafter.system import VideoSystem
+from perturb.store.records import ScoreRow, read_scores, scores_csv
+from perturb.store.rundir import RunDir
+from perturb.store.video import write_contact_sheet, write_mp4
+from perturb.study.sample import ClipFormat, Generator, SampleConfig, save_clip
+from perturb.study.score import Labels, Sampled, score
 
 PROMPTS = [Prompt("p000", "a red circle moving left slowly"), Prompt("p001", "a blue square moving up fast")]
 

@@ -14,16 +14,16 @@ from diffusers.loaders.single_file_utils import (
 from sd_models import ImageModel, autoencoder, image_unet, ldm_state, randomise, small_spec, text_model
 from torch import Tensor, nn
 
-from perturb.data.shapes.world import WORDS
 from perturb.errors import UserError
-from perturb.partition import Partition
-from perturb.stages.hashing import hash_modules
-from perturb.videocrafter.keymap.stable_diffusion import ldm_unet
-from perturb.videocrafter.sd import StableDiffusionInit, init_from_stable_diffusion
-from perturb.videocrafter.skeleton import skeleton
-from perturb.videocrafter.spec import ModelSpec
-from perturb.videocrafter.system import VideoSystem, build_system
-from perturb.videocrafter.tokenizer import FileTokenizer
+from perturb.models.videocrafter.keymap.stable_diffusion import ldm_unet
+from perturb.models.videocrafter.sd import StableDiffusionInit, init_from_stable_diffusion
+from perturb.models.videocrafter.skeleton import skeleton
+from perturb.models.videocrafter.spec import ModelSpec
+from perturb.models.videocrafter.system import VideoSystem, build_system
+from perturb.models.videocrafter.tokenizer import FileTokenizer
+from perturb.perturbation.partition import Partition
+from perturb.store.tensors import hash_modules
+from perturb.world.scenes import WORDS
 
 UNET = "model.diffusion_model."
 PROMPT = ["a red circle moving left slowly on a gray background"]
@@ -227,7 +227,7 @@ def test_ldm_files_that_do_not_fit_change_nothing(spec: ModelSpec, tmp_path: Pat
 
 
 def test_a_video_checkpoint_is_no_image_checkpoint(spec: ModelSpec, tmp_path: Path):
-    from perturb.videocrafter.keymap import expected_keys
+    from perturb.models.videocrafter.keymap import expected_keys
 
     torch.save({key: torch.zeros(shape) for key, shape in expected_keys(spec).items()}, tmp_path / "video.ckpt")
     refused(fresh(spec), tmp_path / "video.ckpt", "unexpected")

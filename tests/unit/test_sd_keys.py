@@ -6,9 +6,9 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from sd_models import image_unet
 from torch import Tensor
 
-from perturb.videocrafter.keymap.stable_diffusion import diffusers_unet, ldm_renamed, ldm_unet, ldm_unused
-from perturb.videocrafter.skeleton import skeleton
-from perturb.videocrafter.spec import ModelSpec, get_spec
+from perturb.models.videocrafter.keymap.stable_diffusion import diffusers_unet, ldm_renamed, ldm_unet, ldm_unused
+from perturb.models.videocrafter.skeleton import skeleton
+from perturb.models.videocrafter.spec import ModelSpec, get_spec
 
 UNET = "model.diffusion_model."
 

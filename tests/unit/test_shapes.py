@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from perturb.data.prompts import load_prompts
-from perturb.data.shapes import WORDS, HighGradeStills, judge, object_mask, render, render_still, scene, true_flow
-from perturb.data.shapes.world import DIRECTIONS, SPEEDS, frame_times
 from perturb.errors import UserError
+from perturb.world import WORDS, HighGradeStills, judge, object_mask, render, render_still, scene, true_flow
+from perturb.world.scenes import DIRECTIONS, SPEEDS, frame_times
 
 SCENES = [scene(5, index) for index in range(24)]
 
@@ -32,7 +32,7 @@ def test_held_out_combinations_are_never_in_a_training_stream() -> None:
 
 
 def test_the_study_prompts_are_held_out_and_balanced() -> None:
-    prompts = [prompt.text for prompt in load_prompts("package:data/shapes/prompts.txt")]
+    prompts = [prompt.text for prompt in load_prompts("package:world/prompts.txt")]
     directions = [text.split()[4] for text in prompts]
     assert len(set(prompts)) == 32
     assert {name: directions.count(name) for name in DIRECTIONS} == dict.fromkeys(DIRECTIONS, 8)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from perturb.errors import UserError
-from perturb.videocrafter.spec import SPECS, ModelSpec, get_spec
+from perturb.models.videocrafter.spec import SPECS, ModelSpec, get_spec
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from perturb.data.shapes.world import WORDS
 from perturb.diffusion import Conditioning, DDIMSampler, draw, sample_generator
 from perturb.errors import UserError
-from perturb.videocrafter.preprocess import CLIP_MEAN, CLIP_STD, preprocess_image
-from perturb.videocrafter.spec import ImageSpec, ModelSpec, ResamplerSpec
-from perturb.videocrafter.system import VideoSystem, build_system
-from perturb.videocrafter.tokenizer import ClipTokenizer, FileTokenizer
+from perturb.models.videocrafter.preprocess import CLIP_MEAN, CLIP_STD, preprocess_image
+from perturb.models.videocrafter.spec import ImageSpec, ModelSpec, ResamplerSpec
+from perturb.models.videocrafter.system import VideoSystem, build_system
+from perturb.models.videocrafter.tokenizer import ClipTokenizer, FileTokenizer
+from perturb.world.scenes import WORDS
 
 PROMPTS = ["a red circle moving left slowly on a gray background", "a blue star moving up fast on a black background"]
 

@@ -2,11 +2,11 @@
 
 import torch
 
-from perturb.data.shapes import WORDS
-from perturb.stages.text_init import LABELS, teach_labels
-from perturb.videocrafter.nano import NANO
-from perturb.videocrafter.system import VideoSystem, build_system
-from perturb.videocrafter.tokenizer import FileTokenizer
+from perturb.models.videocrafter.nano import NANO
+from perturb.models.videocrafter.system import VideoSystem, build_system
+from perturb.models.videocrafter.tokenizer import FileTokenizer
+from perturb.nano.text_encoder import LABELS, teach_labels
+from perturb.world import WORDS
 
 
 def fresh_system() -> VideoSystem:

@@ -9,20 +9,20 @@ import pytest
 import torch
 from fit_stills import SMALL, Stills
 
+from perturb.cli.identity import identity
 from perturb.errors import UserError
-from perturb.identity import identity
-from perturb.partition import Partition
+from perturb.models.videocrafter.checkpoint import load_system, save_system
+from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import Prescribed
 from perturb.perturbation.base import parts
-from perturb.records import read_train
-from perturb.rundir import RunDir
-from perturb.stages.fit import fit
-from perturb.stages.hashing import hash_modules, summarise
-from perturb.stages.trained import TrainedPerturbation
-from perturb.stages.training.recipes import LoraConfig, Trained
-from perturb.stages.twins import write_trace
-from perturb.videocrafter.checkpoint import load_system, save_system
-from perturb.videocrafter.system import VideoSystem
+from perturb.perturbation.partition import Partition
+from perturb.store.records import read_train
+from perturb.store.rundir import RunDir
+from perturb.store.tensors import hash_modules, summarise
+from perturb.study.fit import fit
+from perturb.training.recipes import LoraConfig, Trained
+from perturb.training.trained import TrainedPerturbation
+from perturb.training.twins import write_trace
 from tests.unit.training_case import loop, train_tiny
 
 STEPS = 3

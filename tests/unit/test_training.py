@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from perturb.errors import UserError
-from perturb.stages.training import journal
-from perturb.stages.training.checkpoints import Checkpoints, is_full
-from perturb.stages.training.stop import Stopped
+from perturb.loop import journal
+from perturb.loop.checkpoints import Checkpoints, is_full
+from perturb.loop.stop import Stopped
 from perturb.train import train
 from tests.unit.engine_case import Distance, Targets, engine, fit, raise_at
 from tests.unit.test_training_plan import composed
@@ -165,7 +165,7 @@ def test_a_signal_that_comes_again_later_acts_at_once(tmp_path: Path, monkeypatc
     def act(step: int) -> None:
         if step == 4:
             os.kill(os.getpid(), signal.SIGINT)
-            monkeypatch.setattr("perturb.stages.training.stop.GRACE", 0.0)
+            monkeypatch.setattr("perturb.loop.stop.GRACE", 0.0)
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
+from perturb.cli.training_plan import _given
 from perturb.data import shards, stills, videos
-from perturb.paths import conf_dir
-from perturb.stages.train_config import TrainConfig
+from perturb.store.paths import conf_dir
 from perturb.structured import read
 from perturb.train import _missing
-from perturb.train_plan import _given
+from perturb.training.config import TrainConfig
 from tests.unit.test_training_plan import composed
 
 NAMES = sorted(path.stem for path in (conf_dir() / "experiment" / "train").glob("*.yaml"))

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from perturb.diffusion import Conditioning
 from perturb.diffusion.loss import epsilon_loss
 from perturb.errors import UserError
+from perturb.loop.engine import Engine
+from perturb.loop.task import Outcome
+from perturb.models.videocrafter.checkpoint import save_system
+from perturb.models.videocrafter.system import VideoSystem
+from perturb.nano.latents import LatentSet
 from perturb.nn import VideoUNet
-from perturb.partition import Partition
 from perturb.perturbation import LoraPerturbation
 from perturb.perturbation.base import parts
-from perturb.stages.latents import LatentSet
-from perturb.stages.training.engine import Engine
-from perturb.stages.training.recipes import LoraConfig, Trained, trained_parameters
-from perturb.stages.training.task import Outcome
-from perturb.stages.twins import differences, read_member, write_trace
-from perturb.videocrafter.checkpoint import save_system
-from perturb.videocrafter.system import VideoSystem
+from perturb.perturbation.partition import Partition
+from perturb.training.recipes import LoraConfig, Trained, trained_parameters
+from perturb.training.twins import differences, read_member, write_trace
 from tests.unit.training_case import FULL, apart, loop, made_up_latents, made_up_stream, train_tiny
 
 IMAGE = Trained(group="spatial", time_embedding=True, fps_embedding=True, text_encoder=True)

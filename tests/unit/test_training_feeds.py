@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from perturb.data.source import Sample
-from perturb.stages.train_feeds import FeedBatches, FeedSettings
-from perturb.videocrafter.system import VideoSystem
+from perturb.models.videocrafter.system import VideoSystem
+from perturb.training.feeds import FeedBatches, FeedSettings
 from tests.unit.training_case import drawn
 
 SETTINGS = FeedSettings(

@@ -11,15 +11,15 @@ import torch
 from data_files import write_shard
 from PIL import Image
 
-from perturb.data.shapes.export import encode_png
 from perturb.errors import UserError
-from perturb.stages.train_config import DataConfig, TrainConfig
-from perturb.stages.training.processes import make_accelerator
+from perturb.loop.processes import make_accelerator
+from perturb.models.videocrafter.system import VideoSystem
+from perturb.store.video import write_mp4
 from perturb.structured import read
-from perturb.train_data import training_data, validation
-from perturb.train_files import held_out
-from perturb.video import write_mp4
-from perturb.videocrafter.system import VideoSystem
+from perturb.training.config import DataConfig, TrainConfig
+from perturb.training.data import training_data, validation
+from perturb.training.files import held_out
+from perturb.world.export import encode_png
 from tests.unit.training_case import QUIET, drawn, loop
 
 CLIPS = {"kind": "clips", "grade": "low", "count": 1, "seed": 1}

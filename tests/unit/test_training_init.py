@@ -9,12 +9,12 @@ import torch
 from sd_models import ImageModel, small_spec
 
 from perturb.errors import UserError
-from perturb.stages.train_config import TrainConfig
-from perturb.stages.train_init import initial_system
+from perturb.models.videocrafter.checkpoint import load_system, save_system
+from perturb.models.videocrafter.spec import SPECS, ModelSpec
+from perturb.models.videocrafter.system import VideoSystem
 from perturb.structured import read
-from perturb.videocrafter.checkpoint import load_system, save_system
-from perturb.videocrafter.spec import SPECS, ModelSpec
-from perturb.videocrafter.system import VideoSystem
+from perturb.training.config import TrainConfig
+from perturb.training.init import initial_system
 
 CPU = torch.device("cpu")
 

@@ -7,14 +7,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from perturb.cli.training_plan import _given, architecture, meta_system, print_training_plan, stage_cost, state_memory
 from perturb.errors import UserError
-from perturb.partition import Partition
-from perturb.paths import conf_dir
-from perturb.stages.train_config import TrainConfig
+from perturb.models.videocrafter.skeleton import skeleton
+from perturb.models.videocrafter.spec import SPECS
+from perturb.perturbation.partition import Partition
+from perturb.store.paths import conf_dir
 from perturb.structured import read
-from perturb.train_plan import _given, architecture, meta_system, print_training_plan, stage_cost, state_memory
-from perturb.videocrafter.skeleton import skeleton
-from perturb.videocrafter.spec import SPECS
+from perturb.training.config import TrainConfig
 
 
 def composed(*overrides: str) -> dict[str, Any]:

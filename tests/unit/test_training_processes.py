@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from perturb.errors import UserError
-from perturb.stages.training.config import LoggingConfig
-from perturb.stages.training.journal import Journal
-from perturb.stages.training.processes import check_world, make_accelerator
+from perturb.loop.config import LoggingConfig
+from perturb.loop.journal import Journal
+from perturb.loop.processes import check_world, make_accelerator
 from tests.unit.engine_case import Distance, engine
 from tests.unit.training_case import QUIET, loop
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from perturb.errors import UserError
-from perturb.stages.training.config import StageConfig, check_division
-from perturb.stages.training.dropout import PlacedDropout, place_dropouts, restore_dropouts
-from perturb.stages.training.ema import Ema
-from perturb.stages.training.schedule import learning_rate_factor, locate, shares
+from perturb.loop.config import StageConfig, check_division
+from perturb.loop.dropout import PlacedDropout, place_dropouts, restore_dropouts
+from perturb.loop.ema import Ema
+from perturb.loop.schedule import learning_rate_factor, locate, shares
 from tests.unit.training_case import loop
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from perturb.stages.latents import LatentSet, WorldData, encode_world
-from perturb.stages.train_vae import AutoencoderObjective, VAEBatches, VAEData
-from perturb.stages.train_world import Captions, WorldBatches
-from perturb.videocrafter.encoders import build_vae
-from perturb.videocrafter.spec import ModelSpec
-from perturb.videocrafter.system import VideoSystem, build_system
-from perturb.videocrafter.tokenizer import FileTokenizer
+from perturb.models.videocrafter.encoders import build_vae
+from perturb.models.videocrafter.spec import ModelSpec
+from perturb.models.videocrafter.system import VideoSystem, build_system
+from perturb.models.videocrafter.tokenizer import FileTokenizer
+from perturb.nano.autoencoder import AutoencoderObjective, VAEBatches, VAEData
+from perturb.nano.latents import LatentSet, WorldData, encode_world
+from perturb.nano.stream import Captions, WorldBatches
 from tests.unit.training_case import drawn, made_up_latents, made_up_stream
 
 
@@ -78,7 +78,7 @@ def test_a_dropped_caption_is_the_empty_prompt(tiny_system: VideoSystem, latents
 
 
 def test_encoded_latents_are_the_posterior_and_are_kept(tiny_spec: ModelSpec, tmp_path: Path):
-    from perturb.data.shapes import WORDS
+    from perturb.world import WORDS
 
     system = build_system(tiny_spec, FileTokenizer.from_words(WORDS, tiny_spec.text.tokens))
     data = WorldData(kind="clips", grade="low", count=3, seed=1)

@@ -3,9 +3,9 @@
 import torch
 from diffusers import AutoencoderKL
 
-from perturb.stages.vae_init import pass_through
-from perturb.videocrafter.encoders import build_vae
-from perturb.videocrafter.nano import NANO
+from perturb.models.videocrafter.encoders import build_vae
+from perturb.models.videocrafter.nano import NANO
+from perturb.nano.autoencoder_init import pass_through
 
 
 def initialised() -> AutoencoderKL:

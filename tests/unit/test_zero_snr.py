@@ -11,10 +11,10 @@ import torch
 from perturb.diffusion import Conditioning, DDIMSampler, NoiseSchedule, draw, sample_generator
 from perturb.diffusion.noise import offset
 from perturb.errors import UserError
-from perturb.paths import resolve
-from perturb.videocrafter.checkpoint import load_system, save_system
-from perturb.videocrafter.spec import SPECS, ModelSpec, ScheduleSpec
-from perturb.videocrafter.system import VideoSystem, build_schedule
+from perturb.models.videocrafter.checkpoint import load_system, save_system
+from perturb.models.videocrafter.spec import SPECS, ModelSpec, ScheduleSpec
+from perturb.models.videocrafter.system import VideoSystem, build_schedule
+from perturb.store.paths import resolve
 
 SHAPE = (4, 3, 2, 2)
 

@@ -8,14 +8,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from perturb.stages.latents import LatentSet
-from perturb.stages.train_diffusion import Run, Trace, train_diffusion
-from perturb.stages.train_world import Stream, WorldBatches
-from perturb.stages.training.config import LoggingConfig, LoopConfig, StageConfig
-from perturb.stages.training.processes import make_accelerator
-from perturb.stages.training.recipes import Trained
-from perturb.stages.training.task import Batches, Validation
-from perturb.videocrafter.system import VideoSystem
+from perturb.loop.config import LoggingConfig, LoopConfig, StageConfig
+from perturb.loop.processes import make_accelerator
+from perturb.loop.task import Batches, Validation
+from perturb.models.videocrafter.system import VideoSystem
+from perturb.nano.latents import LatentSet
+from perturb.nano.stream import Stream, WorldBatches
+from perturb.training.diffusion import Run, Trace, train_diffusion
+from perturb.training.recipes import Trained
 
 FULL = Trained(group="both", time_embedding=True, fps_embedding=True)
 QUIET = LoggingConfig(tensorboard=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from perturb.metrics.calibration.agreement import agreement_csv, agreement_on_shapes
 from perturb.metrics.calibration.table import calibrate, table_csv, table_markdown
-from perturb.rundir import write_atomic
+from perturb.store.rundir import write_atomic
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,12 +16,12 @@ from itertools import count, islice
 import numpy as np
 from scipy.stats import spearmanr
 
-from perturb.data.shapes import Grade, Scene, frame_times, object_mask, render, scene, true_flow
 from perturb.metrics.base import Clip, Context
-from perturb.metrics.flow import optical_flow
-from perturb.metrics.frames import luma
-from perturb.metrics.motion import measure_motion
-from perturb.metrics.trajectory import agreement
+from perturb.metrics.embedded.flow import optical_flow
+from perturb.metrics.embedded.frames import luma
+from perturb.metrics.embedded.motion import measure_motion
+from perturb.metrics.embedded.trajectory import agreement
+from perturb.world import Grade, Scene, frame_times, object_mask, render, scene, true_flow
 
 STREAM = 21  # of scenes; no model was trained on it
 CLIPS = 64

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from perturb.metrics.calibration.clips import SIZE, texture
-from perturb.metrics.frames import LUMA
+from perturb.metrics.embedded.frames import LUMA
 
 Frames = np.ndarray
 Alter = Callable[[Frames, float, int], Frames]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from perturb.errors import UserError
 from perturb.metrics.base import Metric, SetMetric
-from perturb.metrics.flicker import VBENCH_FLICKER
+from perturb.metrics.embedded.flicker import VBENCH_FLICKER
 from perturb.metrics.learned.aesthetic import Aesthetic
 from perturb.metrics.learned.clip import ClipFrames
 from perturb.metrics.learned.dino import Dino

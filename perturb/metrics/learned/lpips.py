@@ -17,10 +17,10 @@ import numpy as np
 
 from perturb.errors import UserError
 from perturb.metrics.base import Clip, Context, MetricInfo, Value
+from perturb.metrics.embedded.perceptual import paired
 from perturb.metrics.learned.files import frozen, state_dict
 from perturb.metrics.learned.network import Learned, pick_device, pixels, through, values
 from perturb.metrics.learned.weights import WeightFile
-from perturb.metrics.perceptual import paired
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -1,0 +1,1 @@
+"""Training × perturbed group: the comparison of twins."""

@@ -1,0 +1,1 @@
+"""How metrics answer to distortions."""

@@ -1,0 +1,1 @@
+"""Strategies of fine-tuning side by side."""

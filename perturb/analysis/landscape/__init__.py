@@ -1,0 +1,1 @@
+"""Space and time perturbed together."""

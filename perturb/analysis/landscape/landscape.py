@@ -1,0 +1,230 @@
+"""`python -m perturb.analysis.landscape RUNS… -o experiments/landscape`: space and time perturbed together.
+
+    I(α_S, α_T) = Y(α_S, α_T) − Y(α_S, 0) − Y(0, α_T) + Y(0, 0)
+
+per prompt and LoRA seed. It is 0 where the two perturbations add up, below 0 where together they cost more than the sum
+of what they cost apart, above 0 where they cost less (as two perturbations must that each leave nothing to lose).
+So the same is asked of the shares K = mean Y/mean Y(0, 0) that are kept:
+
+    J(α_S, α_T) = K(α_S, α_T) − K(α_S, 0) K(0, α_T)
+
+It is 0 where each takes the same share of what the other left, below 0 where one makes the other worse.
+
+Writes surfaces.csv, interactions.csv and landscape as png and pdf; prints the interactions of motion quality.
+Axes: s LoRA seed, p prompt, i α_S, j α_T.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table as TextTable
+from rich.text import Text
+
+from perturb.analysis.cells import BOTH_MODELS, MOTION, Table, by_prompt, interval_columns, paired, read_tables
+from perturb.analysis.command import compare_runs
+from perturb.analysis.coupling.comparisons import SEED
+from perturb.analysis.statistics.contrast import Floats, Nested, holm, share, sign_flip
+from perturb.analysis.summary import WIDEST
+from perturb.analysis.table import cell
+from perturb.store.rundir import write_atomic
+
+INNER_MEAN = "mean"
+"""Stands for both scales in the row that averages I over all cells where both are above 0."""
+
+
+@dataclass(frozen=True)
+class Surface:
+    """One measure of one model over the grid: ``values`` s p i j. ``training`` full − partial: the paired difference.
+
+    ``shares``: the same as a share of the mean of Y(0, 0), linearised (`contrast.share`), and ``excess``: J of these;
+    None where meaningless.
+    """
+
+    training: str
+    metric: str
+    values: Floats
+    shares: Floats | None
+    excess: Floats | None
+
+    @property
+    def interaction(self) -> Floats:
+        """I, s p i j."""
+        return interaction(self.values)
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """All surfaces of a study, with the scales of their axes; ``step`` is that of the LoRAs at scale 1."""
+
+    spatial: tuple[float, ...]
+    temporal: tuple[float, ...]
+    step: int
+    tables: tuple[Table, ...]
+    surfaces: tuple[Surface, ...]
+
+    @staticmethod
+    def of(tables: Sequence[Table]) -> "Landscape":
+        """Read every measure; with both models of the same LoRA seeds, their difference too."""
+        cells = tables[0].cells
+        spatial, temporal = (tuple(sorted({cell[axis] for cell in cells})) for axis in ("spatial", "temporal"))
+        surfaces = [s for measure in tables[0].measures for s in _surfaces(tables, measure.name, measure.is_ratio)]
+        step = int(tables[0].first.manifest.perturbation["step"])
+        return Landscape(spatial, temporal, step, tuple(tables), tuple(surfaces))
+
+    def surface(self, training: str, metric: str) -> Surface | None:
+        """The one of a model and a measure, if there is."""
+        return next((s for s in self.surfaces if (s.training, s.metric) == (training, metric)), None)
+
+    @property
+    def trainings(self) -> list[str]:
+        """The models, and their difference where there is one."""
+        return list(dict.fromkeys(surface.training for surface in self.surfaces))
+
+
+def interaction(y: Floats) -> Floats:
+    """I of values whose last two axes are the scales.
+
+    >>> y = np.array([[10.0, 8.0], [7.0, 1.0]])  # apart they cost 3 and 2, together 9
+    >>> interaction(y).tolist()
+    [[0.0, 0.0], [0.0, -4.0]]
+    """
+    return y - y[..., :, :1] - y[..., :1, :] + y[..., :1, :1]
+
+
+def excess(shares: Floats) -> Floats:
+    """r(i, j) − K(0, j) r(i, 0) − K(i, 0) r(0, j) + K(i, 0) K(0, j) of shares r s p i j, K their mean over p.
+
+    Its mean over prompts is J; linearised, so that the uncertainty of each share counts.
+
+    >>> shares = np.array([[[[1.0, 0.5], [0.4, 0.1]]]])  # apart they keep .5 and .4, together .1 instead of .2
+    >>> excess(shares).round(6).tolist()
+    [[[[0.0, 0.0], [0.0, -0.1]]]]
+    """
+    kept = shares.mean(axis=1, keepdims=True)
+    space, time = kept[..., :, :1], kept[..., :1, :]
+    return shares - time * shares[..., :, :1] - space * shares[..., :1, :] + space * time
+
+
+def _surfaces(tables: Sequence[Table], metric: str, is_ratio: bool) -> Iterator[Surface]:
+    shape = tuple(len({cell[axis] for cell in tables[0].cells}) for axis in ("spatial", "temporal"))
+    grids = [y.reshape(*y.shape[:2], *shape) for y in by_prompt(tables, metric)]
+    starts = is_ratio and all(table.trajectories(metric).has_start for table in tables)
+    shares = [_shares(y) if starts else None for y in grids]
+    found = [
+        Surface(table.training, metric, values, relative, None if relative is None else excess(relative))
+        for table, values, relative in zip(tables, grids, shares, strict=True)
+    ]
+    yield from found
+    if paired(tables):
+        one, other = found
+        pairs = (one.values, other.values), (one.shares, other.shares), (one.excess, other.excess)
+        values, relative, beyond = (None if a is None or b is None else a - b for a, b in pairs)
+        assert values is not None
+        yield Surface(BOTH_MODELS, metric, values, relative, beyond)
+
+
+def _shares(y: Floats) -> Floats:
+    start = y[:, :, 0, 0]
+    each = [share(y[:, :, i, j], start) for i in range(y.shape[2]) for j in range(y.shape[3])]
+    return np.stack(each, axis=-1).reshape(y.shape)
+
+
+def surface_rows(landscape: Landscape) -> Iterator[dict[str, Any]]:
+    """surfaces.csv: a row per model, measure and cell."""
+    sizes = {table.training: table.dose.mean(axis=0) for table in landscape.tables}
+    for surface in landscape.surfaces:
+        for k, (i, j) in enumerate(np.ndindex(surface.values.shape[2:])):
+            size = float(sizes[surface.training][k]) if surface.training in sizes else np.nan
+            at = {"spatial": landscape.spatial[i], "temporal": landscape.temporal[j], "magnitude": size}
+            level = interval_columns("mean", Nested.of(surface.values[:, :, i, j]))
+            yield {"training": surface.training, "metric": surface.metric, **at, **level}
+
+
+def interaction_rows(landscape: Landscape) -> Iterator[dict[str, Any]]:
+    """interactions.csv: a row per model, measure, scale and cell; p by sign flips over prompts, Holm over the cells.
+
+    Scale ``raw`` is I, ``relative`` I of the shares, ``product`` J.
+    """
+    for surface in landscape.surfaces:
+        relative = None if surface.shares is None else interaction(surface.shares)
+        for scale, values in (("raw", surface.interaction), ("relative", relative), ("product", surface.excess)):
+            if values is None:
+                continue
+            inner = values[:, :, 1:, 1:]
+            cells = list(np.ndindex(inner.shape[2:]))
+            found = [inner[:, :, i, j] for i, j in cells]
+            p = [sign_flip(d.mean(axis=0), np.random.default_rng(SEED)) for d in found]
+            places = [(landscape.spatial[i + 1], landscape.temporal[j + 1]) for i, j in cells]
+            mean = inner.mean(axis=(2, 3))
+            whole = sign_flip(mean.mean(axis=0), np.random.default_rng(SEED))
+            rows = [*zip(places, found, p, holm(p), strict=True), ((INNER_MEAN, INNER_MEAN), mean, whole, np.nan)]
+            for (spatial, temporal), d, one, adjusted in rows:
+                yield {
+                    "training": surface.training,
+                    "metric": surface.metric,
+                    "scale": scale,
+                    "spatial": spatial,
+                    "temporal": temporal,
+                    **interval_columns("interaction", Nested.of(d)),
+                    "p": one,
+                    "p_holm": adjusted,
+                }
+
+
+def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list[Path]:
+    """Write tables and figure of landscape runs into ``output``, print the interactions; returns what was written.
+
+    Raises UserError for runs that are no landscapes, or not of one study.
+    """
+    landscape = Landscape.of(read_tables(paths, "landscape"))
+    written = []
+    for name, rows in (("surfaces", surface_rows), ("interactions", interaction_rows)):
+        path = output / f"{name}.csv"
+        write_atomic(path, pd.DataFrame(rows(landscape)).to_csv(index=False, float_format="%.6g"))
+        written.append(path)
+    if not console.is_terminal:
+        console = Console(file=console.file, width=WIDEST)
+    for training in landscape.trainings:
+        if surface := landscape.surface(training, MOTION):
+            prompts = surface.values.shape[1]
+            console.print(Text(f"\nInteraction I of motion quality, {training} ({prompts} prompts)", style="bold"))
+            console.print(interaction_table(landscape, surface))
+    from perturb.analysis.landscape.figure import landscape_figure  # matplotlib is slow to import
+    from perturb.analysis.plots import save
+
+    return written + list(save(landscape_figure(landscape), output / "landscape.png"))
+
+
+def summarise(run_path: str | Path) -> Path:
+    """Print the interactions of one run and return its figure, drawn into its directory."""
+    return analyse([run_path], Path(run_path) / "figures", Console())[-2]
+
+
+def interaction_table(landscape: Landscape, surface: Surface) -> TextTable:
+    """I with its 95 % interval over prompts, bold where that excludes 0: a row per α_S and a column per α_T."""
+    table = TextTable(box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("α_S \\ α_T")
+    for scale in landscape.temporal[1:]:
+        table.add_column(f"{scale:g}", justify="right")
+    inner = surface.interaction
+    for i, scale in enumerate(landscape.spatial[1:], start=1):
+        found = [Nested.of(inner[:, :, i, j]).over_prompts for j in range(1, len(landscape.temporal))]
+        cells = [Text(cell(e, 3, sign="+"), style="bold" if e.excludes_zero else "") for e in found]
+        table.add_row(f"{scale:g}", *cells)
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    return compare_runs(analyse, name="landscape", description=__doc__, arguments=arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

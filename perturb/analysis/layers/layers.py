@@ -1,0 +1,198 @@
+"""`python -m perturb.analysis.layers RUNS… -o experiments/layers`: where in the network Δ is, and where it acts.
+
+    energy     Σ ‖Δ_l‖² over the layers of one level and role, as a share of Σ ‖Δ_l‖² over all layers
+    ablation   Y(part) − Y(none): what Δ does when only this part of the network has it
+
+Writes energy.csv, ablation.csv and a figure per model, layers_full and layers_partial, as png and pdf; prints the
+ablation of motion quality. The numbers of ablation are paired by prompt and LoRA seed.
+Axes: s LoRA seed, p prompt, k cell.
+"""
+
+import csv
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table as TextTable
+from rich.text import Text
+
+from perturb.analysis.cells import BOTH_MODELS, MOTION, Table, by_prompt, grouped, interval_columns, paired, read_tables
+from perturb.analysis.command import compare_runs
+from perturb.analysis.coupling.comparisons import SEED
+from perturb.analysis.load import Run
+from perturb.analysis.statistics.contrast import Floats, Nested, holm, share, sign_flip
+from perturb.analysis.summary import WIDEST
+from perturb.analysis.table import cell
+from perturb.errors import UserError
+from perturb.store.rundir import write_atomic
+
+WHOLE = "all"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What the parts do to one measure of one model (or the paired difference of two): ``change`` s p k.
+
+    ``shares``: the same as a share of the mean of Y(none); None where that means nothing.
+    """
+
+    training: str
+    group: str
+    metric: str
+    parts: tuple[str, ...]
+    change: Floats
+    shares: Floats | None
+
+    def of(self, part: str) -> Nested:
+        """The change that a part makes; without values (n = 0) when it was not tried."""
+        return Nested.of(self.change[:, :, self.parts.index(part)] if part in self.parts else np.empty((0, 0)))
+
+
+def effects(tables: Sequence[Table]) -> Iterator[Effect]:
+    """Of every group, model and measure; of both models with the same LoRA seeds their difference too."""
+    for group, models in grouped(tables):
+        parts = tuple(str(each["part"]) for each in models[0].cells)
+        for measure in models[0].measures:
+            values = by_prompt(models, measure.name)
+            changes = [y - y[:, :, :1] for y in values]
+            starts = measure.is_ratio and all(table.trajectories(measure.name).has_start for table in models)
+            shares = [_shares(d, y[:, :, 0]) if starts else None for d, y in zip(changes, values, strict=True)]
+            for table, change, relative in zip(models, changes, shares, strict=True):
+                yield Effect(table.training, group, measure.name, parts, change, relative)
+            if paired(models):
+                relative = None if shares[0] is None or shares[1] is None else shares[0] - shares[1]
+                yield Effect(BOTH_MODELS, group, measure.name, parts, changes[0] - changes[1], relative)
+
+
+def _shares(change: Floats, start: Floats) -> Floats:
+    return np.stack([share(each, start) for each in np.moveaxis(change, 2, 0)], axis=-1)
+
+
+def effect_rows(found: Iterable[Effect], tables: Sequence[Table]) -> Iterator[dict[str, Any]]:
+    """ablation.csv: a row per model, group, measure, scale and part; p by sign flips, Holm over the parts."""
+    sizes = {(table.training, table.group): table.dose.mean(axis=0) for table in tables}
+    for effect in found:
+        size = sizes.get((effect.training, effect.group))
+        for scale, values in (("raw", effect.change), ("relative", effect.shares)):
+            if values is None:
+                continue
+            tried = range(1, len(effect.parts))
+            p = [sign_flip(values[:, :, k].mean(axis=0), np.random.default_rng(SEED)) for k in tried]
+            for k, one, adjusted in zip(tried, p, holm(p), strict=True):
+                yield {
+                    "training": effect.training,
+                    "group": effect.group,
+                    "metric": effect.metric,
+                    "scale": scale,
+                    "part": effect.parts[k],
+                    "magnitude": np.nan if size is None else float(size[k]),
+                    **interval_columns("change", Nested.of(values[:, :, k])),
+                    "p": one,
+                    "p_holm": adjusted,
+                }
+
+
+@dataclass(frozen=True)
+class Energy:
+    """The layers of one level and role: ``share`` of Σ‖Δ‖² over all, ``ratio`` ‖Δ‖/‖θ‖; means over LoRA seeds."""
+
+    training: str
+    group: str
+    block: str
+    level: str
+    role: str
+    layers: int
+    share: float
+    ratio: float
+
+
+def energies(tables: Sequence[Table]) -> Iterator[Energy]:
+    """Of every model and group.
+
+    Raises UserError when no cell has the whole perturbation, or its table of magnitudes is not there.
+    """
+    for table in tables:
+        parts = [each["part"] for each in table.cells]
+        if WHOLE not in parts:
+            raise UserError(f"{table.first.directory.path} has no part {WHOLE!r}: add it to perturbation.parts")
+        sums = [_sums(run, parts.index(WHOLE)) for run in table.runs.values()]
+        for place in sums[0]:
+            shares = [one[place][1] / sum(delta for _, delta, _ in one.values()) for one in sums]
+            ratios = [(one[place][1] / one[place][2]) ** 0.5 for one in sums]
+            count = sums[0][place][0]
+            yield Energy(table.training, table.group, *place, count, float(np.mean(shares)), float(np.mean(ratios)))
+
+
+def _sums(run: Run, step: int) -> dict[tuple[str, str, str], tuple[int, float, float]]:
+    """(block, level, role) → number of layers, Σ‖Δ‖², Σ‖θ‖²."""
+    path = run.directory.adapter(step) / "magnitude.csv"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: copy the adapters' tables with the run")
+    sums: dict[tuple[str, str, str], tuple[int, float, float]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            place = run.manifest.perturbation["places"][row["layer"]]
+            key = (place["block"], place["level"], place["role"])
+            count, delta, base = sums.get(key, (0, 0.0, 0.0))
+            square = float(row["base_norm"]) ** 2
+            sums[key] = (count + 1, delta + float(row["delta_ratio"]) ** 2 * square, base + square)
+    return sums
+
+
+def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list[Path]:
+    """Write tables and figures of ablation runs into ``output``, print the ablation; returns what was written.
+
+    Raises UserError for runs that are no ablations, or not of one study.
+    """
+    tables = read_tables(paths, "ablation")
+    found, energy = list(effects(tables)), list(energies(tables))
+    frames = {"energy": pd.DataFrame(energy), "ablation": pd.DataFrame(effect_rows(found, tables))}
+    for name, frame in frames.items():
+        write_atomic(output / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
+    if not console.is_terminal:
+        console = Console(file=console.file, width=WIDEST)
+    motion = [effect for effect in found if effect.metric == MOTION]
+    heading = "\nChange of motion quality when only this part is perturbed; bold: 95 % interval over prompts excludes 0"
+    console.print(Text(heading, style="bold"))
+    console.print(effect_table(motion))
+    from perturb.analysis.layers.figure import layers_figure  # matplotlib is slow to import
+    from perturb.analysis.plots import save
+
+    written = [output / f"{name}.csv" for name in frames]
+    for training in dict.fromkeys(table.training for table in tables):
+        mine = [effect for effect in motion if effect.training == training]
+        figure = layers_figure(training, mine, [each for each in energy if each.training == training])
+        written += save(figure, output / f"layers_{training}.png")
+    return written
+
+
+def summarise(run_path: str | Path) -> Path:
+    """Print the ablation of one run and return its figure, drawn into its directory."""
+    return analyse([run_path], Path(run_path) / "figures", Console())[-2]
+
+
+def effect_table(motion: Sequence[Effect]) -> TextTable:
+    """The change of motion quality that every part makes, with its interval over prompts."""
+    table = TextTable(box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("part")
+    for effect in motion:
+        table.add_column(f"{effect.training}, {effect.group}", justify="right")
+    for part in dict.fromkeys(part for effect in motion for part in effect.parts[1:]):
+        cells = [effect.of(part).over_prompts for effect in motion]
+        table.add_row(part, *(Text(cell(e, 3, "+"), style="bold" if e.excludes_zero else "") for e in cells))
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    return compare_runs(analyse, name="layers", description=__doc__, arguments=arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""Run directories → one tidy pandas frame, one row per value, checked against the schema.
+
+Works on runs copied from another machine: only scores.csv, train.csv and manifest.json are read here.
+"""
+
+import csv
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import pandas as pd
+
+from perturb.errors import UserError
+from perturb.store.records import SCORE_COLUMNS, SET_PROMPT, Manifest, ScoreRow, Status, read_scores, read_train
+from perturb.store.rundir import RunDir
+
+Row = TypeVar("Row")
+KEY = ["run_id", "step", "prompt_id", "seed", "metric"]
+"""The columns that name one value; no two rows of a frame share them."""
+
+MANIFEST = "manifest.json"
+AXES = ("motion", "visual", "text", "drift")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How to read one metric: ``axis`` motion | visual | text | drift; ``direction`` up | down | band (better).
+
+    ``floor`` is the lowest value it can take, None when there is none.
+    """
+
+    name: str
+    axis: str
+    unit: str
+    direction: str
+    floor: float | None
+
+    @staticmethod
+    def of(info: Mapping[str, Any], source: Path) -> "Measure":
+        """From a metric info of the manifest. Raises UserError when it lacks a field or has an unknown axis."""
+        wanted = ("name", "axis", "unit", "direction", "range")
+        if absent := [key for key in wanted if key not in info]:
+            raise UserError(f"{source}: the metric info {dict(info)} lacks {absent}; every metric declares {wanted}.")
+        if info["axis"] not in AXES:
+            raise UserError(f"{source}: metric {info['name']} has the axis {info['axis']!r}; allowed: {AXES}.")
+        low = info["range"][0]
+        return Measure(*(str(info[key]) for key in wanted[:4]), floor=None if low is None else float(low))
+
+    @property
+    def is_ratio(self) -> bool:
+        """Whether 0 means none of it, so that a share of a value is a quantity too."""
+        return self.floor == 0
+
+    @property
+    def label(self) -> str:
+        """The name with its better direction: ``sharpness ↑``; two-sided measures get ``↕``."""
+        return f"{self.name.replace('_', ' ')} {({'up': '↑', 'down': '↓'}).get(self.direction, '↕')}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run directory says about itself; ``magnitude`` is ‖Δ‖_F/‖θ‖_F by probe step, where it is known."""
+
+    directory: RunDir
+    manifest: Manifest
+    measures: tuple[Measure, ...]
+    magnitude: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs and all their values: ``scores`` has the columns of `ScoreRow`, value NaN unless status is ``ok``."""
+
+    runs: tuple[Run, ...]
+    scores: pd.DataFrame
+
+    def of(self, run: Run) -> pd.DataFrame:
+        """The rows of one run."""
+        return self.scores.loc[self.scores.run_id == run.manifest.run_id, :]
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """Counts of values: ``missing`` = (clip, metric) or (step, set metric) pairs that have no row at all."""
+
+    clips: int
+    expected: int
+    missing: int
+    unavailable: int
+    failed: int
+
+
+def load(paths: Sequence[str | Path]) -> Study:
+    """One or many run directories → a Study. Raises UserError naming the file, what it holds and what to do."""
+    if not paths:
+        raise UserError("No run directory given; give at least one, for example runs/spatial_full/0123456789.")
+    loaded = [_load_one(RunDir(Path(path).expanduser())) for path in paths]
+    seen: dict[str, Path] = {}
+    for run, _ in loaded:
+        if other := seen.get(run.manifest.run_id):
+            raise UserError(
+                f"{run.directory.path} and {other} hold the same run {run.manifest.run_id}. Give each run once."
+            )
+        seen[run.manifest.run_id] = run.directory.path
+    return Study(tuple(run for run, _ in loaded), pd.concat([scores for _, scores in loaded], ignore_index=True))
+
+
+def find_runs(paths: Iterable[str | Path]) -> list[Path]:
+    """Every run directory given or beneath a folder given, in order. Raises UserError for one that has none."""
+    found: list[Path] = []
+    for path in (Path(path).expanduser() for path in paths):
+        if not path.exists():
+            raise UserError(f"{path} does not exist. Give folders of `perturb.run`, or a folder above them.")
+        runs = sorted(manifest.parent for manifest in path.rglob(MANIFEST))
+        if not runs:
+            raise UserError(f"{path} holds no run: no {MANIFEST} in it or beneath it. Give folders of `perturb.run`.")
+        found += runs
+    return found
+
+
+def check_alike(runs: Iterable[tuple[Run, Mapping[str, Any]]]) -> None:
+    """Runs with what they should share, by name. Raises UserError for the first thing in which two of them differ."""
+    seen: dict[str, tuple[Any, Run]] = {}
+    for run, shared in runs:
+        for what, value in shared.items():
+            first, other = seen.setdefault(what, (value, run))
+            if first != value:
+                raise UserError(
+                    f"{run.directory.path} and {other.directory.path} differ in their {what}: {_apart(value, first)}. "
+                    "Runs are compared prompt by prompt and step by step; give runs of one study."
+                )
+
+
+def _apart(one: Any, other: Any) -> str:
+    """Two values, short enough to read: of mappings and sequences what only one of them has."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        one, other = tuple(one.items()), tuple(other.items())
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        one, other = ([x for x in a if x not in b][:3] for a, b in ((one, other), (other, one)))
+    return f"{one} and {other}"
+
+
+def completeness(scores: pd.DataFrame) -> Completeness:
+    """Count what the frame should hold and does not.
+
+    Expected, within each run: every (prompt, noise seed) seen × every step × every per-clip metric, and every step ×
+    every set-level metric; a row counts as present whatever its status.
+    """
+    clips = expected = missing = 0
+    for _, run in scores.groupby("run_id"):
+        steps = run.step.nunique()
+        for is_set, part in run.groupby(run.prompt_id == SET_PROMPT):
+            units = len(part[["prompt_id", "seed"]].drop_duplicates()) * steps
+            clips += 0 if is_set else units
+            expected += units * part.metric.nunique()
+            missing += units * part.metric.nunique() - len(part)
+    status = scores.status.value_counts()
+    return Completeness(clips, expected, missing, int(status.get("unavailable", 0)), int(status.get("failed", 0)))
+
+
+def _load_one(directory: RunDir) -> tuple[Run, pd.DataFrame]:
+    if not directory.manifest_path.is_file() or not directory.scores.is_file():
+        absent = [p.name for p in (directory.manifest_path, directory.scores) if not p.is_file()]
+        raise UserError(
+            f"{directory.path} is not a scored run: no {' and no '.join(absent)}. "
+            "Give a folder made by `python -m perturb.run`; run that command again if it was stopped early, and delete "
+            "the folder if the command was refused."
+        )
+    manifest = directory.manifest()
+    measures = tuple(Measure.of(info, directory.manifest_path) for info in manifest.metrics)
+    scores = _frame(_read(directory.scores, read_scores), directory.scores)
+    _check_agreement(scores, manifest, measures, directory.scores)
+    train = _read(directory.train_log, read_train) if directory.train_log.is_file() else []
+    magnitude = {row.step: row.magnitude for row in train if row.magnitude is not None}
+    return Run(directory, manifest, measures, magnitude), scores
+
+
+def _read(path: Path, reader: Callable[[Path], list[Row]]) -> list[Row]:
+    try:
+        return reader(path)
+    except UserError:
+        raise
+    except (ValueError, TypeError, csv.Error) as error:  # TypeError: a line that ends too early
+        raise UserError(f"{path} has a cell that is not of its column's type ({error}). Run the study again.") from None
+
+
+def _frame(rows: list[ScoreRow], path: Path) -> pd.DataFrame:
+    if not rows:
+        raise UserError(f"{path} has no rows: nothing was scored. Run `python -m perturb.run` again; it resumes.")
+    for row in rows:
+        if row.status not in get_args(Status):
+            raise UserError(
+                f"{path}: {row.metric} of {row.prompt_id} at step {row.step} has status {row.status!r}; "
+                f"allowed: {get_args(Status)}."
+            )
+        if (row.status == "ok") != (row.value is not None and math.isfinite(row.value)):
+            raise UserError(
+                f"{path}: {row.metric} of {row.prompt_id} at step {row.step} has status {row.status!r} and value "
+                f"{row.value}; a value that is ok is a finite number, any other is empty."
+            )
+    frame = pd.DataFrame([dataclasses.asdict(row) for row in rows], columns=list(SCORE_COLUMNS))
+    if (repeated := frame.duplicated(KEY)).any():
+        first = frame.loc[repeated, KEY].iloc[0].to_dict()
+        raise UserError(f"{path} has {repeated.sum()} duplicate rows, the first {first}. Each value belongs in once.")
+    return frame.astype({"value": "float64"})
+
+
+def _check_agreement(scores: pd.DataFrame, manifest: Manifest, measures: Sequence[Measure], path: Path) -> None:
+    if strangers := sorted(set(scores.run_id) - {manifest.run_id}):
+        raise UserError(f"{path} has rows of run {strangers}; its manifest says {manifest.run_id!r}. Do not mix runs.")
+    if unknown := sorted(set(scores.metric) - {measure.name for measure in measures}):
+        raise UserError(f"{path} has metrics {unknown} that the manifest does not describe. Score the run again.")
+    if unknown := sorted(set(scores.prompt_id) - {SET_PROMPT} - set(manifest.prompts)):
+        raise UserError(f"{path} has prompts {unknown} that the manifest does not list. Score the run again.")

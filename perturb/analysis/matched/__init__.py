@@ -1,0 +1,1 @@
+"""Motion kept where two perturbations came equally far."""

@@ -1,0 +1,217 @@
+"""A report for a paper or a README: Markdown with png beside it, and a LaTeX table (booktabs). Texts are escaped."""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from perturb.analysis.coupling import figure as coupling_figure
+from perturb.analysis.coupling import stepwise_figure
+from perturb.analysis.coupling.comparisons import LEADING, PRIMARY_METRIC, Row
+from perturb.analysis.coupling.design import LORA
+from perturb.analysis.coupling.stepwise import Kept
+from perturb.analysis.figure import summary_figure
+from perturb.analysis.load import Measure
+from perturb.analysis.notation import title
+from perturb.analysis.plots import save
+from perturb.analysis.report.content import Report, name, run_facts, shared_facts
+from perturb.analysis.report.verdict import verdict
+from perturb.analysis.report.words import contrast_in_words
+from perturb.analysis.result import Result
+from perturb.analysis.table import cell, decimals, number
+from perturb.store.rundir import write_atomic
+
+INTERVALS = "± half-width of the 95 % Student-t interval over prompts"
+ADJUSTED = "adjusted by Holm, and by Benjamini and Hochberg, within a family and a reading"
+NUMBER = re.compile(r"[+−]?\d[\d.]*([±%]\S*)?|–|")
+MARKDOWN = re.compile(r"([\\`*_\[\]|#~$])")
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "‖": r"$\|$",
+    "Δ": r"$\Delta$",
+    "θ": r"$\theta$",
+    "→": r"$\to$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "↕": r"$\updownarrow$",
+    "–": "--",
+}
+JOINT = re.compile(r"(?<!\\)\$\$")
+"""Where one formula ends and the next begins."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Plain text: a header, rows of cells, of which a row of one cell is the title of those after it, and a note."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str
+
+    @property
+    def to_the_right(self) -> list[bool]:
+        """Which columns hold numbers alone."""
+        full = [row for row in self.rows if len(row) > 1]
+        return [all(NUMBER.fullmatch(row[i]) for row in full) for i in range(len(self.header))]
+
+
+def write_markdown(report: Report, output: Path) -> list[Path]:
+    """The verdict, the tables and the figures; the figures in a folder beside the file. Returns what was written."""
+    folder = output.with_name(f"{output.stem}_figures")
+    drawn = [save(figure, folder / f"{label}.png")[0] for label, figure in _figures(report)]
+    said = verdict(report)
+    parts = [f"# {markdown(said.headline)}", *map(markdown, filter(None, said.sentences))]
+    parts += ["## How sure, and what to mind", _list(said.cautions), "## Numbers", *map(markdown_table, tables(report))]
+    parts += ["## Figures", *(f"![{path.stem}]({folder.name}/{path.name})" for path in drawn)]
+    facts = [{what: str(value) for what, value in run_facts(run).items()} for run in report.runs]
+    parts += ["## What was run", _list(f"{what}: {text}" for what, text in shared_facts(report.runs))]
+    parts.append(markdown_table(Table(list(facts[0]), [list(fact.values()) for fact in facts], "")))
+    write_atomic(output, "\n\n".join(parts) + "\n")
+    return [output, *drawn]
+
+
+def write_latex(report: Report, output: Path) -> list[Path]:
+    """The tables as booktabs, without a document around them. Returns what was written."""
+    head = "% needs \\usepackage{booktabs}\n"
+    write_atomic(output, head + "\n".join(latex_table(table) for table in tables(report)))
+    return [output]
+
+
+def tables(report: Report) -> Iterator[Table]:
+    """Of a study its contrasts and what each cell keeps; otherwise what changed in each run."""
+    if not report.coupling:
+        yield from map(_run_table, report.runs)
+        return
+    yield Table(
+        ["motion quality", "first", "second", "first − second", "± over seeds", "p", "p Holm", "p BH"],
+        list(_contrasts(report.coupling.results.rows)),
+        f"First and second: full and partial, or LoRA and its control. Difference {INTERVALS}, then over LoRA seeds. "
+        f"p: sign-flip over prompts; {ADJUSTED}.",
+    )
+    yield Table(
+        ["motion quality kept", "share of the start", "half lost by", "IQM at the end"],
+        list(map(_kept, report.coupling.stepwise.kept)),
+        f"Share: mean along the steps {INTERVALS}. Half lost: the first probe step at which the mean is at most half "
+        "of its start. IQM: interquartile mean over clips.",
+    )
+
+
+def _contrasts(rows: Iterable[Row]) -> Iterator[list[str]]:
+    """Every reading of full − partial under LoRA; of the controls that of the primary endpoint alone."""
+    title = ""
+    for row in rows:
+        family = row.comparison.family
+        if row.comparison.metric != PRIMARY_METRIC or (family not in ("primary", "motion") and row.reading != LEADING):
+            continue
+        if (mine := contrast_in_words(row.comparison)) != title:
+            title = mine
+            yield [title]
+        yield _contrast(row)
+
+
+def _contrast(row: Row) -> list[str]:
+    found = row.contrast
+    digits = decimals([found.first, found.second])
+    seeds = found.difference.over_seeds
+    return [
+        f"{row.reading.unit} (primary endpoint)" if row.is_primary else row.reading.unit,
+        *(number(value, digits) for value in (found.first, found.second)),
+        cell(found.difference.over_prompts, digits, sign="+"),
+        f"{seeds.half_width:.{digits}f}" if seeds.n > 1 else "–",
+        *("–" if math.isnan(p) else f"{p:.4f}" for p in (found.p, row.p_holm, row.p_bh)),
+    ]
+
+
+def _kept(kept: Kept) -> list[str]:
+    return [
+        f"{kept.cell.training}, {kept.cell.condition}{'' if kept.cell.kind == LORA else ' (random Δ)'}",
+        cell(kept.retention.over_prompts, 2) if kept.retention else "–",
+        _step(kept.by_share),
+        f"{kept.iqm[-1].value:.3f}",
+    ]
+
+
+def _run_table(result: Result) -> Table:
+    first, last = result.steps[0], result.steps[-1]
+
+    def line(measure: Measure) -> list[str]:
+        levels, change = result.levels[measure.name], result.changes[measure.name].at(last)
+        digits = decimals(estimate.mean for estimate in levels.estimates)
+        ends = [cell(levels.at(step), digits) if levels.at(step).n else "–" for step in (first, last)]
+        return [measure.label, *ends, cell(change, digits, sign="+") if change.n else "–"]
+
+    return Table(
+        [f"{name(result.run)} ({title(result.run.manifest)})", f"step {first}", f"step {last}", "change"],
+        [line(measure) for measure in result.measures if result.levels[measure.name].measured],
+        f"Means {INTERVALS}; the change is paired by prompt and noise.",
+    )
+
+
+def _step(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return f"step {value:.0f}" if math.isfinite(value) else "never"
+
+
+def _figures(report: Report) -> Iterable[tuple[str, Figure]]:
+    if report.coupling:
+        results = report.coupling.results
+        return chain(coupling_figure.figures(results), stepwise_figure.figures(results, report.coupling.stepwise))
+    return ((run.run.manifest.run_id, summary_figure(run)) for run in report.runs)
+
+
+def markdown(text: str) -> str:
+    r"""Text that stays as it is in Markdown.
+
+    >>> markdown("a_b | <img>")
+    'a\\_b \\| &lt;img>'
+    """
+    return MARKDOWN.sub(r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;")).replace("\n", " ")
+
+
+def markdown_table(table: Table) -> str:
+    """A pipe table with its note, numbers to the right, titles bold."""
+    width = len(table.header)
+    rows = [[markdown(value) for value in row] for row in table.rows]
+    rows = [row if len(row) > 1 else [f"**{row[0]}**", *[""] * (width - 1)] for row in rows]
+    rule = ["--:" if right else "---" for right in table.to_the_right]
+    lines = [f"| {' | '.join(row)} |" for row in (map(markdown, table.header), rule, *rows)]
+    return "\n".join([*lines, *(["", markdown(table.note)] if table.note else [])])
+
+
+def _list(items: Iterable[str]) -> str:
+    return "\n".join(f"- {markdown(item)}" for item in items)
+
+
+def latex(text: str) -> str:
+    r"""Text that stays as it is in LaTeX.
+
+    >>> latex("50 % of θ_S ‖Δ‖")
+    '50 \\% of $\\theta$\\_S $\\|\\Delta\\|$'
+    """
+    return JOINT.sub("", "".join(LATEX.get(sign, sign) for sign in text)).replace("\n", " ")
+
+
+def latex_table(table: Table) -> str:
+    """A booktabs table under its note as a comment, numbers to the right, titles in italics across all columns."""
+    header, *rows = ([latex(value) for value in row] for row in (table.header, *table.rows))
+    columns = "".join("r" if right else "l" for right in table.to_the_right)
+    lines = [f"% {table.note}", f"\\begin{{tabular}}{{{columns}}}", "\\toprule", _line(header), "\\midrule"]
+    for row in rows:
+        lines.append(_line(row) if len(row) > 1 else f"\\multicolumn{{{len(header)}}}{{l}}{{\\emph{{{row[0]}}}}} \\\\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"{' & '.join(cells)} \\\\"

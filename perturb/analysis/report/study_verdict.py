@@ -1,0 +1,216 @@
+"""The verdict on a coupling study: which model is more strongly coupled, by how much, how sure. Computes no numbers.
+
+Space and time are strongly coupled where motion survives a spatial perturbation; so the model that loses less of it is
+the more strongly coupled one.
+"""
+
+import math
+from collections.abc import Iterator
+
+from perturb.analysis.coupling.comparisons import PRIMARY_CONDITION, PRIMARY_METRIC, Row
+from perturb.analysis.coupling.design import LORA, TRAININGS, Cell
+from perturb.analysis.notation import model_in_words, symbol
+from perturb.analysis.report.content import Coupling
+from perturb.analysis.report.words import Figure, Verdict, absent, between, capital, p_value
+from perturb.analysis.result import Result
+from perturb.analysis.statistics.contrast import Nested
+from perturb.analysis.table import decimals, number
+
+FEW_SEEDS = 3
+"""Below so many LoRA seeds a claim is about these LoRAs."""
+
+
+def of_study(coupling: Coupling, runs: tuple[Result, ...]) -> Verdict:
+    row = coupling.primary
+    found = row.contrast
+    digits = decimals([found.first, found.second])
+    return Verdict(
+        _headline(coupling),
+        (*_losses(row, digits), _seeds_sentence(found.difference, digits), _robustness(coupling)),
+        tuple(_study_figures(coupling, digits)),
+        (*_cautions(coupling), *absent(runs)),
+    )
+
+
+def _headline(coupling: Coupling) -> str:
+    difference = coupling.primary.contrast.difference
+    if not difference.over_prompts.n:
+        return "The primary contrast could not be measured."
+    if not difference.over_prompts.excludes_zero:
+        return "No difference in coupling between the two models is established."
+    winner = model_in_words("full" if difference.over_prompts.mean > 0 else "partial")
+    claim = f"the {winner} couples space and time more strongly"
+    if not difference.over_seeds.excludes_zero:
+        claim = f"in these runs {claim}"
+    agreeing, other = _readings(coupling)
+    if other:
+        claim += f" by the declared endpoint, but not by {len(other)} of {len(agreeing) + len(other)} readings"
+    return f"{capital(claim)}."
+
+
+def _losses(row: Row, digits: int) -> Iterator[str]:
+    found = row.contrast
+    prompts = found.difference.over_prompts
+    if not prompts.n:
+        yield "No prompt has motion quality at every step in both models."
+        return
+    first, second = (
+        f"{letter} {'loses' if value < 0 else 'gains'} {number(abs(value), digits)}"
+        for letter, value in (("M_F'", found.first), ("M_P'", found.second))
+    )
+    yield (
+        f"Coupling is strong where motion survives a spatial perturbation. As it grows, {first} of motion quality per "
+        f"100 steps and {second}: a difference of {number(prompts.mean, digits, '+')} (95 % interval over {prompts.n} "
+        f"prompts {between(prompts, digits)}; sign-flip {p_value(found.p)}), the endpoint declared in advance."
+    )
+
+
+def _seeds_sentence(difference: Nested, digits: int) -> str:
+    seeds = difference.over_seeds
+    if seeds.n < 2:
+        return "One LoRA per model was fitted: the numbers are about these LoRAs, and say nothing about other ones."
+    holds = (
+        "excludes 0 for other LoRAs too, on these prompts"
+        if seeds.excludes_zero
+        else "does not exclude 0 for other LoRAs"
+    )
+    if not difference.over_prompts.excludes_zero and not seeds.excludes_zero:
+        holds = "includes 0 as well"
+    few = "" if seeds.n >= FEW_SEEDS else ", too few to say much,"
+    return f"Over {seeds.n} LoRA seeds{few} the interval is {between(seeds, digits)}: it {holds}."
+
+
+def _readings(coupling: Coupling) -> tuple[list[Row], list[Row]]:
+    """The readings of the primary comparison that agree with the primary one, with certainty, and the others."""
+    primary = coupling.primary
+    rows = [row for row in coupling.results.rows if row.comparison == primary.comparison]
+    agreeing = [row for row in rows if row == primary or _agrees(row, primary)]
+    return agreeing, [row for row in rows if row not in agreeing]
+
+
+def _agrees(row: Row, primary: Row) -> bool:
+    """Whether it has the sign of the primary one, and each of its intervals excludes 0 that there excludes 0 too."""
+    mine, its = row.contrast.difference, primary.contrast.difference
+    if mine.over_prompts.mean * its.over_prompts.mean <= 0 or not mine.over_prompts.excludes_zero:
+        return False
+    return mine.over_seeds.excludes_zero or not its.over_seeds.excludes_zero
+
+
+def _robustness(coupling: Coupling) -> str:
+    """How the other readings of the same comparison come out."""
+    difference = coupling.primary.contrast.difference.over_prompts
+    if not difference.n:
+        return ""
+    agreeing, other = _readings(coupling)
+    said = {"The same follows from these readings": agreeing[1:], "It does not follow from these": other}
+    if not difference.excludes_zero:
+        said = {"Read otherwise, full − partial is": agreeing[1:] + other}
+    return " ".join(f"{words}: {'; '.join(map(_reading, rows))}." for words, rows in said.items() if rows)
+
+
+def _reading(row: Row) -> str:
+    """``share of start per 100 steps −0.027 ± 0.019 (over LoRA seeds ± 0.035)``; of seeds only where they differ."""
+    prompts, seeds = row.contrast.difference.over_prompts, row.contrast.difference.over_seeds
+    digits = decimals([row.contrast.first, row.contrast.second])
+    text = f"{row.reading.unit} {number(prompts.mean, digits, '+')} ± {prompts.half_width:.{digits}f}"
+    differ = seeds.n > 1 and seeds.excludes_zero != prompts.excludes_zero
+    return f"{text} (over LoRA seeds ± {seeds.half_width:.{digits}f})" if differ else text
+
+
+def _study_figures(coupling: Coupling, digits: int) -> Iterator[Figure]:
+    found = coupling.primary.contrast
+    prompts, seeds = found.difference.over_prompts, found.difference.over_seeds
+    yield Figure(
+        "Slope of motion quality per 100 steps, full − partial (DiD)",
+        number(prompts.mean, digits, "+"),
+        f"95 % over {prompts.n} prompts {between(prompts, digits)}",
+    )
+    over = f"DiD over {seeds.n} LoRA seeds {between(seeds, digits)}"
+    yield Figure(
+        "How sure: p of the sign-flip test over prompts",
+        p_value(found.p).removeprefix("p = "),
+        over if seeds.n > 1 else "one LoRA seed: no interval over seeds",
+    )
+    for training in TRAININGS:
+        cell = Cell(training, PRIMARY_CONDITION, LORA)
+        kept = next(k for k in coupling.stepwise.kept if k.cell == cell)
+        if kept.retention:
+            area = kept.retention.over_prompts
+            half = "" if math.isnan(area.half_width) else f"± {100 * area.half_width:.0f} points over prompts; "
+            yield Figure(
+                f"Motion kept along the steps, {symbol(training, PRIMARY_CONDITION.group)}",
+                f"{100 * area.mean:.0f} %",
+                half + _collapse(kept.by_share),
+            )
+
+
+def _collapse(step: float) -> str:
+    if math.isnan(step):
+        return "collapse step not measured"
+    return f"half lost by step {step:.0f}" if math.isfinite(step) else "never below half"
+
+
+def _cautions(coupling: Coupling) -> Iterator[str]:
+    results = coupling.results
+    design = results.design
+    loras = [cell for cell in design.runs if cell.kind == LORA]
+    seeds = len(design.seeds(loras[0]))
+    if seeds < FEW_SEEDS:
+        yield (
+            f"{seeds} LoRA seed{'s' * (seeds > 1)}: prompts and noises do not cover the randomness of fitting. Fit "
+            "three or more (fit.seed=0,1,2) before saying anything about the models."
+        )
+    else:
+        yield (
+            f"{seeds} LoRA seeds are the top cluster: an interval over them has {seeds - 1} degrees of freedom, wide "
+            "and honest. A p value over prompts is about these LoRAs."
+        )
+    found = coupling.primary.contrast
+    digits = decimals([found.first, found.second])
+    if not math.isnan(found.bootstrap.low):
+        low, high = (number(end, digits, "+") for end in (found.bootstrap.low, found.bootstrap.high))
+        yield f"The studentised bootstrap over prompts, which assumes no normal law, gives {low} to {high}."
+    yield from _starts(coupling)
+    yield from _control(coupling)
+    yield (
+        "Spatial damage leaks into measures of motion: noise alone lowers motion quality (cross-talk). Read a loss of "
+        "motion together with the visual measures."
+    )
+    if most := max(
+        (row.contrast.incomplete for row in results.rows if row.contrast.difference.over_prompts.n), default=0
+    ):
+        yield f"Incomplete pairs are left out of a contrast: at most {most} of {len(design.clips)}."
+
+
+def _starts(coupling: Coupling) -> Iterator[str]:
+    """Who has more can lose more: where both models begin, if not at the same."""
+    cells = [Cell(training, PRIMARY_CONDITION, LORA) for training in TRAININGS]
+    starts = [coupling.results.curves[cell, PRIMARY_METRIC].levels[0].over_prompts.mean for cell in cells]
+    full, partial = (number(start, decimals(starts)) for start in starts)
+    if full != partial:
+        yield (
+            f"The fully trained model starts at a motion quality of {full}, the partially trained one at {partial}: "
+            "the one that has more can lose more. A share of the start allows for that."
+        )
+
+
+def _control(coupling: Coupling) -> Iterator[str]:
+    """What the random control of the same norm says in the primary condition."""
+    rows = [
+        row
+        for row in coupling.results.rows
+        if row.comparison.family == "control" and row.reading == coupling.primary.reading
+        if row.comparison.first.condition == PRIMARY_CONDITION and row.contrast.difference.over_prompts.n
+    ]
+    if not rows:
+        yield (
+            "No control: a random Δ of the same norm (perturbation=random) would tell the direction of Δ from its size."
+        )
+    for row in rows:
+        found = row.contrast
+        digits = decimals([found.first, found.second])
+        yield (
+            f"Control, {row.comparison.first.training} model: a random Δ of the same norm changes motion quality by "
+            f"{number(found.second, digits, '+')} per 100 steps, the LoRA by {number(found.first, digits, '+')} "
+            f"(difference {between(found.difference.over_prompts, digits)})."
+        )

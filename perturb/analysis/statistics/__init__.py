@@ -1,0 +1,1 @@
+"""Statistics on plain arrays: they read and draw nothing."""

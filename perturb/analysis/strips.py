@@ -1,0 +1,108 @@
+"""Which clips stand for a run, read from its directory.
+
+Axis letters: t frames, h w pixels, c colour channels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from perturb.analysis.coupling.design import LORA, TRAININGS, Cell, Condition, Design
+from perturb.analysis.result import Result
+from perturb.analysis.statistics.estimates import changes, typical_and_most_changed
+from perturb.errors import UserError
+
+PRIMARY = "motion_quality"
+MOST_STEPS = 6
+"""More columns of frames than this would be too small to see."""
+REASONS = {
+    "typical": "typical: median change of motion quality",
+    "most changed": "largest loss of motion quality",
+}
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One trajectory to show: its clips (uint8 t h w c) by step, the prompt's text, why it was chosen."""
+
+    clips: Mapping[int, np.ndarray]
+    prompt: str
+    detail: str
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(h, w) in pixels."""
+        return next(iter(self.clips.values())).shape[1:3]
+
+
+def load_strips(result: Result) -> list[Strip]:
+    """The typical trajectory and the one whose motion quality fell most, among those whose clips are all on disk.
+
+    Raises UserError when a clip is not uint8 t h w 3.
+    """
+    directory, prompts = result.run.directory, result.run.manifest.prompts
+    steps = thin(result.steps, MOST_STEPS)
+    change = changes(result.scores, PRIMARY)
+    whole = [all(directory.clip(step, *key).is_file() for step in steps) for key in change.index]
+    last = change.loc[whole].iloc[:, -1]
+    strips = []
+    for role, key in typical_and_most_changed(last).items():
+        clips = {step: read_clip(directory.clip(step, *key)) for step in steps}
+        shift = f"{last[key]:+.2f}".replace("-", "−")
+        strips.append(Strip(clips, prompts[key[0]], f"{REASONS[role]} ({shift})"))
+    return strips
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One trajectory in both models: the clips of each (uint8 t h w c) by step, and the prompt's text."""
+
+    first: Mapping[int, np.ndarray]
+    second: Mapping[int, np.ndarray]
+    prompt: str
+    detail: str
+
+
+def load_pairs(design: Design, condition: Condition) -> list[Pair]:
+    """Full beside partial under the LoRA of the first common seed: the prompts whose gap is typical, and most negative.
+
+    The gap is that of the loss of motion quality from the first to the last step. Empty where clips were not copied.
+    """
+    cells = [Cell(training, condition, LORA) for training in TRAININGS]
+    runs = [design.runs[cell][design.seeds(cells[0])[0]] for cell in cells]
+    change, other = (changes(design.scores[run.manifest.run_id], PRIMARY).iloc[:, -1] for run in runs)
+    gap = (change - other).dropna()
+    steps = thin(design.steps, MOST_STEPS)
+    whole = [all(run.directory.clip(s, *key).is_file() for run in runs for s in steps) for key in gap.index]
+    names = {
+        "typical": "typical gap of motion quality",
+        "most changed": "the full model loses most against the partial",
+    }
+    pairs = []
+    for role, key in typical_and_most_changed(gap.loc[whole]).items():
+        first, second = ({step: read_clip(run.directory.clip(step, *key)) for step in steps} for run in runs)
+        detail = f"{names[role]} ({gap[key]:+.2f})".replace("-", "−")
+        pairs.append(Pair(first, second, runs[0].manifest.prompts[key[0]], detail))
+    return pairs
+
+
+def thin(steps: Sequence[int], most: int) -> list[int]:
+    """At most so many steps, evenly taken, the first and the last among them.
+
+    >>> thin([0, 1, 2, 3, 4, 5, 6, 7, 8], 3)
+    [0, 4, 8]
+    """
+    return [steps[round(i)] for i in np.linspace(0, len(steps) - 1, min(most, len(steps)))]
+
+
+def read_clip(path: Path) -> np.ndarray:
+    """The frames of a clip, uint8 t h w 3. Raises UserError for a file that is none."""
+    try:
+        clip = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path} is not a clip ({error}). Remove it and run the study again; it resumes.") from None
+    if clip.ndim != 4 or clip.shape[-1] != 3 or clip.dtype != np.uint8:
+        raise UserError(f"{path} holds {clip.dtype} {clip.shape}; a clip is uint8 t h w 3. Sample the run again.")
+    return clip

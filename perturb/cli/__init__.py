@@ -1,0 +1,1 @@
+"""What the commands share: hydra in front, configuration, identity, provenance and plan."""

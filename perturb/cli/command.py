@@ -1,0 +1,130 @@
+"""What all commands share: hydra in front, plain dictionaries behind, errors as one message and exit code 2."""
+
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from perturb.errors import UserError
+from perturb.store.paths import conf_dir, resolve
+from perturb.structured import MISSING_VALUE, unknown_key
+
+WANTED = {
+    "system.checkpoint": "the weights: an official .ckpt or .safetensors, or a folder made by perturb.convert",
+    "images.folder": "the folder of images to perturb with, captions beside them or in one csv/jsonl",
+    "prompts.file": "the prompts to sample: .txt with one per line, csv or jsonl",
+    "perturbation.reference": "the finished run that a control is matched to, or that is taken apart, "
+    "runs/<experiment>/<run id>",
+    "perturbation.spatial": "the finished run whose Δ_S a landscape takes, or leave it out to fit one",
+    "perturbation.temporal": "the finished run whose Δ_T a landscape takes, or leave it out to fit one",
+    "perturbation.checkpoint": "the output folder of a finished python -m perturb.train",
+    "image": "the image that conditions the clips",
+    "adapter": "the folder of a saved adapter",
+}
+"""Paths that users give, and what to give."""
+
+
+OmegaConf.register_new_resolver("cells", lambda *axes: list(range(math.prod(len(axis) for axis in axes))), replace=True)
+"""``${cells:[a,b],[c,d]}``: a number, from 0, for every combination of the lists' entries."""
+
+QUOTING = "Text with , ' ( ) or [ ] needs two pairs of quotes: 'prompt=\"a cat, a dog\"'; or put it in prompts.file"
+
+
+def run_command(task: Callable[[dict[str, Any]], None], config_name: str) -> None:
+    """Compose ``config_name`` with the command line and call ``task`` with the resolved configuration.
+
+    With --multirun a job that ends in a UserError is named and the others go on. Exit code 2 after a UserError, 130
+    after Ctrl-C.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra hands its exceptions over instead of printing them itself
+    failed: list[str] = []
+    if any(word.partition("=")[0] == "--experiment" for word in sys.argv[1:]):  # to hydra: its --experimental-rerun
+        print("error: --experiment: what is run is given without dashes, as experiment=NAME", file=sys.stderr)
+        sys.exit(2)
+
+    def job(config: DictConfig) -> None:
+        values: Any = OmegaConf.to_container(config, resolve=True)
+        try:
+            task(values)
+        except UserError as error:  # kept from hydra, which would print the whole command line with it
+            title = f" in {','.join(HydraConfig.get().overrides.task)}" if _is_multirun() else ""
+            print(f"error{title}: {error}", file=sys.stderr)
+            failed.append(title)
+
+    try:
+        hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {_explain(error, config_name)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; a study or training goes on where it was when the same command is given again", file=sys.stderr)
+        sys.exit(130)
+    if failed:
+        sys.exit(2)
+
+
+def _is_multirun() -> bool:
+    return HydraConfig.get().mode is RunMode.MULTIRUN
+
+
+def check_paths(config: Mapping[str, Any]) -> None:
+    """Raise one UserError that lists every path of `WANTED` that is not given or not there."""
+    if problems := path_problems(config):
+        raise UserError("\n".join(["these paths are needed:", *(f"  {line}" for line in problems)]))
+
+
+def path_problems(config: Mapping[str, Any]) -> list[str]:
+    """One line per path of `WANTED` that is not given or not there, saying what to give."""
+    problems = []
+    for key, what in WANTED.items():
+        value = select(config, key)
+        if value == MISSING_VALUE:
+            problems.append(f"{key}=…  is not given: {what}")
+        elif isinstance(value, str) and not resolve(value).exists():
+            problems.append(f"{key}={value}  does not exist ({resolve(value).absolute()}): give {what}")
+    return problems
+
+
+def select(config: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key, None where there is none."""
+    node: Any = config
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+def _explain(error: Exception, config_name: str) -> str:
+    """Hydra's message; where a key is unknown, the keys that are allowed in its place."""
+    message = str(error).strip().split("\nConfig search path")[0]
+    if isinstance(error, OverrideParseException) or message.startswith("Ambiguous value"):
+        return f"{message}\n{QUOTING}"
+    experiment = re.search(r"'experiment/([\w/]+)'", message)
+    if experiment and experiment[1] not in (allowed := _experiments(config_name)):
+        return f"experiment={experiment[1]}: no experiment of this command. Allowed: {', '.join(allowed)}."
+    unknown = re.search(r"Could not override '([\w.]+)'", message)
+    return unknown_key(unknown[1], _siblings(unknown[1], config_name)) if unknown else message
+
+
+def _experiments(config_name: str) -> list[str]:
+    """The choices of experiment=…: those of a training lie in experiment/train."""
+    place = "train/" if config_name == "train" else ""
+    return sorted(place + path.stem for path in (conf_dir() / "experiment" / place).glob("*.yaml"))
+
+
+def _siblings(key: str, config_name: str) -> list[str]:
+    """The keys beside ``key``, in the configuration with the choices of the command line."""
+    groups = {folder.name for folder in conf_dir().iterdir() if folder.is_dir()}
+    choices = [word for word in sys.argv[1:] if word.partition("=")[0] in groups - {key} and "," not in word]
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = hydra.compose(config_name, overrides=choices)
+    beside = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else config
+    return [str(name) for name in beside] if isinstance(beside, DictConfig) else []

@@ -1,0 +1,82 @@
+"""Which run a configuration means: the content of everything that affects results, and nothing else."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from perturb.store.paths import resolve
+
+# Where things are put and shown, and what they run on.
+WITHOUT_EFFECT = ("name", "runs_dir", "plan", "system.device", "sample.playback_fps")
+SOURCES = ("reference", "spatial", "temporal")
+"""Keys of a perturbation that name runs."""
+FILES = ("system.checkpoint", "prompts.file", "image")
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The resolved configuration without `WITHOUT_EFFECT`, each file in `FILES` replaced by the hash of its content.
+
+    An image folder stands there by the names and sizes of its files; its bytes are in the manifest. A run that the
+    perturbation is made from stands there by its adapters, a finished training by its files.
+    """
+    result = copy.deepcopy(dict(config))
+    for key in WITHOUT_EFFECT:
+        parent, name = _parent(result, key)
+        parent.pop(name, None)
+    for key in FILES:
+        parent, name = _parent(result, key)
+        if parent.get(name) is not None:
+            parent[name] = content_digest(resolve(parent[name]))
+    perturbation = result.get("perturbation", {})
+    for key in SOURCES:
+        if perturbation.get(key) is not None:
+            perturbation[key] = content_digest(resolve(perturbation[key]) / "adapters")
+    if "checkpoint" in perturbation:
+        perturbation["checkpoint"] = content_digest(resolve(perturbation["checkpoint"]))
+    if "folder" in (images := result["images"]):
+        folder = resolve(images["folder"])
+        images["folder"] = listing_digest(folder)
+        if isinstance(captions := images.get("captions"), str):
+            # as in data.captions: a table by its path or by its place in the folder; "none" is no file
+            tables = [path for path in (resolve(captions), folder / captions) if path.is_file()]
+            images["captions"] = content_digest(tables[0]) if tables else captions
+    return result
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of a file's content; of a folder: of its files and of those its spec.json names, with their names.
+
+    Kept apart from the checkpoint reader so that a finished run answers without importing torch.
+    """
+    if path.name.endswith(".index.json"):  # of sharded weights: the shards lie beside it
+        return content_digest(path.parent)
+    if path.is_file():
+        return _file_digest(path)
+    files = {str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()}
+    if "spec.json" in files:
+        elsewhere = json.loads(files["spec.json"].read_text(encoding="utf-8")).get("files", {})
+        files |= {name: path / name for name in elsewhere.values()}
+    lines = [f"{_file_digest(file)}  {name}\n" for name, file in sorted(files.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def listing_digest(folder: Path) -> str:
+    """SHA-256 of the names and sizes of the files in a folder: cheap for millions of images."""
+    files = sorted((str(p.relative_to(folder)), p.stat().st_size) for p in folder.rglob("*") if p.is_file())
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
+def _parent(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The mapping that holds the dotted ``key``, and its last part."""
+    *parents, name = key.split(".")
+    for parent in parents:
+        config = config[parent]
+    return config, name

@@ -1,0 +1,140 @@
+"""Resumable states of a training: whole or absent, the last few and the best.
+
+work/checkpoints/step_000250/  accelerate's files (weights, optimiser, schedule, scaler, random states of every rank;
+                               in shards under FSDP2), ema/ (torch.distributed.checkpoint), local_<rank>.pt (where the
+                               data is), engine.json (step, logs)
+work/checkpoints/best.json     which of them had the lowest validation loss
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from torch.distributed.checkpoint.api import CheckpointException
+
+from perturb.errors import UserError
+from perturb.loop.ema import Ema
+from perturb.store.rundir import STEP_PATTERN, write_atomic
+
+ENGINE, BEST, AVERAGE = "engine.json", "best.json", "ema"
+UNFINISHED = ".new_"
+FULL = ("no space left", "disk quota", "pytorchstreamwriter failed", "file write failed", "unexpected pos")
+"""How torch and safetensors word a full disk, where the error number is lost on the way."""
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints in ``folder`` of a training that ``accelerator`` prepared; all processes call every method."""
+
+    folder: Path
+    accelerator: Accelerator
+    ema: Ema
+    keep_last: int
+
+    def steps(self) -> list[int]:
+        """The steps that have a whole checkpoint, ascending."""
+        found = (STEP_PATTERN.fullmatch(path.name) for path in self.folder.glob("step_*"))
+        return sorted(int(match[1]) for match in found if match)
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint after ``step`` steps lies."""
+        return self.folder / f"step_{step:06d}"
+
+    def save(self, step: int, engine: dict[str, Any], local: dict[str, Any], *, best: bool) -> None:
+        """Write the state after ``step`` steps; ``engine`` is common to all processes, ``local`` belongs to this one.
+
+        Written beside its place and renamed. UserError when the disk is full; what was there before stays whole.
+        """
+        target = self.path(step)
+        if not target.is_dir():
+            temporary = self.folder / f"{UNFINISHED}{target.name}"
+            self._begin(temporary)
+            try:
+                self._write(temporary, engine, local)
+            except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise self._explained(error, target) from error
+            self.accelerator.wait_for_everyone()
+            if self.accelerator.is_main_process:
+                temporary.replace(target)
+        if self.accelerator.is_main_process:
+            if best:
+                write_atomic(self.folder / BEST, json.dumps({"step": step}) + "\n")
+            self._prune()
+        self.accelerator.wait_for_everyone()
+
+    def load(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Take up the checkpoint after ``step`` steps; returns ``engine`` and ``local`` as they were saved."""
+        path = self.path(step)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.load_state(str(path))
+        self._average(dcp.load, path)
+        local = torch.load(path / f"local_{self.accelerator.process_index}.pt", weights_only=True)
+        return self.engine(step), local
+
+    def engine(self, step: int) -> dict[str, Any]:
+        """What all processes have in common, without loading any weights."""
+        return json.loads((self.path(step) / ENGINE).read_text(encoding="utf-8"))
+
+    def best(self) -> int | None:
+        """The step with the lowest validation loss, None before the first validation."""
+        path = self.folder / BEST
+        return json.loads(path.read_text(encoding="utf-8"))["step"] if path.is_file() else None
+
+    def _average(self, save_or_load: Callable[..., Any], folder: Path) -> None:
+        """Write the average to its place, or read it from there into the tensors that hold it."""
+        alone = self.accelerator.num_processes == 1
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # that is what no_dist says
+            save_or_load(self.ema.shadow, checkpoint_id=folder / AVERAGE, no_dist=alone)
+
+    def _begin(self, temporary: Path) -> None:
+        if self.accelerator.is_main_process:
+            for leftover in self.folder.glob(f"{UNFINISHED}*"):  # of a process that was killed while writing
+                shutil.rmtree(leftover, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+
+    def _write(self, folder: Path, engine: dict[str, Any], local: dict[str, Any]) -> None:
+        self.accelerator.save_state(str(folder))
+        self._average(dcp.save, folder)
+        torch.save(local, folder / f"local_{self.accelerator.process_index}.pt")
+        if self.accelerator.is_main_process:
+            write_atomic(folder / ENGINE, json.dumps(engine) + "\n")
+
+    def _prune(self) -> None:
+        """Remove all but the last ``keep_last`` and the best."""
+        for step in self.steps()[: -self.keep_last]:
+            if step != self.best():
+                shutil.rmtree(self.path(step), ignore_errors=True)
+
+    def _explained(self, error: BaseException, target: Path) -> BaseException:
+        if not is_full(error):
+            return error
+        free = shutil.disk_usage(self.folder).free / 1e9
+        before = self.steps()
+        kept = f"the last whole one is {self.path(before[-1])}" if before else "there is none before it"
+        return UserError(
+            f"the disk is full: {target} could not be written ({free:.2f} GB free); {kept}. Make room or lower "
+            "loop.keep_last, then give the same command again: it goes on from there."
+        )
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that the disk, or the user's part of it, is full."""
+    if isinstance(error, CheckpointException):  # of torch.distributed: what happened in each process
+        return any(is_full(cause) for cause, _ in error.failures.values())
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return True
+    return any(words in str(error).lower() for words in FULL)

@@ -1,0 +1,1 @@
+"""The one way to score: clips read once, cached, in processes."""

@@ -1,0 +1,213 @@
+"""Checkpoints: strict, safe and lean. A system is built without weights and then given the file's own memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from perturb.errors import UserError
+from perturb.models.videocrafter.encoders import fresh_position_ids
+from perturb.models.videocrafter.files import non_finite, read_weights, sha256, sha256_of, weight_files
+from perturb.models.videocrafter.folder import TOKENIZER, flat_shapes, is_folder, read_folder, write_folder
+from perturb.models.videocrafter.keymap import EXTRA, Components, to_components
+from perturb.models.videocrafter.keymap.diffusion import SCHEDULE_TABLES, diffusion_buffers
+from perturb.models.videocrafter.skeleton import skeleton
+from perturb.models.videocrafter.spec import SPECS, ModelSpec, get_spec
+from perturb.models.videocrafter.strict import check_official, differences, nearest, recognise, shapes_of
+from perturb.models.videocrafter.system import VideoSystem
+from perturb.models.videocrafter.tokenizer import ClipTokenizer, FileTokenizer, Tokenizer
+from perturb.store.paths import resolve
+
+__all__ = ["Source", "load_system", "open_checkpoint", "save_system", "sha256"]
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+STORED = (*DTYPES.values(), torch.float64)  # what a file may hold: anything else is quantised or no weight
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint that was read and found to fit ``spec``; its tensors are memory-mapped.
+
+    ``files``: what it was read from, under names that do not depend on the machine; ``format``: "folder" or "official".
+    """
+
+    spec: ModelSpec
+    components: Components
+    files: dict[str, Path]
+    format: str
+
+    def sha256(self) -> str:
+        """Of the file itself; where there are several, of the list of their names and hashes."""
+        return sha256(*self.files.values()) if len(self.files) == 1 else sha256_of(self.files)
+
+    def tokenizer(self) -> Tokenizer:
+        """What the text encoder was trained with: CLIP's own, or the words of a small model."""
+        if self.spec.text.tokenizer == "clip":
+            return ClipTokenizer(self.spec.text.tokens)
+        if TOKENIZER not in self.files:
+            raise UserError(f"{self.spec.name} needs a tokenizer.json, which official files cannot hold; use a folder")
+        return FileTokenizer(self.files[TOKENIZER], self.spec.text.tokens)
+
+
+def open_checkpoint(checkpoint: str | Path, spec: str | ModelSpec | None = None) -> Source:
+    """Read ``checkpoint`` and check every key, every shape and the noise schedule against ``spec``.
+
+    ``spec`` may be left out for a folder of ours (it says itself) and for an official file whose keys and shapes are
+    exactly those of one published model. Raises ``UserError`` for what cannot be read safely or does not fit.
+    """
+    path = resolve(checkpoint)
+    wanted = get_spec(spec) if isinstance(spec, str) else spec
+    source = _open_folder(path, wanted) if is_folder(path) else _open_official(path, wanted)
+    check_dtypes(source, path)
+    check_schedule(source, path)
+    return source
+
+
+def load_system(
+    checkpoint: str | Path,
+    spec: str | ModelSpec | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str = "float32",
+    expect_finite: bool = True,
+) -> VideoSystem:
+    """The system stored at ``checkpoint``: an official file, sharded safetensors, or our own folder.
+
+    ``spec`` as in ``open_checkpoint``. ``dtype`` is what the UNet computes in (float32, float16, bfloat16), the other
+    parts are float32; on the CPU, weights that already have their dtype stay memory-mapped and cost no memory of their
+    own. ``expect_finite=False`` accepts NaN and infinite weights. ``provenance`` gets path, SHA-256, format and spec.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
+    place = _device(device)
+    source = open_checkpoint(checkpoint, spec)
+    if expect_finite:
+        check_finite(source, checkpoint)
+    modules = _with_weights(source, DTYPES[dtype])
+    system = VideoSystem(
+        **modules,  # pyright: ignore[reportArgumentType]
+        spec=source.spec,
+        tokenizer=source.tokenizer(),
+        provenance={
+            "checkpoint": str(checkpoint),
+            "sha256": source.sha256(),
+            "format": source.format,
+            "spec": source.spec.name,
+        },
+    )
+    system.extra = source.components[EXTRA]
+    return system.to(place)
+
+
+def save_system(
+    system: VideoSystem, folder: str | Path, *, shared: Mapping[str, str] | None = None, overwrite: bool = False
+) -> Path:
+    """Write ``system`` as our folder, whole or not at all, and return its path.
+
+    ``shared`` names components (or "tokenizer") that are not written but read from elsewhere:
+    ``{"vae": "../shared/vae.safetensors"}``, relative to the folder. Raises ``UserError`` when the folder exists
+    (without ``overwrite``) or when a perturbation is still attached.
+    """
+    components = {name: dict(module.state_dict()) for name, module in system.modules().items()}
+    plain = {name: module.state_dict() for name, module in skeleton(system.spec).items()}
+    listing = differences(flat_shapes(components), flat_shapes(plain))
+    if listing:
+        raise UserError(f"this system is not plain {system.spec.name}; detach perturbations before saving:\n{listing}")
+    target = resolve(folder)
+    everything = components | {EXTRA: dict(system.extra)}
+    write_folder(target, system.spec, everything, tokenizer=system.tokenizer, shared=shared, overwrite=overwrite)
+    return target
+
+
+def _open_official(path: Path, spec: ModelSpec | None) -> Source:
+    tensors = read_weights(path)
+    shapes = shapes_of(tensors)
+    spec = spec or recognise(shapes)
+    if spec is None:
+        name, score = nearest(shapes)
+        raise UserError(
+            f"{path} is exactly none of the published models ({', '.join(SPECS)}); nearest is {name}, with {score:.0%} "
+            f"of the keys: name it, with system.spec={name} (perturb.convert: --spec {name}), to see where they differ"
+        )
+    check_official(shapes, spec, path)
+    files = {file.name: file for file in weight_files(path)}
+    return Source(spec, to_components(tensors, spec), files, "official")
+
+
+def _open_folder(path: Path, wanted: ModelSpec | None) -> Source:
+    spec, components, files = read_folder(path)
+    if wanted is not None and wanted != spec:
+        raise UserError(f"{path} holds {spec.name}, not {wanted.name} as asked; leave system.spec out for a folder")
+    return Source(spec, components, files, "folder")
+
+
+def _with_weights(source: Source, dtype: torch.dtype) -> dict[str, nn.Module]:
+    """The components with the source's tensors as their weights; only what has another dtype is copied, one by one."""
+    modules = skeleton(source.spec)
+    for name, module in modules.items():
+        tensors = source.components[name]
+        target = dtype if name == "unet" else torch.float32
+        for key, tensor in tensors.items():
+            if tensor.is_floating_point():
+                tensors[key] = tensor.to(target)
+        module.load_state_dict(tensors, assign=True)
+        fresh_position_ids(module)
+        left = [key for key, x in (*module.named_parameters(), *module.named_buffers()) if x.is_meta]
+        assert not left, f"{name} still has tensors without memory: {left}"
+    return modules
+
+
+def check_finite(source: Source, checkpoint: str | Path) -> None:
+    """Raise UserError when a tensor holds NaN or infinity."""
+    bad = [f"{name}.{key}" for name, tensors in source.components.items() for key in non_finite(tensors)]
+    if bad:
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise UserError(
+            f"{checkpoint}: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}{more}; such a model gives "
+            "only noise. Get the file again, or pass expect_finite=False to load it all the same"
+        )
+
+
+def check_dtypes(source: Source, path: Path) -> None:
+    """Raise UserError for tensors that are no plain weights, such as quantised ones."""
+    strange = {
+        f"{name}.{key}": str(tensor.dtype).removeprefix("torch.")
+        for name, tensors in source.components.items()
+        for key, tensor in tensors.items()
+        if tensor.dtype not in STORED
+    }
+    if strange:
+        key, dtype = next(iter(strange.items()))
+        allowed = ", ".join(str(each).removeprefix("torch.") for each in STORED)
+        raise UserError(
+            f"{path}: {len(strange)} tensors are no plain weights, e.g. {key} is {dtype}; allowed: {allowed}"
+        )
+
+
+def check_schedule(source: Source, path: Path) -> None:
+    """Raise UserError unless the noise tables in the file, if any, are those of the spec."""
+    tables = diffusion_buffers(source.spec.schedule)
+    for name in SCHEDULE_TABLES:
+        given = source.components[EXTRA].get(name)
+        if given is None or name not in tables:
+            continue
+        wanted = tables[name]
+        tolerance = max(1e-5, 2 * torch.finfo(given.dtype).eps)  # half-precision files hold half-precision tables
+        wrong = ~((given.float() - wanted).abs() <= tolerance * wanted.abs())
+        if wrong.any():
+            t = int(wrong.nonzero()[0])
+            raise UserError(
+                f"{path} was trained with another noise schedule than {source.spec.name}: {name}[{t}] is "
+                f"{given[t].item():.6g} in the file and {wanted[t].item():.6g} in the spec; give the spec that fits"
+            )
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {str(device)!r} cannot be used ({str(error).splitlines()[0]}); try cpu") from error

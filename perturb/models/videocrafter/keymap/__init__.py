@@ -1,0 +1,104 @@
+"""Official checkpoint keys ↔ the components of a system. The official names live in this package and nowhere else."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from perturb.models.videocrafter.keymap.diffusion import diffusion_buffers
+from perturb.models.videocrafter.keymap.encoders import (
+    IMAGE_PREFIX,
+    TEXT_PREFIX,
+    VAE_PREFIX,
+    Rule,
+    convert_to_official,
+    convert_to_ours,
+    image_leftovers,
+    image_rules,
+    text_leftovers,
+    text_rules,
+    vae_rules,
+)
+from perturb.models.videocrafter.keymap.unet import (
+    PROJECTOR_PREFIX,
+    UNET_PREFIX,
+    projector_official_to_ours,
+    unet_official_to_ours,
+)
+from perturb.models.videocrafter.skeleton import skeleton
+from perturb.models.videocrafter.spec import ModelSpec
+
+EXTRA = "extra"
+PREFIXES = {
+    "unet": UNET_PREFIX,
+    "vae": VAE_PREFIX,
+    "text_encoder": TEXT_PREFIX,
+    "image_encoder": IMAGE_PREFIX,
+    "image_projector": PROJECTOR_PREFIX,
+}
+
+Components = dict[str, dict[str, Tensor]]
+Shapes = dict[str, tuple[int, ...]]
+
+
+@functools.lru_cache(maxsize=8)
+def component_rules(spec: ModelSpec) -> Mapping[str, tuple[Rule, ...]]:
+    """How the official keys of each component (without its prefix) become ours."""
+    rules = {
+        "unet": _same(unet_official_to_ours(spec.unet), UNET_PREFIX),
+        "vae": vae_rules(spec.vae),
+        "text_encoder": text_rules(spec.text),
+    }
+    if spec.image is not None:
+        rules["image_encoder"] = image_rules(spec.image)
+        rules["image_projector"] = _same(projector_official_to_ours(spec.image.projector), PROJECTOR_PREFIX)
+    return rules
+
+
+def to_components(state: Mapping[str, Tensor], spec: ModelSpec) -> Components:
+    """Our state dict for each component of ``spec``; views of the official tensors, nothing is copied.
+
+    "extra" holds, under its official key, every tensor the components do not use, so that ``to_official`` can give
+    the whole back. Raises ``UserError`` when a key of ``spec`` is missing.
+    """
+    components: Components = {}
+    used: set[str] = set()
+    for name, rules in component_rules(spec).items():
+        prefix = PREFIXES[name]
+        part = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+        components[name] = convert_to_ours(part, rules)
+        used.update(prefix + rule.official for rule in rules)
+    components[EXTRA] = {key: tensor for key, tensor in state.items() if key not in used}
+    return components
+
+
+def to_official(components: Mapping[str, Mapping[str, Tensor]], spec: ModelSpec) -> dict[str, Tensor]:
+    """The official state dict; the inverse of ``to_components``, bit for bit."""
+    state: dict[str, Tensor] = {}
+    for name, rules in component_rules(spec).items():
+        official = convert_to_official(components[name], rules)
+        state |= {PREFIXES[name] + key: tensor for key, tensor in official.items()}
+    return state | dict(components.get(EXTRA, {}))
+
+
+def extra_keys(spec: ModelSpec) -> Shapes:
+    """Official keys (with shapes) that no component uses: diffusion buffers, and parts of CLIP nobody reads."""
+    shapes = {key: tuple(table.shape) for key, table in diffusion_buffers(spec.schedule).items()}
+    shapes |= {TEXT_PREFIX + key: shape for key, shape in text_leftovers(spec.text).items()}
+    if spec.image is not None:
+        shapes |= {IMAGE_PREFIX + key: shape for key, shape in image_leftovers(spec.image).items()}
+    return shapes
+
+
+@functools.lru_cache(maxsize=8)
+def expected_keys(spec: ModelSpec) -> Mapping[str, tuple[int, ...]]:
+    """Every key of ``spec``'s official state dict with its shape, read off the modules themselves."""
+    components = {name: module.state_dict() for name, module in skeleton(spec).items()}
+    official = {key: tuple(tensor.shape) for key, tensor in to_official(components, spec).items()}
+    return official | extra_keys(spec)
+
+
+def _same(keys: Mapping[str, str], prefix: str) -> tuple[Rule, ...]:
+    return tuple(Rule(official.removeprefix(prefix), (ours,)) for official, ours in keys.items())

@@ -1,0 +1,42 @@
+"""The diffusion buffers of an official checkpoint: they follow from the schedule, and are written back from it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from perturb.diffusion.schedule import NoiseSchedule, latent_scale_table
+from perturb.models.videocrafter.spec import ScheduleSpec
+
+SCHEDULE_TABLES = ("betas", "alphas_cumprod", "scale_arr")  # the other buffers follow from these
+
+
+def diffusion_buffers(spec: ScheduleSpec) -> dict[str, Tensor]:
+    """Every diffusion buffer of the official state dict (no prefix) as float32: 12 of length T, and the scale table.
+
+    The scale table has the published length (1400 in two models, although only 1000 entries are ever read).
+    """
+    schedule = NoiseSchedule(
+        timesteps=spec.timesteps,
+        beta_start=spec.beta_start,
+        beta_end=spec.beta_end,
+        latent_scale=spec.latent_scale,
+        zero_terminal_snr=spec.zero_terminal_snr,
+    )
+    cumulative, posterior = schedule.alphas_cumprod_exact, schedule.posterior()
+    buffers = {
+        "betas": schedule.betas_exact,
+        "alphas_cumprod": cumulative,
+        "alphas_cumprod_prev": schedule.alphas_cumprod_prev_exact,
+        "sqrt_alphas_cumprod": cumulative.sqrt(),
+        "sqrt_one_minus_alphas_cumprod": (1 - cumulative).sqrt(),
+        "log_one_minus_alphas_cumprod": (1 - cumulative).log(),
+        "sqrt_recip_alphas_cumprod": (1 / cumulative).sqrt(),
+        "sqrt_recipm1_alphas_cumprod": (1 / cumulative - 1).sqrt(),
+        "posterior_variance": posterior["variance"],
+        "posterior_log_variance_clipped": posterior["log_variance"],
+        "posterior_mean_coef1": posterior["weight_x0"],
+        "posterior_mean_coef2": posterior["weight_xt"],
+    }
+    if spec.scale_table_length is not None:
+        buffers["scale_arr"] = latent_scale_table(spec.latent_scale, spec.scale_table_length)
+    return {name: table.float() for name, table in buffers.items()}

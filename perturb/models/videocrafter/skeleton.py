@@ -1,0 +1,24 @@
+"""The parts of a model without their weights: built on the meta device, so that even the largest costs no memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from perturb.models.videocrafter.encoders import build_image_encoder, build_text_encoder, build_vae
+from perturb.models.videocrafter.spec import ModelSpec
+from perturb.models.videocrafter.system import build_image_projector
+
+
+def skeleton(spec: ModelSpec) -> dict[str, nn.Module]:
+    """Every component that ``spec`` has, by name, with all parameters and buffers on ``meta``."""
+    with torch.device("meta"):
+        modules: dict[str, nn.Module] = {
+            "unet": spec.build_unet(),
+            "vae": build_vae(spec.vae),
+            "text_encoder": build_text_encoder(spec.text),
+        }
+        if spec.image is not None:
+            modules["image_encoder"] = build_image_encoder(spec.image)
+            modules["image_projector"] = build_image_projector(spec.image)
+    return modules

@@ -1,0 +1,79 @@
+"""Does a state dict fit a model, and if not: what is missing, what is too much, and which model does it fit?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from perturb.errors import UserError
+from perturb.models.videocrafter.keymap import PREFIXES, expected_keys
+from perturb.models.videocrafter.spec import SPECS, ModelSpec
+
+Shape = tuple[int, ...]
+LISTED = 10  # keys shown of each kind
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
+    """Key → shape."""
+    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+
+
+def differences(given: Mapping[str, Shape], expected: Mapping[str, Shape]) -> str:
+    """A readable list of every kind of misfit, or "" when both sides have the same keys with the same shapes."""
+    missing = {key: f"{key}  {list(shape)}" for key, shape in expected.items() if key not in given}
+    unexpected = {key: f"{key}  {list(shape)}" for key, shape in given.items() if key not in expected}
+    misshapen = {
+        key: f"{key}  given {list(given[key])}, wanted {list(shape)}"
+        for key, shape in expected.items()
+        if key in given and given[key] != shape
+    }
+    named = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    return "\n".join(_section(title, lines) for title, lines in named.items() if lines)
+
+
+def check_official(given: Mapping[str, Shape], spec: ModelSpec, path: object) -> None:
+    """Raise ``UserError`` unless the official state dict at ``path`` has exactly the keys and shapes of ``spec``."""
+    listing = differences(given, expected_keys(spec))
+    if listing:
+        advice = _advice(given, spec)
+        raise UserError(f"{path} does not fit {spec.name} ({len(given)} keys in the file):\n{listing}\n{advice}")
+
+
+def recognise(given: Mapping[str, Shape]) -> ModelSpec | None:
+    """The published model whose keys and shapes are exactly these, if there is one."""
+    return next((spec for spec in SPECS.values() if expected_keys(spec) == given), None)
+
+
+def fit(given: Mapping[str, Shape], spec: ModelSpec) -> float:
+    """Keys that agree in name and shape, over the keys of either side: 1 is a perfect fit, 0 is another world."""
+    expected = expected_keys(spec)
+    return len(given.items() & expected.items()) / max(len(given.keys() | expected.keys()), 1)
+
+
+def nearest(given: Mapping[str, Shape]) -> tuple[str, float]:
+    """The published model that fits best, and how well."""
+    return max(((name, fit(given, spec)) for name, spec in SPECS.items()), key=lambda pair: pair[1])
+
+
+def _advice(given: Mapping[str, Shape], spec: ModelSpec) -> str:
+    name, score = nearest(given)
+    if score < 0.5 or score <= fit(given, spec):
+        return "No published model fits it better; is the file whole, and is it a VideoCrafter checkpoint?"
+    exactly = "is exactly" if score == 1 else f"looks like (fits {score:.0%} of the keys of)"
+    return f"This {exactly} {name}: pass system.spec={name}"
+
+
+def _section(title: str, lines: Mapping[str, str]) -> str:
+    groups = ", ".join(f"{count} in {name}" for name, count in _grouped(lines).most_common())
+    shown = [f"    {line}" for line in list(lines.values())[:LISTED]]
+    if len(lines) > LISTED:
+        shown.append(f"    … and {len(lines) - LISTED} more")
+    return "\n".join([f"  {len(lines)} {title} ({groups}):", *shown])
+
+
+def _grouped(keys: Iterable[str]) -> Counter[str]:
+    """How many keys there are under each component's prefix, or else under each first name."""
+    prefixes = PREFIXES.values()
+    return Counter(next((p for p in prefixes if key.startswith(p)), key.split(".")[0]).rstrip(".") for key in keys)

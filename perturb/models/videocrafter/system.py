@@ -1,0 +1,220 @@
+"""A complete VideoCrafter model. Axes: b batch, c channels, t frames, h w pixels or latents, l m tokens, d features."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from perturb.diffusion import Conditioning, NoiseSchedule, draw
+from perturb.errors import UserError
+from perturb.models.videocrafter.encoders import (
+    ImageEncoder,
+    TextEncoder,
+    build_image_encoder,
+    build_text_encoder,
+    build_vae,
+)
+from perturb.models.videocrafter.spec import ImageSpec, ModelSpec, ScheduleSpec
+from perturb.models.videocrafter.tokenizer import ClipTokenizer, Tokenizer
+from perturb.nn import Resampler, VideoUNet
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+
+class VideoSystem:
+    """UNet, autoencoder, encoders and schedule of one model, and the few things one does with them.
+
+    All parts are in eval mode. ``to`` casts the UNet only: the encoders run once per prompt and the autoencoder makes
+    the frames that are scored, so both stay in float32. ``provenance`` says where the weights came from.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: ModelSpec,
+        unet: VideoUNet,
+        vae: AutoencoderKL,
+        text_encoder: TextEncoder,
+        tokenizer: Tokenizer,
+        image_encoder: ImageEncoder | None = None,
+        image_projector: Resampler | None = None,
+        provenance: dict[str, Any] | None = None,
+    ) -> None:
+        assert (image_encoder is None) == (image_projector is None), "image encoder and projector come together"
+        self.spec = spec
+        self.unet, self.vae, self.text_encoder, self.tokenizer = unet, vae, text_encoder, tokenizer
+        self.image_encoder, self.image_projector = image_encoder, image_projector
+        self.schedule = build_schedule(spec.schedule)
+        self.provenance = {} if provenance is None else provenance
+        # Official tensors that no part reads, kept so that the checkpoint can be written back whole.
+        self.extra: dict[str, Tensor] = {}
+        for module in self.modules().values():
+            module.eval()
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The parts that hold weights, by component name; the image parts only where the model has them."""
+        parts = {
+            "unet": self.unet,
+            "vae": self.vae,
+            "text_encoder": self.text_encoder,
+            "image_encoder": self.image_encoder,
+            "image_projector": self.image_projector,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet is; all parts are there."""
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the UNet computes in."""
+        return next(self.unet.parameters()).dtype
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> VideoSystem:
+        """Moves every part to ``device``, in place; ``dtype`` is for the UNet, the other parts stay float32."""
+        for module in self.modules().values():
+            module.to(device)
+        self.unet.to(dtype=dtype)
+        self.schedule.to(device)
+        return self
+
+    def denoise(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        """ε̂ b c t h w (float32) of x of the same shape at timesteps t (b int64)."""
+        # Not `cond.to`: the tokens may belong to a graph, and a cast to the dtype they have is free.
+        image = None if cond.image is None else cond.image.to(self.dtype)
+        eps = self.unet(x.to(self.dtype), t, cond.text.to(self.dtype), cond.fps, image_context=image)
+        return eps.float()
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Text tokens b l d of the prompts."""
+        return self.text_encoder(self.tokenizer(prompts).to(self.device))
+
+    @torch.no_grad()
+    def embed_image(self, images: Tensor) -> Tensor:
+        """Image tokens b m d of images b 3 h w in [−1, 1]; UserError when the model takes no image."""
+        if self.image_encoder is None or self.image_projector is None:
+            raise UserError(f"{self.spec.name} takes no image; use an image-to-video model such as i2v_512_v1")
+        return self.image_projector(self.image_encoder(images.to(self.device).float()))
+
+    def null_image_embedding(self) -> Tensor:
+        """Image tokens 1 m d of the unconditional side: those of the all-zero (mid grey) image, as published."""
+        # Not zero tokens. Any size will do: the image is constant.
+        return self.embed_image(torch.zeros(1, 3, 224, 224))
+
+    def condition(self, prompts: Sequence[str], fps: int | Tensor, image: Tensor | None = None) -> Conditioning:
+        """Conditioning for the prompts at ``fps`` (one for all, or b int64).
+
+        ``image`` is b 3 h w (or 1 3 h w for all prompts) in [−1, 1]: needed by image-to-video models, refused by the
+        others, UserError in both cases.
+        """
+        if (image is None) == (self.image_encoder is not None):
+            need = "needs a conditioning image" if image is None else "takes no conditioning image"
+            raise UserError(f"{self.spec.name} {need}: {'give' if image is None else 'leave out'} image=…")
+        tokens = None if image is None else self.embed_image(image)
+        return self._conditioning(prompts, fps, tokens)
+
+    def unconditional(self, count: int, fps: int | Tensor) -> Conditioning:
+        """The other side of classifier-free guidance: empty prompts, the null image if any, the same fps."""
+        tokens = None if self.image_encoder is None else self.null_image_embedding()
+        row = self._conditioning([""], torch.zeros(1, dtype=torch.long), tokens)
+        image = None if row.image is None else row.image.expand(count, -1, -1)
+        return Conditioning(row.text.expand(count, -1, -1), self._fps(count, fps), image)
+
+    def _conditioning(self, prompts: Sequence[str], fps: int | Tensor, image: Tensor | None) -> Conditioning:
+        if image is not None and len(image) == 1:
+            image = repeat(image, "1 m d -> b m d", b=len(prompts))
+        return Conditioning(self.embed(prompts), self._fps(len(prompts), fps), image)
+
+    def _fps(self, count: int, fps: int | Tensor) -> Tensor:
+        values = torch.as_tensor(fps, dtype=torch.long, device=self.device)
+        return values.expand(count) if values.ndim == 0 else values
+
+    @torch.no_grad()
+    def posterior(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (b 4 t h/f w/f, not scaled) of the latent of video b 3 t h w in [−1, 1]."""
+        frames = rearrange(video.to(self.device).float(), "b c t h w -> (b t) c h w")
+        latent = self.vae.encode(frames).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
+        mean, std = (rearrange(x, "(b t) c h w -> b c t h w", b=len(video)) for x in (latent.mean, latent.std))
+        return mean, std
+
+    def encode(self, video: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+        """Scaled latents b 4 t h/f w/f of video b 3 t h w in [−1, 1]: 0.18215 (μ + σ z), z = 0 without generators.
+
+        z of sample i is drawn from generator i (on the CPU).
+        """
+        mean, std = self.posterior(video)
+        if generators is not None:
+            mean = mean + std * draw(mean.shape[1:], generators, mean.device)
+        return self.spec.vae.scale_factor * mean
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, frames_per_batch: int = 8) -> Tensor:
+        """Video b 3 t h w (about [−1, 1], not clamped) of scaled latents b 4 t h/f w/f, a few frames at a time."""
+        frames = rearrange(latents.to(self.device).float() / self.spec.vae.scale_factor, "b c t h w -> (b t) c h w")
+        decode = typing.cast("Callable[..., tuple[Tensor]]", self.vae.decode)
+        parts = [decode(part, return_dict=False)[0] for part in frames.split(frames_per_batch)]
+        return rearrange(torch.cat(parts), "(b t) c h w -> b c t h w", b=len(latents))
+
+    @staticmethod
+    def to_uint8(video: Tensor) -> Tensor:
+        """Frames b t h w c uint8 of video b c t h w: (clamp(x, −1, 1) + 1)/2·255, truncated as published."""
+        levels = (video.float().clamp(-1, 1) + 1) / 2 * 255
+        return rearrange(levels, "b c t h w -> b t h w c").to(torch.uint8)
+
+
+def build_schedule(spec: ScheduleSpec) -> NoiseSchedule:
+    """The noise schedule of a model."""
+    return NoiseSchedule(
+        timesteps=spec.timesteps,
+        beta_start=spec.beta_start,
+        beta_end=spec.beta_end,
+        latent_scale=spec.latent_scale,
+        zero_terminal_snr=spec.zero_terminal_snr,
+    )
+
+
+def build_image_projector(spec: ImageSpec) -> Resampler:
+    """The projection of image features to image tokens, with fresh weights, in eval mode."""
+    size = spec.projector
+    return Resampler(
+        dim=size.dim,
+        depth=size.depth,
+        head_dim=size.head_dim,
+        heads=size.heads,
+        num_queries=size.num_queries,
+        embedding_dim=size.embedding_dim,
+        output_dim=size.output_dim,
+        ff_mult=size.ff_mult,
+    ).eval()
+
+
+def build_system(
+    spec: ModelSpec, tokenizer: Tokenizer | None = None, device: torch.device | str = "cpu"
+) -> VideoSystem:
+    """The system ``spec`` describes with fresh weights (from torch's global random state) in float32 on ``device``.
+
+    ``tokenizer`` may be left out when the spec's is CLIP's own; UserError when it is a file's.
+    """
+    if tokenizer is None:
+        if spec.text.tokenizer == "file":
+            raise UserError(f"{spec.name} reads its words from a tokenizer file; pass tokenizer=FileTokenizer(path, …)")
+        tokenizer = ClipTokenizer(spec.text.tokens)
+    system = VideoSystem(
+        spec=spec,
+        unet=spec.build_unet(),
+        vae=build_vae(spec.vae),
+        text_encoder=build_text_encoder(spec.text),
+        tokenizer=tokenizer,
+        image_encoder=None if spec.image is None else build_image_encoder(spec.image),
+        image_projector=None if spec.image is None else build_image_projector(spec.image),
+    )
+    return system.to(device)

@@ -1,0 +1,1 @@
+"""What only the embedded models need: autoencoder, text encoder, latents, oracle report."""

@@ -1,0 +1,55 @@
+"""What perturbations share whose Δ is carried by something else: by moved weights, or by the factors of a LoRA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from perturb.errors import UserError
+from perturb.perturbation.base import Magnitude
+
+if TYPE_CHECKING:
+    from perturb.perturbation.lora import LoraPerturbation
+    from perturb.perturbation.moved import MovedWeights
+
+Carrier = TypeVar("Carrier", bound="MovedWeights | LoraPerturbation")
+
+
+class Carried(Generic[Carrier]):
+    """The part of a `Perturbation` that its carrier does; attached as long as it has one.
+
+    A subclass makes the carrier in ``attach``. Everything but ``detach`` and ``train`` raises UserError before that.
+    """
+
+    def __init__(self) -> None:
+        self._carrier: Carrier | None = None
+
+    def detach(self) -> None:
+        """Put θ back, bit for bit, with the flags it had. Does nothing when not attached."""
+        if self._carrier is not None:
+            self._carrier.detach()
+            self._carrier = None
+
+    def train(self, mode: bool) -> None:
+        """Nothing to switch: there are no layers of its own that drop anything."""
+
+    def scale(self, alpha: float) -> None:
+        """θ + α Δ from now on; exact at 0 and 1. Raises UserError unless ``alpha`` is finite."""
+        self._attached().scale(alpha)
+
+    def magnitude(self) -> Magnitude:
+        """‖αΔ‖_F/‖θ‖_F; the weight of a layer under the layer's name, any other parameter under its own."""
+        return self._attached().magnitude()
+
+    def save(self, folder: Path) -> None:
+        """Write the moved tensors θ + Δ, or the factors in peft's format. The scale α is not saved."""
+        self._attached().save(folder)
+
+    def load(self, folder: Path) -> None:
+        """Replace Δ by the one saved in ``folder``. Raises UserError unless it was made for this network and group."""
+        self._attached().load(folder)
+
+    def _attached(self) -> Carrier:
+        if self._carrier is None:
+            raise UserError("the perturbation is not attached to a network: call attach() first")
+        return self._carrier

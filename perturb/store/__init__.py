@@ -1,0 +1,1 @@
+"""What lies on disk: records, run directories, hashes, video files and paths."""

@@ -1,0 +1,186 @@
+"""One run on disk: where everything lies, atomic writes, done-markers, the lock. Knows neither torch nor hydra.
+
+runs/<experiment>/<run id>/
+  config.yaml  manifest.json  train.csv  scores.csv
+  adapters/step_000100/            peft format
+  clips/step_000100/p003_s1.npy    uint8 t h w c, what is scored; .mp4 beside it is for eyes
+  figures/
+  .done/<stage>/<key>              empty files: this part is finished and valid
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from perturb.errors import UserError
+from perturb.store.records import Manifest
+
+STEP_PATTERN = re.compile(r"step_(\d+)")
+TEMPORARY = ".tmp-"
+
+
+def run_id(identity: Mapping[str, Any]) -> str:
+    """Ten hex digits of sha256 over the canonical JSON of everything that affects a run's results.
+
+    >>> run_id({"a": 1, "b": [2, 3]}) == run_id({"b": [2, 3], "a": 1})
+    True
+    """
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a file so that any reader, and any crash, sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """`write_atomic` for writers that want a file name: yields a temporary path that becomes ``path`` on success."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The directory of one run. Paths are made from it, nothing is created until something is written."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration that made the run."""
+        return self.path / "config.yaml"
+
+    @property
+    def scores(self) -> Path:
+        """scores.csv: one `ScoreRow` per line."""
+        return self.path / "scores.csv"
+
+    @property
+    def train_log(self) -> Path:
+        """train.csv: one `TrainRow` per line."""
+        return self.path / "train.csv"
+
+    @property
+    def figures(self) -> Path:
+        """The folder of figures."""
+        return self.path / "figures"
+
+    def adapter(self, step: int) -> Path:
+        """The folder of the perturbation after ``step`` fitting steps."""
+        return self.path / "adapters" / f"step_{step:06d}"
+
+    def clips(self, step: int) -> Path:
+        """The folder of the clips sampled with `adapter` (step)."""
+        return self.path / "clips" / f"step_{step:06d}"
+
+    def clip(self, step: int, prompt_id: str, seed: int) -> Path:
+        """The lossless frames of one clip, .npy, uint8 t h w c."""
+        return self.clips(step) / f"{prompt_id}_s{seed}.npy"
+
+    def steps(self) -> list[int]:
+        """The perturbation steps that have clips, ascending."""
+        found = (STEP_PATTERN.fullmatch(folder.name) for folder in (self.path / "clips").glob("step_*"))
+        return sorted(int(match[1]) for match in found if match)
+
+    # manifest ---------------------------------------------------------------------------------------------------
+
+    @property
+    def manifest_path(self) -> Path:
+        """manifest.json."""
+        return self.path / "manifest.json"
+
+    def manifest(self) -> Manifest:
+        """The manifest as written; an empty one when there is none yet."""
+        if not self.manifest_path.is_file():
+            return Manifest()
+        return Manifest.from_json(self.manifest_path.read_text(encoding="utf-8"), str(self.manifest_path))
+
+    def update_manifest(self, **sections: Any) -> None:
+        """Replace the named sections of the manifest; mappings are merged into what is there. Atomic."""
+        manifest = self.manifest()
+        for name, value in sections.items():
+            old = getattr(manifest, name)  # an unknown section is a programming error: AttributeError
+            merged = {**old, **value} if isinstance(old, dict) else value
+            manifest = dataclasses.replace(manifest, **{name: merged})
+        write_atomic(self.manifest_path, manifest.to_json())
+
+    # done-markers -----------------------------------------------------------------------------------------------
+
+    def _marker(self, stage: str, key: str | int) -> Path:
+        return self.path / ".done" / stage / str(key)
+
+    def mark_done(self, stage: str, key: str | int) -> None:
+        """Say that part ``key`` of a stage is on disk, whole. Call it only after the last write of that part."""
+        write_atomic(self._marker(stage, key), "")
+
+    def is_done(self, stage: str, key: str | int) -> bool:
+        """Whether `mark_done` was called for this part, in this process or an earlier one."""
+        return self._marker(stage, key).is_file()
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Keep the status of a stage in the manifest: "started" on entering, "done" on leaving without an error."""
+        self.update_manifest(stages={name: "started"})
+        yield
+        self.update_manifest(stages={name: "done"})
+
+    # lock -------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run directory for this process; the operating system lets go of it however the process ends.
+
+        Raises UserError naming host and pid when another process holds it, and when it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"The run directory {self.path} cannot be made ({error}). Give another runs_dir=…"
+            ) from error
+        holder = self.path / ".lock.holder"
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
+            raise UserError(
+                f"The run directory {self.path} is in use by {who}. Wait for it, or end it and run the command again."
+            ) from None
+        try:
+            for leftover in self.path.rglob(f"{TEMPORARY}*"):  # of a process that was killed while writing
+                leftover.unlink(missing_ok=True)
+            write_atomic(holder, f"pid {os.getpid()} on {socket.gethostname()}")
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()

@@ -1,0 +1,24 @@
+"""Fit what a landscape is made of, where no finished run was given for it."""
+
+from __future__ import annotations
+
+from perturb.data.images import ImageSet
+from perturb.models.videocrafter.system import VideoSystem
+from perturb.perturbation import LandscapePerturbation
+from perturb.store.rundir import RunDir
+from perturb.study.fit import FitConfig, fit
+
+
+def fit_sources(
+    system: VideoSystem, landscape: LandscapePerturbation, images: ImageSet, *, config: FitConfig, run: RunDir
+) -> None:
+    """Fit a LoRA in space and one in time, each by itself and to the landscape's step, into <run>/fits/<group>.
+
+    A fit that was stopped goes on; a finished one is taken as it is.
+    """
+    for group in landscape.unfitted:
+        source = RunDir(run.path / "fits" / group)
+        probes = (0, landscape.step)
+        fit(system, landscape.lora, images, probe_steps=probes, config=config, run=source, group=group)
+        landscape.lora.detach()
+        landscape.take(group, source)

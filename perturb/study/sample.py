@@ -1,0 +1,189 @@
+"""Sample the same prompts from the same noises, at one perturbation step after the other.
+
+Axes: b batch, c channels, t frames, h w pixels or latents.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perturb.data.images import load_conditioning_image
+from perturb.data.prompts import Prompt
+from perturb.diffusion import Conditioning, Sampler, draw, sample_generator
+from perturb.errors import UserError
+from perturb.models.videocrafter.spec import ModelSpec
+from perturb.models.videocrafter.system import VideoSystem
+from perturb.perturbation import Perturbation
+from perturb.progress import progress
+from perturb.store.rundir import RunDir, write_atomic
+from perturb.store.video import write_mp4
+from perturb.structured import check_range
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """What to sample: one clip per prompt and noise seed; None means the model's default.
+
+    ``fps`` is what the model is told, ``playback_fps`` that of the mp4; ``precision`` is that of autocast.
+    """
+
+    seeds: tuple[int, ...] = (0,)
+    batch_size: int = 32
+    height: int | None = None
+    width: int | None = None
+    frames: int | None = None
+    fps: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    playback_fps: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "height", "width", "frames", "playback_fps"):
+            check_range(f"sample.{name}", getattr(self, name), low=1)
+        check_range("sample.fps", self.fps, low=0)
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise UserError(f"sample.seeds is {list(self.seeds)}; allowed: different whole numbers from 0")
+
+
+@dataclass(frozen=True)
+class ClipFormat:
+    """Size of a clip in pixels and frames, and the frame rate the model is told."""
+
+    height: int
+    width: int
+    frames: int
+    fps: int
+
+    @staticmethod
+    def of(config: SampleConfig, spec: ModelSpec) -> "ClipFormat":
+        """The configured format, the model's where left open. UserError for a size the network cannot take."""
+        chosen = {
+            name: getattr(spec.sampling if getattr(config, name) is None else config, name)
+            for name in ("height", "width", "frames", "fps")
+        }
+        for name in ("height", "width"):
+            if chosen[name] % spec.size_multiple:
+                allowed = f"multiples of {spec.size_multiple}"
+                raise UserError(f"sample.{name} is {chosen[name]}; allowed for {spec.name}: {allowed}")
+        return ClipFormat(**chosen)
+
+    def latent(self, spec: ModelSpec) -> tuple[int, int, int, int]:
+        """Shape c t h w of a latent."""
+        f = spec.downsampling
+        return (spec.vae.latent_channels, self.frames, self.height // f, self.width // f)
+
+
+class Generator:
+    """Frames from (prompt, noise seed) for a fixed list of prompts; their text is encoded once, here.
+
+    ``image`` is the file that conditions every clip: needed by image-to-video models, refused by the others.
+    """
+
+    def __init__(
+        self,
+        system: VideoSystem,
+        sampler: Sampler,
+        prompts: Sequence[Prompt],
+        config: SampleConfig,
+        *,
+        image: str | None,
+    ) -> None:
+        self.system, self.sampler = system, sampler.resolved(system.spec.sampling)
+        self.sampler.check(system.schedule)  # here, because fitting comes before the first clip
+        self.prompts, self.precision = prompts, config.precision
+        self.format = ClipFormat.of(config, system.spec)
+        pixels = None if image is None else load_conditioning_image(image, self.format.height, self.format.width)
+        self.cond = system.condition([prompt.text for prompt in prompts], self.format.fps, pixels)
+        self.uncond = system.unconditional(1, self.format.fps)
+        self.jobs = [(index, seed) for seed in config.seeds for index in range(len(prompts))]
+        # The same division whatever is done already: a clip depends on its batch in the last bits.
+        self.batches = [self.jobs[i : i + config.batch_size] for i in range(0, len(self.jobs), config.batch_size)]
+
+    def __call__(self, batch: Sequence[tuple[int, int]], advance: Callable[[float], None]) -> np.ndarray:
+        """Frames uint8 b t h w c of (prompt index, noise seed) pairs; ``advance`` hears how many clips' work is done.
+
+        All noise of a clip comes from its prompt id and seed: x_T first, then what the sampler draws.
+        """
+        generators = [sample_generator("clip", self.prompts[index].id, seed) for index, seed in batch]
+        x_T = draw(self.format.latent(self.system.spec), generators, self.system.device)
+        latents = self.sampler(
+            self._denoise,
+            x_T,
+            self.cond.index([index for index, _ in batch]),
+            self.uncond.index([0] * len(batch)),
+            generators,
+            self.system.schedule,
+            lambda step: advance(len(batch) / step.total),
+        )
+        return self.system.to_uint8(self.system.decode(latents)).cpu().numpy()
+
+    def _denoise(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return self.system.denoise(x, t, cond)
+
+    @property
+    def samples(self) -> list[tuple[str, int]]:
+        """(prompt id, noise seed) of every clip of one probe step."""
+        return [(self.prompts[index].id, seed) for index, seed in self.jobs]
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest: format, sampler with its settings, number of clips."""
+        form = self.format
+        size = {"height": form.height, "width": form.width, "frames": form.frames, "fps": form.fps}
+        seeds = sorted({seed for _, seed in self.jobs})
+        return size | {"sampler": repr(self.sampler), "precision": self.precision, "seeds": seeds}
+
+
+def sample(
+    generate: Generator,
+    perturbation: Perturbation,
+    probe_steps: Sequence[int],
+    run: RunDir,
+    *,
+    playback_fps: int,
+) -> None:
+    """Write the clips of every probe step: ``.npy`` (uint8 t h w c, lossless) and ``.mp4``; what is there is kept.
+
+    ``perturbation`` is attached; it is loaded with the adapter of each step. A batch of which any clip is missing is
+    made again as a whole, so that a resumed run has the bytes of an uninterrupted one.
+    """
+    paths = {step: [_paths(run, step, generate, batch) for batch in generate.batches] for step in probe_steps}
+    todo = {
+        step: [i for i, files in enumerate(paths[step]) if not all(_is_clip(file, generate.format) for file in files)]
+        for step in probe_steps
+        if not run.is_done("sample", step)
+    }
+    total = sum(len(generate.batches[i]) for pending in todo.values() for i in pending)
+    with progress("sample", total) as advance:
+        for step, pending in todo.items():
+            perturbation.load(run.adapter(step))
+            for i in pending:
+                for frames, file in zip(generate(generate.batches[i], advance), paths[step][i], strict=True):
+                    write_mp4(file.with_suffix(".mp4"), frames, playback_fps)
+                    save_clip(file, frames)  # last: the clip counts as made from here on
+            run.mark_done("sample", step)
+
+
+def save_clip(path: Path, frames: np.ndarray) -> None:
+    """Frames uint8 t h w c as .npy, atomically."""
+    buffer = io.BytesIO()
+    np.save(buffer, frames)
+    write_atomic(path, buffer.getvalue())
+
+
+def _paths(run: RunDir, step: int, generate: Generator, batch: Sequence[tuple[int, int]]) -> list[Path]:
+    return [run.clip(step, generate.prompts[index].id, seed) for index, seed in batch]
+
+
+def _is_clip(path: Path, form: ClipFormat) -> bool:
+    """Whether a whole clip of this format lies there."""
+    try:
+        frames = np.load(path, mmap_mode="r")
+    except (OSError, ValueError):
+        return False
+    return frames.shape == (form.frames, form.height, form.width, 3) and frames.dtype == np.uint8

@@ -1,0 +1,126 @@
+"""Score the clips of every probe step and write them into scores.csv, one finished step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from perturb.metrics import ClipSource, Engine, Format, Metric, Scores, SetMetric, Workers, suitable_workers
+from perturb.progress import progress
+from perturb.store.paths import resolve
+from perturb.store.records import SET_PROMPT, SET_SEED, ScoreRow, read_scores, scores_csv
+from perturb.store.rundir import RunDir, write_atomic
+
+if TYPE_CHECKING:
+    from perturb.data.images import ImageSet
+
+MAX_IMAGES = 512
+"""Of D_I, in even distances: enough for statistics of single images."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What every score row of a run says about the run."""
+
+    run_id: str
+    training: str
+    group: str
+    lora_seed: int
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What a run has sampled: (prompt id, noise seed) pairs at each probe step, the prompts by id, and the format."""
+
+    samples: Sequence[tuple[str, int]]
+    prompts: Mapping[str, str]
+    probe_steps: Sequence[int]
+    form: Format
+
+    def clips(self, run: RunDir, step: int) -> list[ClipSource]:
+        """The clips of a step, each with that of step 0 to compare with."""
+        zero = {sample: self._clip(run, 0, sample, None) for sample in self.samples} if 0 in self.probe_steps else {}
+        return [self._clip(run, step, sample, zero.get(sample)) for sample in self.samples]
+
+    def _clip(self, run: RunDir, step: int, sample: tuple[str, int], original: ClipSource | None) -> ClipSource:
+        path = run.clip(step, *sample)
+        read = partial(_read, path, self.form.fps)
+        return ClipSource(path.name, read, *sample, step, self.prompts.get(sample[0], ""), original)
+
+
+def score_cache(runs_dir: str) -> Path:
+    """Where the runs of a folder keep what was measured of a clip; it may be deleted at any time."""
+    return resolve(runs_dir) / ".cache" / "scores"
+
+
+def score(
+    metrics: Sequence[Metric | SetMetric],
+    sampled: Sampled,
+    run: RunDir,
+    *,
+    labels: Labels,
+    images: ImageSet | None,
+    cache: Path | None,
+) -> None:
+    """Score what a run has sampled, compared with its step 0 and with the images D_I.
+
+    scores.csv is rewritten whole and sorted after each step; the rows of finished steps are kept as they are.
+    """
+    todo = [step for step in sampled.probe_steps if not run.is_done("score", step)]
+    for step, rows in scored(metrics, sampled, run, todo, labels=labels, images=images, cache=cache):
+        others = [row for row in read_scores(run.scores) if row.step != step] if run.scores.is_file() else []
+        write_atomic(run.scores, scores_csv([*others, *rows]))  # in place of any that a killed process left there
+        run.mark_done("score", step)
+
+
+def scored(
+    metrics: Sequence[Metric | SetMetric],
+    sampled: Sampled,
+    run: RunDir,
+    steps: Sequence[int],
+    *,
+    labels: Labels,
+    images: ImageSet | None,
+    cache: Path | None,
+) -> Iterator[tuple[int, list[ScoreRow]]]:
+    """Step after step with its rows. ``cache``: see `Engine`."""
+    if not steps:
+        return
+    total = len(steps) * len(sampled.samples)
+    with Engine(metrics, cache, workers=suitable_workers(total)) as engine, progress("score", total) as advance:
+        reference = engine.gather(sampled.clips(run, 0)) if 0 in sampled.probe_steps else None
+        stills = None if images is None else engine.gather(image_clips(images, sampled.form), Workers(1))
+        for step in steps:
+            survey = engine.measure(sampled.clips(run, step), advance)
+            yield step, list(_rows(engine.scores(survey, reference, stills), step, labels))
+
+
+def image_clips(images: ImageSet, form: Format) -> Iterator[ClipSource]:
+    """The images D_I, at most `MAX_IMAGES`, as clips of one frame in the size of ``form``."""
+    chosen = np.linspace(0, len(images) - 1, min(len(images), MAX_IMAGES)).round().astype(int)
+    for index in chosen.tolist():
+        read = partial(_still, images, index, form)
+        yield ClipSource(f"image {index}", read, f"image {index}")
+
+
+def _still(images: ImageSet, index: int, form: Format) -> tuple[np.ndarray, float]:
+    pixels = images.load(index, form.height, form.width)
+    frame = pixels.add(1).mul(127.5).round().clamp(0, 255).byte().permute(1, 2, 0)
+    return frame[None].numpy(), form.fps
+
+
+def _read(path: Path, fps: float) -> tuple[np.ndarray, float]:
+    return np.load(path), fps
+
+
+def _rows(scores: Scores, step: int, labels: Labels) -> Iterator[ScoreRow]:
+    found = [(clip.source.sample, clip.values) for clip in scores.clips]
+    for (prompt_id, seed), values in [*found, ((SET_PROMPT, SET_SEED), scores.whole)]:
+        for name, value in values.items():
+            place: dict[str, Any] = {"step": step, "prompt_id": prompt_id, "seed": seed, "metric": name}
+            yield ScoreRow(**vars(labels), **place, **vars(value))

@@ -1,0 +1,1 @@
+"""Training of the twins and fine-tuning, on the loop."""

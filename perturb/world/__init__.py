@@ -1,0 +1,23 @@
+"""The embedded world: captioned clips of coloured shapes that move, in three grades, with ground truth."""
+
+from perturb.world.oracle import Verdict, judge, named
+from perturb.world.render import Grade, object_mask, render, render_still, true_flow, watermark
+from perturb.world.scenes import WORDS, Scene, frame_times, scene
+from perturb.world.sets import HighGradeStills
+
+__all__ = [
+    "WORDS",
+    "Grade",
+    "HighGradeStills",
+    "Scene",
+    "Verdict",
+    "frame_times",
+    "judge",
+    "named",
+    "object_mask",
+    "render",
+    "render_still",
+    "scene",
+    "true_flow",
+    "watermark",
+]
