@@ -27,9 +27,10 @@ from rich.console import Console
 from analysis.cells import interval_columns
 from analysis.command import compare_runs
 from analysis.comparisons import PRIMARY_METRIC, SEED, Comparison, comparisons
-from analysis.contrast import Floats, Nested, Trajectories, holm, sign_flip
+from analysis.contrast import Floats, Nested, Trajectories, holm
 from analysis.design import Design
 from analysis.load import find_runs, load
+from analysis.resampling import sign_flip, without_dust
 from perturb.errors import UserError
 from perturb.rundir import write_atomic
 
@@ -53,12 +54,16 @@ class Match:
     @property
     def difference(self) -> Nested:
         """first − second, paired by LoRA seed and prompt."""
-        return Nested.of(self.first - self.second)
+        return Nested.of(self._paired)
 
     @property
     def p(self) -> float:
         """Two-sided sign-flip test over prompts."""
-        return sign_flip((self.first - self.second).mean(axis=0), np.random.default_rng(SEED))
+        return sign_flip(self._paired.mean(axis=0), np.random.default_rng(SEED))
+
+    @property
+    def _paired(self) -> Floats:
+        return without_dust(self.first - self.second, scale=float(np.abs([self.first, self.second]).max()))
 
 
 @dataclass(frozen=True)
