@@ -11,12 +11,14 @@
 # %% [markdown]
 # # The coupling contrast, step by step
 #
-# Space and time are strongly coupled where motion survives a spatial perturbation. So the question "which model is
-# more strongly coupled?" becomes: which one loses less motion per step? The answer is a difference in differences,
+# Space and time are strongly coupled where motion survives a spatial perturbation. So two models can be
+# compared by what they lose per step of the perturbation: a difference in differences,
 #
 #     DiD = slope_full − slope_partial        slope: least squares over the steps, per 100 steps
 #
-# Below 0 the fully trained model loses more. Here it is worked out by hand, and then by the library.
+# Below 0 the fully trained model loses more. With one pair of models that is about this pair, and which of two ways of
+# training couples more strongly stays open. A slope is also steeper where motion starts higher. Here it is worked out
+# by hand, and then by the library.
 
 # %%
 from pathlib import Path

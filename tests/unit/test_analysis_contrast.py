@@ -128,6 +128,12 @@ def test_unpaired_sides_are_refused() -> None:
         contrast(lines([[1.0, 2.0]]), lines([[1.0]]), SLOPE, rng())
 
 
+def test_sides_that_differ_by_rounding_alone_do_not_differ() -> None:
+    values = np.tile(rng().uniform(0.2, 1, (1, 20, 3)), (2, 1, 1))
+    found = contrast(made(values), made(values * (1 + 2e-16) + 1e-17), SLOPE, rng())
+    assert (found.p, found.difference.over_prompts.mean, found.difference.over_prompts.half_width) == (1.0, 0.0, 0.0)
+
+
 def test_share_by_hand() -> None:
     # R = 3/2; r = (2 − 1.5·(1 − 2))/2 and (4 − 1.5·(3 − 2))/2
     assert share(np.array([[2.0, 4.0]]), np.array([[1.0, 3.0]])).tolist() == [[1.75, 1.25]]

@@ -62,17 +62,14 @@ def sprite(text: str) -> Image.Image:
 # verdict ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_verdict_names_the_model_that_keeps_its_motion(study: Report) -> None:
+def test_one_pair_yields_no_verdict_however_sure_the_numbers_are(study: Report) -> None:
     said = verdict(study)
-    assert said.headline == (
-        "The partially trained model couples space and time more strongly by the declared endpoint, "
-        "but not by 2 of 6 readings."
-    )
+    assert said.headline == ("Inconclusive: one pair of twins was compared, and no interval here covers other pairs.")
     assert "M_F' loses 0.320 of motion quality per 100 steps and M_P' loses 0.100" in said.sentences[0]
     assert "−0.220 (95 % interval over 3 prompts −0.245 to −0.195; sign-flip p = 0.250)" in said.sentences[0]
     assert "Over 2 LoRA seeds, too few to say much, the interval is −0.347 to −0.093" in said.sentences[1]
-    same, not_same = said.sentences[2].split(" It does not follow from these: ")
-    assert same.startswith("The same follows from these readings: share of start per 100 steps −0.367 ± 0.110; ")
+    same, not_same = said.sentences[2].split(" It does not follow from: ")
+    assert same.startswith("For this pair, the same follows from: share of start per 100 steps −0.367 ± 0.110; ")
     assert not_same.startswith("per 1 % ‖Δ‖/‖θ‖ −0.015 ± 0.003 (over LoRA seeds ± 0.016); ")  # 0 is in the second
     assert any("a random Δ of the same norm changes motion quality by −0.032" in caution for caution in said.cautions)
     assert said.figures[0].value == "−0.220"
@@ -88,7 +85,8 @@ def test_a_difference_that_may_be_none_is_no_verdict(tmp_path: Path) -> None:
             ]
             run.scores.write_text("\n".join(lines) + "\n")
     said = verdict(Report.of([tmp_path]))
-    assert said.headline == "No difference in coupling between the two models is established."
+    assert said.headline.startswith("Inconclusive: one pair")
+    assert said.sentences[2].startswith("Read otherwise, full − partial is: ")
     assert said.sentences[1].startswith("One LoRA per model was fitted")
     assert any(caution.startswith("No control") for caution in said.cautions)
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from perturb.analysis.statistics.estimates import mean_interval
-from perturb.analysis.statistics.resampling import NO_INTERVAL, max_t, percentile, sign_flip, studentised
+from perturb.analysis.statistics.resampling import NO_INTERVAL, max_t, percentile, sign_flip, studentised, without_dust
 
 
 def rng() -> np.random.Generator:
@@ -82,6 +82,24 @@ def test_intervals_of_few_prompts() -> None:
     assert percentile(np.ones((3, 4)), mean, rng()) == NO_INTERVAL
     same = studentised([0.5] * 6, rng())
     assert (same.low, same.high) == (0.5, 0.5)
+
+
+def test_rounding_is_no_difference() -> None:
+    dust = np.array([5.6e-17, 1.1e-16, 5.6e-17] * 11)  # of values near 1: all of one sign, and none of it real
+    assert sign_flip(dust, rng()) == 1e-4
+    d = without_dust(dust, scale=1.0)
+    oracle = stats.permutation_test((d,), np.sum, permutation_type="samples", n_resamples=999, rng=rng())
+    assert sign_flip(d, rng()) == oracle.pvalue == 1.0
+    assert math.isnan(max_t(d[:, None], rng()).p[0])
+    small = 1e-9 * rng().normal(1, 1, 10)  # small differences of small values stay what they are
+    assert without_dust(small, scale=1e-6).tolist() == small.tolist()
+
+
+def test_bootstrap_t_of_prompts_that_are_nearly_all_alike_is_none() -> None:
+    # all 32 prompts of a resample are among the 30 alike with probability (30/32)³² = .127, of 27 with .0043
+    assert studentised([0.0] * 30 + [1.0, 2.0], rng()) == NO_INTERVAL
+    mixed = studentised([0.0] * 27 + [0.5, 1.0, 1.5, 2.0, 2.5], rng())
+    assert 0 < mixed.low < 7.5 / 32 < mixed.high < 2.5
 
 
 def test_percentile_is_the_bootstrap_of_scipy() -> None:

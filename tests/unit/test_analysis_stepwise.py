@@ -1,5 +1,6 @@
 """Gaps and cells of a made-up study, worked out by hand."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,9 @@ def test_cells(study: Results) -> None:
     # means over LoRA seeds .6 → .28; prompts fall from .5, .6, .7 to at least .18, .27, .36
     assert full.collapse_step_of_mean == 100
     assert (full.collapse_step_median, full.collapsed) == (100, pytest.approx(4 / 6))
+    kept = Stepwise.of(study).kept[0]
+    of_four = [50.0, 100.0, np.nan, 200.0, np.inf]  # the middle two are 100 and 200
+    assert dataclasses.replace(kept, first=np.array([of_four])).median == 150
     assert control.collapse_step_of_mean == float("inf")
     assert control.collapsed == 0
     assert pd.isna(full.collapse_step_of_rate)  # the study has no collapse rate

@@ -24,7 +24,7 @@ from perturb.analysis.statistics.aggregates import (
     retention,
 )
 from perturb.analysis.statistics.contrast import Floats, Nested
-from perturb.analysis.statistics.resampling import Band, Interval, max_t
+from perturb.analysis.statistics.resampling import Band, Interval, max_t, without_dust
 
 COLLAPSE = "collapse"
 THRESHOLDS = np.linspace(0.0, 1.0, 51)
@@ -50,7 +50,10 @@ class Gap:
         """Compare both models over the trajectories that both have whole."""
         first, second = (design.trajectories(Cell(t, condition, kind), PRIMARY_METRIC) for t in TRAININGS)
         keep = first.complete & second.complete
-        d = change(first).by_prompt(keep) - change(second).by_prompt(keep)  # s p k
+        sides = [change(side).by_prompt(keep) for side in (first, second)]  # s p k
+        d = without_dust(
+            sides[0] - sides[1], scale=np.abs([first.by_prompt(keep), second.by_prompt(keep)]).max(initial=0)
+        )
         rng = np.random.default_rng(SEED)
         return Gap(
             condition,
@@ -113,9 +116,9 @@ class Kept:
 
     @property
     def median(self) -> float:
-        """The median collapse step; inf where fewer than half collapse."""
-        known = np.sort(self.first[~np.isnan(self.first)])
-        return float(known[len(known) // 2]) if known.size else np.nan
+        """The median collapse step, the mean of the middle two of an even number; inf where half or fewer collapse."""
+        known = self.first[~np.isnan(self.first)]
+        return float(np.median(known)) if known.size else np.nan
 
 
 @dataclass(frozen=True)

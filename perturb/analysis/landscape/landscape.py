@@ -30,7 +30,8 @@ from rich.text import Text
 from perturb.analysis.cells import BOTH_MODELS, MOTION, Table, by_prompt, interval_columns, paired, read_tables
 from perturb.analysis.command import compare_runs
 from perturb.analysis.coupling.comparisons import SEED
-from perturb.analysis.statistics.contrast import Floats, Nested, holm, share, sign_flip
+from perturb.analysis.statistics.contrast import Floats, Nested, holm, share
+from perturb.analysis.statistics.resampling import sign_flip, without_dust
 from perturb.analysis.summary import WIDEST
 from perturb.analysis.table import cell
 from perturb.store.rundir import write_atomic
@@ -157,7 +158,7 @@ def interaction_rows(landscape: Landscape) -> Iterator[dict[str, Any]]:
         for scale, values in (("raw", surface.interaction), ("relative", relative), ("product", surface.excess)):
             if values is None:
                 continue
-            inner = values[:, :, 1:, 1:]
+            inner = without_dust(values[:, :, 1:, 1:], scale=_size(surface, scale))
             cells = list(np.ndindex(inner.shape[2:]))
             found = [inner[:, :, i, j] for i, j in cells]
             p = [sign_flip(d.mean(axis=0), np.random.default_rng(SEED)) for d in found]
@@ -176,6 +177,12 @@ def interaction_rows(landscape: Landscape) -> Iterator[dict[str, Any]]:
                     "p": one,
                     "p_holm": adjusted,
                 }
+
+
+def _size(surface: Surface, scale: str) -> float:
+    """The largest |value| that an interaction is made of: what rounding is small against."""
+    compared = surface.values if scale == "raw" or surface.shares is None else surface.shares
+    return float(np.abs(compared).max(initial=0.0))
 
 
 def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list[Path]:

@@ -26,7 +26,8 @@ from perturb.analysis.cells import BOTH_MODELS, MOTION, Table, by_prompt, groupe
 from perturb.analysis.command import compare_runs
 from perturb.analysis.coupling.comparisons import SEED
 from perturb.analysis.load import Run
-from perturb.analysis.statistics.contrast import Floats, Nested, holm, share, sign_flip
+from perturb.analysis.statistics.contrast import Floats, Nested, holm, share
+from perturb.analysis.statistics.resampling import sign_flip, without_dust
 from perturb.analysis.summary import WIDEST
 from perturb.analysis.table import cell
 from perturb.errors import UserError
@@ -60,14 +61,16 @@ def effects(tables: Sequence[Table]) -> Iterator[Effect]:
         parts = tuple(str(each["part"]) for each in models[0].cells)
         for measure in models[0].measures:
             values = by_prompt(models, measure.name)
-            changes = [y - y[:, :, :1] for y in values]
+            scale = max(float(np.abs(y).max(initial=0.0)) for y in values)
+            changes = [without_dust(y - y[:, :, :1], scale) for y in values]
             starts = measure.is_ratio and all(table.trajectories(measure.name).has_start for table in models)
             shares = [_shares(d, y[:, :, 0]) if starts else None for d, y in zip(changes, values, strict=True)]
             for table, change, relative in zip(models, changes, shares, strict=True):
                 yield Effect(table.training, group, measure.name, parts, change, relative)
             if paired(models):
                 relative = None if shares[0] is None or shares[1] is None else shares[0] - shares[1]
-                yield Effect(BOTH_MODELS, group, measure.name, parts, changes[0] - changes[1], relative)
+                between = without_dust(changes[0] - changes[1], scale)
+                yield Effect(BOTH_MODELS, group, measure.name, parts, between, relative)
 
 
 def _shares(change: Floats, start: Floats) -> Floats:

@@ -29,7 +29,8 @@ from perturb.analysis.command import compare_runs
 from perturb.analysis.coupling.comparisons import PRIMARY_METRIC, SEED, Comparison, comparisons
 from perturb.analysis.coupling.design import Design
 from perturb.analysis.load import find_runs, load
-from perturb.analysis.statistics.contrast import Floats, Nested, Trajectories, holm, sign_flip
+from perturb.analysis.statistics.contrast import Floats, Nested, Trajectories, holm
+from perturb.analysis.statistics.resampling import sign_flip, without_dust
 from perturb.errors import UserError
 from perturb.store.rundir import write_atomic
 
@@ -53,12 +54,16 @@ class Match:
     @property
     def difference(self) -> Nested:
         """first − second, paired by LoRA seed and prompt."""
-        return Nested.of(self.first - self.second)
+        return Nested.of(self._paired)
 
     @property
     def p(self) -> float:
         """Two-sided sign-flip test over prompts."""
-        return sign_flip((self.first - self.second).mean(axis=0), np.random.default_rng(SEED))
+        return sign_flip(self._paired.mean(axis=0), np.random.default_rng(SEED))
+
+    @property
+    def _paired(self) -> Floats:
+        return without_dust(self.first - self.second, scale=float(np.abs([self.first, self.second]).max()))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The verdict on a coupling study: which model is more strongly coupled, by how much, how sure. Computes no numbers.
+"""The verdict on a coupling study: what was compared, by how much, how sure. Computes no numbers.
 
-Space and time are strongly coupled where motion survives a spatial perturbation; so the model that loses less of it is
-the more strongly coupled one.
+Space and time are strongly coupled where motion survives a spatial perturbation. But a study holds one pair of twins,
+and no interval of it covers other pairs: it names no model as the more strongly coupled one.
 """
 
 import math
@@ -9,15 +9,17 @@ from collections.abc import Iterator
 
 from perturb.analysis.coupling.comparisons import PRIMARY_CONDITION, PRIMARY_METRIC, Row
 from perturb.analysis.coupling.design import LORA, TRAININGS, Cell
-from perturb.analysis.notation import model_in_words, symbol
+from perturb.analysis.notation import symbol
 from perturb.analysis.report.content import Coupling
-from perturb.analysis.report.words import Figure, Verdict, absent, between, capital, p_value
+from perturb.analysis.report.words import Figure, Verdict, absent, between, p_value
 from perturb.analysis.result import Result
 from perturb.analysis.statistics.contrast import Nested
 from perturb.analysis.table import decimals, number
 
 FEW_SEEDS = 3
 """Below so many LoRA seeds a claim is about these LoRAs."""
+INCONCLUSIVE = "Inconclusive: one pair of twins was compared, and no interval here covers other pairs."
+"""Of every study: `Design.of` refuses a second checkpoint of a training, so none holds two pairs."""
 
 
 def of_study(coupling: Coupling, runs: tuple[Result, ...]) -> Verdict:
@@ -33,19 +35,8 @@ def of_study(coupling: Coupling, runs: tuple[Result, ...]) -> Verdict:
 
 
 def _headline(coupling: Coupling) -> str:
-    difference = coupling.primary.contrast.difference
-    if not difference.over_prompts.n:
-        return "The primary contrast could not be measured."
-    if not difference.over_prompts.excludes_zero:
-        return "No difference in coupling between the two models is established."
-    winner = model_in_words("full" if difference.over_prompts.mean > 0 else "partial")
-    claim = f"the {winner} couples space and time more strongly"
-    if not difference.over_seeds.excludes_zero:
-        claim = f"in these runs {claim}"
-    agreeing, other = _readings(coupling)
-    if other:
-        claim += f" by the declared endpoint, but not by {len(other)} of {len(agreeing) + len(other)} readings"
-    return f"{capital(claim)}."
+    measured = coupling.primary.contrast.difference.over_prompts.n
+    return INCONCLUSIVE if measured else "The primary contrast could not be measured."
 
 
 def _losses(row: Row, digits: int) -> Iterator[str]:
@@ -102,7 +93,7 @@ def _robustness(coupling: Coupling) -> str:
     if not difference.n:
         return ""
     agreeing, other = _readings(coupling)
-    said = {"The same follows from these readings": agreeing[1:], "It does not follow from these": other}
+    said = {"For this pair, the same follows from": agreeing[1:], "It does not follow from": other}
     if not difference.excludes_zero:
         said = {"Read otherwise, full − partial is": agreeing[1:] + other}
     return " ".join(f"{words}: {'; '.join(map(_reading, rows))}." for words, rows in said.items() if rows)
@@ -190,7 +181,8 @@ def _starts(coupling: Coupling) -> Iterator[str]:
     if full != partial:
         yield (
             f"The fully trained model starts at a motion quality of {full}, the partially trained one at {partial}: "
-            "the one that has more can lose more. A share of the start allows for that."
+            "the one that has more can lose more, and where both keep the same share its slope is the steeper "
+            "one. A share of the start allows for that."
         )
 
 

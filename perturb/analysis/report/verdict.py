@@ -8,7 +8,7 @@ from perturb.analysis.report.words import Verdict, absent
 
 
 def verdict(report: Report) -> Verdict:
-    """On a study which model is more strongly coupled; on one run, or runs that make no study, what can be said."""
+    """On a study how the two models compare; on one run, or runs that make no study, what can be said."""
     if report.coupling:
         return of_study(report.coupling, report.runs)
     if len(report.runs) == 1:

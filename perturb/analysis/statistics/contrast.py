@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from perturb.analysis.statistics.estimates import Estimate, mean_interval
-from perturb.analysis.statistics.resampling import NO_INTERVAL, Floats, Interval, sign_flip, studentised
+from perturb.analysis.statistics.resampling import NO_INTERVAL, Floats, Interval, sign_flip, studentised, without_dust
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,9 @@ def contrast(first: Trajectories, second: Trajectories, reading: Reading, rng: n
     incomplete = int((~keep).sum())
     if not keep.any():
         return Contrast(np.nan, np.nan, Nested.of(np.empty((0, 0))), NO_INTERVAL, np.nan, incomplete)
-    one, other = read(first, reading, keep), read(second, reading, keep)
-    d = one - other
+    scale = max(_size(side, reading, keep) for side in (first, second))
+    one, other = (without_dust(read(side, reading, keep), scale) for side in (first, second))
+    d = without_dust(one - other, scale)
     by_prompt = d.mean(axis=0)
     p, interval = sign_flip(by_prompt, rng), studentised(by_prompt, rng)
     return Contrast(float(one.mean()), float(other.mean()), Nested.of(d), interval, p, incomplete)
@@ -159,6 +160,14 @@ def read(trajectories: Trajectories, reading: Reading, keep: NDArray[np.bool_]) 
     w = np.array([weights(x, reading.summary) for x in trajectories.axis(reading)])
     values = np.einsum("spk,sk->sp", y, w)
     return share(values, y[:, :, 0]) if reading.scale == "relative" else values
+
+
+def _size(trajectories: Trajectories, reading: Reading, keep: NDArray[np.bool_]) -> float:
+    """The largest Σ_k |w_k Y_k|, of the starts' unit where the reading is relative: what rounding is small against."""
+    y = np.abs(trajectories.by_prompt(keep))
+    w = np.abs([weights(x, reading.summary) for x in trajectories.axis(reading)])
+    start = y[:, :, 0].mean() if reading.scale == "relative" else 1.0
+    return float(np.einsum("spk,sk->sp", y, w).max() / start)
 
 
 def levels(trajectories: Trajectories, *, relative: bool) -> tuple[Nested, ...]:

@@ -15,6 +15,10 @@ Floats = NDArray[np.float64]
 RESAMPLES = 9999
 TAILS = (0.025, 0.975)
 """Of a 95 % interval."""
+DUST = 1e-12
+"""Of what was compared: a difference no larger than this share of it is rounding, and is 0."""
+FLAT = 0.01
+"""No bootstrap-t interval where more of the resamples than this have no spread: their t* is no number."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,23 @@ class Band:
     p: Floats
 
 
+def without_dust(differences: ArrayLike, scale: float) -> Floats:
+    """The differences, those that are rounding set to 0; ``scale``: the largest |value| that was compared.
+
+    Differences that are all rounding have no scale of their own: taken for numbers they yield p = 0.0001.
+
+    >>> without_dust([0.25, -5.6e-17], scale=1.0).tolist()
+    [0.25, 0.0]
+    """
+    d = np.asarray(differences, dtype=float)
+    return np.where(np.abs(d) <= DUST * scale, 0.0, d)
+
+
 def sign_flip(differences: ArrayLike, rng: np.random.Generator, resamples: int = RESAMPLES) -> float:
     """Two-sided p of |Σ d_p| when every prompt's difference may have either sign.
 
     All 2ⁿ sign patterns where they are no more than ``resamples``; otherwise (1 + b)/(B + 1) over B random ones, b of
-    them at least as extreme. NaN below two prompts.
+    them at least as extreme. NaN below two prompts. Rounding must be 0 (`without_dust`).
 
     >>> sign_flip([1.0, 2.0, 3.0], np.random.default_rng(0))  # only +++ and −−− reach 6: 2 of 8
     0.25
@@ -52,7 +68,7 @@ def sign_flip(differences: ArrayLike, rng: np.random.Generator, resamples: int =
     d = np.asarray(differences, dtype=float)
     if len(d) < 2:
         return float("nan")
-    least = abs(d.sum()) - 1e-12 * np.abs(d).sum()  # a tie is as extreme, whatever its rounding
+    least = abs(d.sum()) - DUST * np.abs(d).sum()  # a tie is as extreme, whatever its rounding
     signs = _signs(len(d), rng, resamples)
     return float(_share_of(np.abs(signs @ d) >= least, len(d), resamples))
 
@@ -63,12 +79,13 @@ def max_t(differences: ArrayLike, rng: np.random.Generator, resamples: int = RES
         t_k = √n d̄_k/s_k;  p_k: how often max_j |t*_j| ≥ |t_k| under d*_p = ±d_p;
         critical: the 95th percentile of max_j |t*_j| under ±(d_p − d̄)
 
-    A step at which all prompts agree (s_k = 0, as at the start of a change) has no test and widens no band. With one
-    step p is that of `sign_flip`. Source: Westfall and Young 1993, single-step; the band is a wild bootstrap.
+    A step at which all prompts agree (s_k = 0, as at the start of a change) has no test and widens no band; rounding
+    must be 0 (`without_dust`). With one step
+    p is that of `sign_flip`. Source: Westfall and Young 1993, single-step; the band is a wild bootstrap.
     """
     d = np.asarray(differences, dtype=float)
     n, steps = d.shape
-    tested = np.ptp(d, axis=0) > 1e-12 * np.abs(d).max(axis=0, initial=0.0)
+    tested = np.ptp(d, axis=0) > DUST * np.abs(d).max(axis=0, initial=0.0)
     if n < 2 or not tested.any():
         return Band(np.nan, np.full(steps, np.nan))
     signs = _signs(n, rng, resamples)
@@ -84,7 +101,8 @@ def max_t(differences: ArrayLike, rng: np.random.Generator, resamples: int = RES
 def studentised(differences: ArrayLike, rng: np.random.Generator, resamples: int = RESAMPLES) -> Interval:
     """Bootstrap-t interval of a mean: d̄ − q₉₇.₅ s/√n to d̄ − q₂.₅ s/√n, q of t* = √n (d̄* − d̄)/s* over drawn prompts.
 
-    None below five prompts: too many of their resamples are one prompt, again and again.
+    None below five prompts, and where more than 1 % of the resamples have s* = 0 (most prompts alike); fewer are
+    left out.
     Source: Efron and Tibshirani 1993, ch. 12.
     """
     d = np.asarray(differences, dtype=float)
@@ -95,9 +113,11 @@ def studentised(differences: ArrayLike, rng: np.random.Generator, resamples: int
     if np.ptp(d) == 0:
         return Interval(float(mean), float(mean))
     drawn = d[rng.integers(0, n, size=(resamples, n))]
-    with np.errstate(divide="ignore", invalid="ignore"):  # a resample of one prompt has s* = 0
-        t = np.nan_to_num((drawn.mean(axis=1) - mean) * n**0.5 / drawn.std(axis=1, ddof=1), nan=0.0)
-    low, high = np.quantile(t, TAILS)
+    spread = np.ptp(drawn, axis=1) > DUST * np.ptp(d)
+    if np.mean(~spread) > FLAT:
+        return NO_INTERVAL
+    drawn = drawn[spread]
+    low, high = np.quantile((drawn.mean(axis=1) - mean) * n**0.5 / drawn.std(axis=1, ddof=1), TAILS)
     return Interval(float(mean - high * error), float(mean - low * error))
 
 
