@@ -94,6 +94,7 @@ print(f"LoRA seeds {len(by_seed)}:", np.round(by_seed, 4))
 #
 # The same numbers, in every reading: slope over steps and over ‖Δ‖/‖θ‖, mean change; raw and as a share of the start.
 # A conclusion that depends on the reading is not a conclusion about coupling.
+# The interval is over prompts and LoRA seeds together, where there are several.
 
 # %%
 results = Results.of(design)
@@ -103,12 +104,12 @@ assert np.isclose(primary.contrast.difference.over_prompts.low, low, equal_nan=T
 pd.DataFrame(
     {
         "reading": row.reading.unit,
-        "full − partial": row.contrast.difference.over_prompts.mean,
-        "low": row.contrast.difference.over_prompts.low,
-        "high": row.contrast.difference.over_prompts.high,
+        "full − partial": row.contrast.difference.over_both.mean,
+        "low": row.contrast.difference.over_both.low,
+        "high": row.contrast.difference.over_both.high,
         "bootstrap low": row.contrast.bootstrap.low,
         "bootstrap high": row.contrast.bootstrap.high,
-        "p": row.contrast.p,
+        "p": row.contrast.test.p,
     }
     for row in results.rows
     if row.comparison == primary.comparison

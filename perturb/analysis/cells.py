@@ -131,12 +131,14 @@ def by_prompt(tables: Sequence[Table], metric: str) -> list[Floats]:
 
 
 def interval_columns(name: str, value: Nested) -> dict[str, float]:
-    """Columns of a csv: the mean, and both of its intervals."""
-    prompts, seeds = value.over_prompts, value.over_seeds
+    """Columns of a csv: the mean with the interval that is quoted, and both one-way ones."""
+    both, prompts, seeds = value.over_both, value.over_prompts, value.over_seeds
     return {
-        name: prompts.mean,
-        "low": prompts.low,
-        "high": prompts.high,
+        name: both.mean,
+        "low": both.low,
+        "high": both.high,
+        "prompt_low": prompts.low,
+        "prompt_high": prompts.high,
         "seed_low": seeds.low,
         "seed_high": seeds.high,
         "n_prompts": prompts.n,

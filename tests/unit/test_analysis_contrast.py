@@ -18,9 +18,9 @@ from perturb.analysis.statistics.contrast import (
     levels,
     read,
     share,
-    sign_flip,
     weights,
 )
+from perturb.analysis.statistics.resampling import sign_flip
 
 SLOPE, SLOPE_SHARE, DOSE, DOSE_SHARE, AREA, AREA_SHARE = READINGS
 
@@ -68,20 +68,20 @@ def test_intervals_over_prompts_and_over_seeds() -> None:
     # d = first − second, seeds × prompts: [[-.1, -.2, -.3], [-.3, -.4, -.5]]
     first = lines([[-0.2, -0.3, -0.4], [-0.4, -0.5, -0.6]])
     second = lines([[-0.1, -0.1, -0.1], [-0.1, -0.1, -0.1]])
-    found = contrast(first, second, SLOPE, rng())
+    found = contrast(first, second, SLOPE, rng(), exchangeable=True)
     assert (found.first, found.second) == pytest.approx((-0.4, -0.1))
     prompts, seeds = found.difference.over_prompts, found.difference.over_seeds
     assert (prompts.mean, prompts.n, seeds.mean, seeds.n) == pytest.approx((-0.3, 3, -0.3, 2))
     assert prompts.half_width == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)  # of −.2, −.3, −.4
     assert seeds.half_width == pytest.approx(12.706205 * 0.1, rel=1e-6)  # of −.2 and −.4: s/√2 = .1
     assert found.difference.spread == pytest.approx(0.1)
-    assert found.p == 0.25  # three prompts of one sign: +++ and −−− of eight
+    assert found.test.p == 0.25  # three prompts of one sign: +++ and −−− of eight
     assert found.incomplete == 0
 
 
 def test_three_seeds_have_two_degrees_of_freedom() -> None:
     first, second = lines([[0.1], [0.2], [0.6]]), lines([[0.0], [0.0], [0.0]])
-    seeds = contrast(first, second, SLOPE, rng()).difference.over_seeds
+    seeds = contrast(first, second, SLOPE, rng(), exchangeable=True).difference.over_seeds
     assert seeds.half_width == pytest.approx(4.302653 * math.sqrt(0.07 / 3), rel=1e-6)  # s² = (.2² + .1² + .3²)/2
 
 
@@ -89,26 +89,31 @@ def test_what_both_sides_share_does_not_count() -> None:
     first, second = made(rng().normal(size=(2, 5, 3))), made(np.random.default_rng(8).normal(size=(2, 5, 3)))
     shared = 100 * np.random.default_rng(9).normal(size=(2, 5, 3))
     moved, other = (dataclasses.replace(side, values=side.values + shared) for side in (first, second))
-    plain, shifted = contrast(first, second, SLOPE, rng()), contrast(moved, other, SLOPE, rng())
+    plain, shifted = (
+        contrast(first, second, SLOPE, rng(), exchangeable=True),
+        contrast(moved, other, SLOPE, rng(), exchangeable=True),
+    )
     assert shifted.difference.over_prompts.mean == pytest.approx(plain.difference.over_prompts.mean)
     assert shifted.difference.over_prompts.half_width == pytest.approx(plain.difference.over_prompts.half_width)
     assert shifted.difference.over_seeds.half_width == pytest.approx(plain.difference.over_seeds.half_width)
-    assert shifted.p == plain.p
+    assert shifted.test.p == plain.test.p
 
 
 def test_noises_are_averaged_before_prompts() -> None:
     values, zero = rng().normal(size=(2, 4, 3)), np.zeros((2, 4, 3))
-    once = contrast(made(values), made(zero), SLOPE, rng())
-    twice = contrast(made(values.repeat(2, 1), noises=2), made(zero.repeat(2, 1), noises=2), SLOPE, rng())
+    once = contrast(made(values), made(zero), SLOPE, rng(), exchangeable=True)
+    twice = contrast(
+        made(values.repeat(2, 1), noises=2), made(zero.repeat(2, 1), noises=2), SLOPE, rng(), exchangeable=True
+    )
     assert twice.difference.over_prompts.n == 4
     assert twice.difference.over_prompts.half_width == pytest.approx(once.difference.over_prompts.half_width)
-    assert twice.p == once.p
+    assert twice.test.p == once.test.p
 
 
 def test_incomplete_pairs_are_counted_and_left_out_of_both_sides() -> None:
     first, second = lines([[-0.2, -0.3, -9.0], [-0.2, -0.3, -9.0]]), lines([[-0.1, -0.1, 5.0], [-0.1, -0.1, 5.0]])
     second.values[1, 2, 1] = np.nan  # one step of one seed of one side
-    found = contrast(first, second, SLOPE, rng())
+    found = contrast(first, second, SLOPE, rng(), exchangeable=True)
     assert found.incomplete == 1
     assert (found.first, found.second) == pytest.approx((-0.25, -0.1))
     assert found.difference.over_prompts.n == 2
@@ -116,22 +121,26 @@ def test_incomplete_pairs_are_counted_and_left_out_of_both_sides() -> None:
 
 def test_nothing_measured() -> None:
     nothing = made(np.full((2, 3, 3), np.nan))
-    found = contrast(nothing, nothing, SLOPE, rng())
+    found = contrast(nothing, nothing, SLOPE, rng(), exchangeable=True)
     assert (found.incomplete, found.difference.over_prompts.n) == (3, 0)
     assert math.isnan(found.difference.over_prompts.mean)
-    assert math.isnan(found.p)
+    assert math.isnan(found.test.p)
     assert not nothing.has_start
 
 
 def test_unpaired_sides_are_refused() -> None:
     with pytest.raises(AssertionError, match="not paired"):
-        contrast(lines([[1.0, 2.0]]), lines([[1.0]]), SLOPE, rng())
+        contrast(lines([[1.0, 2.0]]), lines([[1.0]]), SLOPE, rng(), exchangeable=True)
 
 
 def test_sides_that_differ_by_rounding_alone_do_not_differ() -> None:
     values = np.tile(rng().uniform(0.2, 1, (1, 20, 3)), (2, 1, 1))
-    found = contrast(made(values), made(values * (1 + 2e-16) + 1e-17), SLOPE, rng())
-    assert (found.p, found.difference.over_prompts.mean, found.difference.over_prompts.half_width) == (1.0, 0.0, 0.0)
+    found = contrast(made(values), made(values * (1 + 2e-16) + 1e-17), SLOPE, rng(), exchangeable=True)
+    assert (found.test.p, found.difference.over_prompts.mean, found.difference.over_prompts.half_width) == (
+        1.0,
+        0.0,
+        0.0,
+    )
 
 
 def test_share_by_hand() -> None:

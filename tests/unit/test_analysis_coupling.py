@@ -10,6 +10,7 @@ import pytest
 from coupling_runs import CONDITIONS, Key, make_study
 from matplotlib.figure import Figure
 from rich.console import Console
+from scipy import stats
 
 from perturb.analysis.coupling.comparisons import PRIMARY_CONDITION, Results
 from perturb.analysis.coupling.coupling import contrast_rows, contrast_table, curve_rows, footnote, main, run_rows
@@ -62,9 +63,13 @@ def test_the_primary_endpoint(study: Results) -> None:
     )
     assert (first.group, first.policy, first.kind, first.training) == ("spatial", "single_frame", "lora", "")
     assert (first["first"], first.second, first.difference) == pytest.approx((-0.32, -0.1, -0.22))
-    assert first.high - first.difference == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-6)
+    # MS over prompts 2e-4, over seeds 6e-4, residual 0: se² = 8e-4/6, df = .64/(.04/2 + .36/1) = 64/38
+    half = stats.t.ppf(0.975, 64 / 38) * math.sqrt(8e-4 / 6)
+    assert first.high - first.difference == pytest.approx(half, rel=1e-6)
+    assert first.prompt_high - first.difference == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-6)
     assert first.seed_high - first.difference == pytest.approx(12.706205 * 0.01, rel=1e-6)
     assert (first.n_prompts, first.n_seeds, first.incomplete, first.p, first.p_holm) == (3, 2, 0, 0.25, 0.25)
+    assert (first.test, first.skewed) == ("sign flip", False)
     assert contrasts(study).primary.sum() == 1
 
 
@@ -83,9 +88,11 @@ def test_other_families(study: Results) -> None:
     control = one(study, family="control", group="spatial", training="full")
     assert (control["first"], control.second) == pytest.approx((-0.32, -0.032))
     assert (control.contrast, control.kind) == ("lora − random", "")
-    # of the two tests of a family in one reading both have p = 1/4; of six controls too: Holm × 2 and × 6
-    assert repeat.p_holm == 0.5
-    assert control.p_holm == 1.0
+    # of the two tests of a family in one reading both have p = 1/4: Holm × 2
+    assert (repeat.test, repeat.p_holm) == ("sign flip", 0.5)
+    # a LoRA and its control cannot be swapped: t of −.288, .9 of what the primary endpoint is sure of
+    p = 2 * stats.t.sf(0.288 / (0.9 * math.sqrt(8e-4 / 6)), 64 / 38)
+    assert (control.test, control.p) == ("t", pytest.approx(p))
 
 
 def test_measures_without_a_zero_have_no_share_and_set_measures_no_test(study: Results) -> None:
@@ -131,7 +138,7 @@ def test_the_table_shows_every_reading_of_motion_and_marks_the_primary(study: Re
     lines = printed(study).splitlines()
     assert max(map(len, lines)) <= 120
     row = next(line for line in lines if line.startswith("  per 100 steps"))
-    assert row.split()[3:] == ["−0.320", "−0.100", "−0.220±0.025", "±0.127", "0.2500", "0.2500"]
+    assert row.split()[3:] == ["−0.320", "−0.100", "−0.220±0.060", "±0.025", "±0.127", "0.2500", "0.2500"]
     assert sum(line.startswith("  per 1 % ‖Δ‖/‖θ‖") for line in lines) == len(CONDITIONS)
     assert "Runs: 24 (LoRA seeds: 2 lora, 2 random). Prompts: 3, noises: 1." in footnote(study)
 
@@ -175,9 +182,9 @@ def test_forest_draws_the_primary_contrast_with_both_intervals(study: Results) -
     ax = forest_figure(study).axes[0]
     labels = [tick.get_text() for tick in ax.get_yticklabels()]
     assert labels[:2] == ["full − partial, LoRA", "spatial"]
-    prompts, point, seeds = (np.asarray(line.get_xydata()) for line in ax.lines[:3])
+    both, point, seeds = (np.asarray(line.get_xydata()) for line in ax.lines[:3])
     assert point.tolist() == [[pytest.approx(-0.22), 1]]
-    assert prompts[:, 0] == pytest.approx([-0.22 - 0.024841, -0.22 + 0.024841], abs=1e-5)
+    assert both[:, 0] == pytest.approx([-0.22 - 0.059770, -0.22 + 0.059770], abs=1e-5)
     assert seeds[:, 0] == pytest.approx([-0.22 - 0.127062, -0.22 + 0.127062], abs=1e-5)
 
 

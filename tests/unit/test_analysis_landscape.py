@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from cell_runs import CELLS, SCALES, landscape
 from rich.console import Console
+from scipy import stats
 
 from perturb.analysis.cells import BOTH_MODELS, read_tables
 from perturb.analysis.landscape.landscape import Landscape, analyse, excess, interaction, interaction_rows, main
@@ -59,11 +60,18 @@ def test_both_models_and_their_difference_by_hand(tmp_path: Path):
         row = rows(found, training=training, metric="motion_quality", scale="raw", spatial=1.0, temporal=0.5).iloc[0]
         # c is 0.2 in the mean over prompts and 0.21 with both seeds, its standard deviation over prompts 0.1
         assert row.interaction == pytest.approx(-0.105)
-        assert row.high - row.interaction == pytest.approx(T2 * 0.05 / 3**0.5)
+        assert row.prompt_high - row.interaction == pytest.approx(T2 * 0.05 / 3**0.5)
+        # MS over prompts 2 · .05², over seeds 3 · .005² · 2, residual 0: seeds add little
+        ms_p, ms_s = 2 * 0.05**2, 3 * 0.005**2 * 2
+        half = stats.t.ppf(0.975, (ms_p + ms_s) ** 2 / (ms_p**2 / 2 + ms_s**2)) * ((ms_p + ms_s) / 6) ** 0.5
+        assert row.high - row.interaction == pytest.approx(half)
         assert row.seed_high - row.interaction == pytest.approx(12.706204736 * 0.01 / 2)  # c·½ is .1 and .11
         assert (row.n_prompts, row.n_seeds) == (3, 2)
-        assert row.p == 0.25  # 2 of 8 sign patterns
-        assert row.p_holm == 1.0
+        if training == BOTH_MODELS:
+            assert (row.test, row.p, row.p_holm) == ("sign flip", 0.25, 1.0)  # 2 of 8 sign patterns
+        else:
+            df = (ms_p + ms_s) ** 2 / (ms_p**2 / 2 + ms_s**2)
+            assert (row.test, row.p) == ("t", pytest.approx(2 * stats.t.sf(0.105 / ((ms_p + ms_s) / 6) ** 0.5, df)))
         mean = rows(found, training=training, metric="motion_quality", scale="raw", spatial="mean").iloc[0]
         assert mean.interaction == pytest.approx(-0.21 * (0.25 + 0.5 + 0.5 + 1) / 4)
     none = rows(found, training="partial", metric="motion_quality")
@@ -89,7 +97,7 @@ def test_files_figure_and_table(tmp_path: Path):
     assert surfaces[at].magnitude.tolist() == pytest.approx([0.06, 0.07, 0.08])
     assert all(path.stat().st_size > 1000 for path in written[1:])
     assert isinstance(console.file, io.StringIO)
-    assert "−0.210±0.248" in console.file.getvalue()
+    assert "−0.210±0.239" in console.file.getvalue()
     again = analyse([tmp_path / "runs"], tmp_path / "again", console)
     for one, other in zip(written, again, strict=True):
         assert one.read_bytes() == other.read_bytes()

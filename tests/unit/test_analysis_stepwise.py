@@ -30,7 +30,8 @@ def test_gaps(study: Results) -> None:
     assert len(rows) == 2 * len(STEPS)
     last = rows.loc[("lora", 100)]
     assert last.difference == pytest.approx(-0.22)  # −.32 + .1, as the slopes
-    assert (last.low, last.high) == pytest.approx((-0.22 - 0.024841, -0.22 + 0.024841), abs=1e-5)
+    assert (last.low, last.high) == pytest.approx((-0.22 - 0.059770, -0.22 + 0.059770), abs=1e-5)
+    assert (last.prompt_low, last.prompt_high) == pytest.approx((-0.22 - 0.024841, -0.22 + 0.024841), abs=1e-5)
     assert (last.seed_low, last.seed_high) == pytest.approx((-0.22 - 0.127062, -0.22 + 0.127062), abs=1e-5)
     assert last.p == 0.25
     assert (last.improvement, last.improvement_of_change) == (0.0, 0.0)

@@ -53,7 +53,12 @@ class Comparison:
     def name(self) -> str:
         """``full − partial`` or ``lora − random``."""
         one, other = self.first, self.second
-        return f"{one.training} − {other.training}" if one.kind == other.kind else f"{one.kind} − {other.kind}"
+        return f"{one.training} − {other.training}" if self.exchangeable else f"{one.kind} − {other.kind}"
+
+    @property
+    def exchangeable(self) -> bool:
+        """Whether both sides could be swapped if they did not differ: twins could, a LoRA and its control not."""
+        return self.first.kind == self.second.kind
 
     @property
     def columns(self) -> dict[str, str]:
@@ -161,7 +166,9 @@ def _rows(comparison: Comparison, design: Design, ratio: set[str]) -> Iterator[R
     has_share = comparison.metric in ratio and first.has_start and second.has_start
     for reading in READINGS:
         if reading.scale == "raw" or has_share:
-            yield Row(comparison, reading, contrast(first, second, reading, np.random.default_rng(SEED)))
+            rng = np.random.default_rng(SEED)
+            found = contrast(first, second, reading, rng, exchangeable=comparison.exchangeable)
+            yield Row(comparison, reading, found)
 
 
 def _adjusted(rows: list[Row]) -> Iterator[Row]:
@@ -173,7 +180,7 @@ def _adjusted(rows: list[Row]) -> Iterator[Row]:
 
     for _, members in groupby(sorted(range(len(rows)), key=family), key=family):
         places = list(members)
-        p = [rows[i].contrast.p for i in places]
+        p = [rows[i].contrast.test.p for i in places]
         adjusted |= zip(places, zip(holm(p).tolist(), benjamini_hochberg(p).tolist(), strict=True), strict=True)
     for i, row in enumerate(rows):
         yield dataclasses.replace(row, p_holm=adjusted[i][0], p_bh=adjusted[i][1])

@@ -3,7 +3,6 @@
 Writes runs.csv, curves.csv, contrasts.csv, gaps.csv, cells.csv and the figures as png and pdf; prints the contrasts.
 """
 
-import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -16,12 +15,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from perturb.analysis.cells import interval_columns
 from perturb.analysis.command import compare_runs
 from perturb.analysis.coupling.comparisons import LEADING, PRIMARY_CONDITION, PRIMARY_METRIC, Results, Row
 from perturb.analysis.coupling.design import Design
 from perturb.analysis.coupling.stepwise import Stepwise, cell_rows, gap_rows
 from perturb.analysis.load import completeness, find_runs, load
 from perturb.analysis.statistics.estimates import Estimate
+from perturb.analysis.statistics.significance import FOOTNOTE
 from perturb.analysis.summary import WIDEST
 from perturb.analysis.table import cell, decimals, number
 from perturb.store.rundir import write_atomic
@@ -92,16 +93,12 @@ def curve_rows(results: Results) -> Iterator[dict[str, Any]]:
     for (where, metric), curve in results.curves.items():
         for i, step in enumerate(results.design.steps):
             level = curve.levels[i]
-            shares = bounds("share", curve.shares[i].over_prompts) if curve.shares else {}
+            shares = bounds("share", curve.shares[i].over_both) if curve.shares else {}
             yield where.columns | {
                 "metric": metric,
                 "step": step,
                 "magnitude": float(curve.dose[i]),
-                **bounds("mean", level.over_prompts),
-                "seed_low": level.over_seeds.low,
-                "seed_high": level.over_seeds.high,
-                "n_prompts": level.over_prompts.n,
-                "n_seeds": level.over_seeds.n,
+                **interval_columns("mean", level),
                 **shares,
             }
 
@@ -110,7 +107,6 @@ def contrast_rows(results: Results) -> Iterator[dict[str, Any]]:
     """contrasts.csv: a row per comparison and reading; the first one is the primary endpoint."""
     for row in results.rows:
         reading, found = row.reading, row.contrast
-        difference = found.difference
         yield {
             "family": row.comparison.family,
             "primary": row.is_primary,
@@ -123,31 +119,26 @@ def contrast_rows(results: Results) -> Iterator[dict[str, Any]]:
             "unit": reading.unit,
             "first": found.first,
             "second": found.second,
-            **bounds("difference", difference.over_prompts),
-            "seed_low": difference.over_seeds.low,
-            "seed_high": difference.over_seeds.high,
+            **interval_columns("difference", found.difference),
             "boot_low": found.bootstrap.low,
             "boot_high": found.bootstrap.high,
-            "p": found.p,
+            **found.test.columns,
             "p_holm": row.p_holm,
             "p_bh": row.p_bh,
-            "n_prompts": difference.over_prompts.n,
-            "n_seeds": difference.over_seeds.n,
             "incomplete": found.incomplete,
         }
 
 
 def bounds(name: str, estimate: Estimate) -> dict[str, float]:
     """Three columns: the mean under its name, and its interval."""
-    prefix = "" if name in ("mean", "difference") else f"{name}_"
-    return {name: estimate.mean, f"{prefix}low": estimate.low, f"{prefix}high": estimate.high}
+    return {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def contrast_table(results: Results) -> Table:
     """Every reading of motion quality under LoRA; of all else, the reading of the primary endpoint alone."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
-    for header in ("first", "second", "first − second", "± over seeds", "p", "p Holm"):
+    for header in ("first", "second", "first − second", "± over prompts", "± over seeds", "p", "p Holm"):
         table.add_column(header, justify="right", no_wrap=True)
     heading = ""
     for row in results.rows:
@@ -165,22 +156,19 @@ def contrast_table(results: Results) -> Table:
 
 def _cells(row: Row) -> Iterator[Text]:
     found = row.contrast
-    prompts, seeds = found.difference.over_prompts, found.difference.over_seeds
+    both, prompts, seeds = found.difference.over_both, found.difference.over_prompts, found.difference.over_seeds
     digits = decimals([found.first, found.second])
     yield Text(f"  {row.label}")
-    if not prompts.n:
+    if not both.n:
         yield Text("not measured", style="dim")
         return
     yield Text(number(found.first, digits))
     yield Text(number(found.second, digits))
-    yield Text(cell(prompts, digits, sign="+"), style="bold" if prompts.excludes_zero else "")
-    yield Text(f"±{seeds.half_width:.{digits}f}" if seeds.n > 1 else "–", style="bold" if seeds.excludes_zero else "")
-    yield Text(_p(found.p))
-    yield Text(_p(row.p_holm))
-
-
-def _p(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.4f}"
+    yield Text(cell(both, digits, sign="+"), style="bold" if both.excludes_zero else "")
+    for one in (prompts, seeds):
+        yield Text(f"±{one.half_width:.{digits}f}" if one.n > 1 else "–", style="bold" if one.excludes_zero else "")
+    yield Text(found.test.printed(found.test.p))
+    yield Text(found.test.printed(row.p_holm))
 
 
 def footnote(results: Results) -> str:
@@ -193,9 +181,9 @@ def footnote(results: Results) -> str:
     return (
         f"Primary endpoint (inverted row): slope of {PRIMARY_METRIC.replace('_', ' ')} per 100 steps, full − partial, "
         f"under the {PRIMARY_CONDITION} perturbation; below 0: the full model loses more. First and second: full and "
-        "partial, under “LoRA − its control” LoRA and control. ±: half-width of the 95 % Student-t interval over "
-        "prompts and over LoRA seeds (the top cluster: t over one contrast per seed, seeds − 1 degrees of freedom); "
-        "bold where it excludes 0. p: sign-flip over prompts; Holm within a family and a reading.\n"
+        "partial, under “LoRA − its control” LoRA and control. ±: half-width of the 95 % interval over prompts × "
+        "LoRA seeds (two-way, Satterthwaite), then over either alone; bold where it excludes 0. No interval covers "
+        f"other pairs of models. {FOOTNOTE} Holm within a family and a reading.\n"
         f"Runs: {sum(map(len, design.runs.values()))} (LoRA seeds: {', '.join(f'{n} {k}' for k, n in seeds.items())}). "
         f"Prompts: {prompts}, noises: {len(design.clips) // prompts}. "
         f"Incomplete pairs left out of a contrast: at most {incomplete} of {len(design.clips)}. "

@@ -141,7 +141,7 @@ def forest_figure(results: Results) -> Figure:
             _whisker(ax, names.index(row.comparison.metric), row.contrast.difference.standardised, primary=False)
         _forest(ax, [name.replace("_", " ") for name in names], title=str(condition))
     keys = [
-        Line2D([], [], color=style.INK, linewidth=2.4, marker="o", label="95 % over prompts"),
+        Line2D([], [], color=style.INK, linewidth=2.4, marker="o", label="95 % over prompts × LoRA seeds"),
         Line2D([], [], color=style.QUIET, linewidth=0.9, marker="|", label="95 % over LoRA seeds"),
         Line2D([], [], color=style.MOTION, linewidth=2.4, marker="D", label="primary endpoint"),
     ]
@@ -167,11 +167,11 @@ def _motion_forest(axes: Sequence[Axes], motion: Sequence[Sequence[Row]]) -> Non
 
 
 def _whisker(ax: Axes, y: float, difference: Nested, *, primary: bool) -> None:
-    """A point with a thick interval over prompts, and beneath it a thin one over LoRA seeds."""
-    prompts, seeds = difference.over_prompts, difference.over_seeds
+    """A point with a thick interval over prompts × LoRA seeds, and beneath it a thin one over LoRA seeds."""
+    both, seeds = difference.over_both, difference.over_seeds
     colour = style.MOTION if primary else style.INK
-    ax.plot([prompts.low, prompts.high], [y, y], color=colour, linewidth=2.4, solid_capstyle="butt")
-    ax.plot([prompts.mean], [y], color=colour, marker="D" if primary else "o", markersize=5.5 if primary else 4.5)
+    ax.plot([both.low, both.high], [y, y], color=colour, linewidth=2.4, solid_capstyle="butt")
+    ax.plot([both.mean], [y], color=colour, marker="D" if primary else "o", markersize=5.5 if primary else 4.5)
     ax.plot([seeds.low, seeds.high], [y + 0.27] * 2, color=style.QUIET, linewidth=0.9, marker="|", markersize=4)
 
 
@@ -191,7 +191,7 @@ def _forest(ax: Axes, labels: Sequence[str], *, title: str) -> None:
 
 def _draw(ax: Axes, x: Sequence[float], levels: Sequence[Nested], cell: Cell) -> None:
     """The mean of a cell; the band of a control would hide that of its LoRA."""
-    estimates = [level.over_prompts for level in levels]
+    estimates = [level.over_both for level in levels]
     path(ax, x, estimates, colour=style.TRAINING_COLOUR[cell.training], band=cell.kind == LORA, **_look(cell))
 
 
@@ -218,7 +218,7 @@ def _keys(results: Results) -> list[Artist]:
     if any(cell.kind == RANDOM for cell in results.design.runs):
         label = "random Δ of the same norm"
         keys.append(Line2D([], [], color=style.QUIET, linestyle=DASHED, linewidth=1.1, label=label))
-    return [*keys, Patch(color=style.QUIET, alpha=0.25, linewidth=0, label="95 % interval over prompts")]
+    return [*keys, Patch(color=style.QUIET, alpha=0.25, linewidth=0, label="95 % interval")]
 
 
 def _legend(figure: Figure, keys: Sequence[Artist]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from perturb.analysis.cells import interval_columns
 from perturb.analysis.coupling.comparisons import PRIMARY_METRIC, SEED, Results
 from perturb.analysis.coupling.design import KINDS, TRAININGS, Cell, Condition, Design
 from perturb.analysis.statistics.aggregates import (
@@ -66,7 +67,7 @@ class Gap:
 
     @property
     def together(self) -> tuple[Interval, ...]:
-        """By step, the band that holds at all of them; it is the difference itself where all prompts agree."""
+        """By step, the band over prompts that holds at all of them; the difference itself where all prompts agree."""
         means = [at.over_prompts.mean for at in self.difference]
         errors = [at.spread / at.over_prompts.n**0.5 if at.over_prompts.n else np.nan for at in self.difference]
         half = [self.band.critical * error for error in errors]
@@ -144,17 +145,12 @@ def gap_rows(results: Results, stepwise: Stepwise) -> Iterator[dict[str, Any]]:
     """gaps.csv: a row per condition, kind and step; ``p`` is adjusted for the steps, the band holds at all of them."""
     for gap in stepwise.gaps:
         for i, step in enumerate(results.design.steps):
-            prompts, seeds = gap.difference[i].over_prompts, gap.difference[i].over_seeds
             yield {
                 "group": gap.condition.group,
                 "policy": gap.condition.policy,
                 "kind": gap.kind,
                 "step": step,
-                "difference": prompts.mean,
-                "low": prompts.low,
-                "high": prompts.high,
-                "seed_low": seeds.low,
-                "seed_high": seeds.high,
+                **interval_columns("difference", gap.difference[i]),
                 "band_low": gap.together[i].low,
                 "band_high": gap.together[i].high,
                 "p": gap.band.p[i],
@@ -162,21 +158,22 @@ def gap_rows(results: Results, stepwise: Stepwise) -> Iterator[dict[str, Any]]:
                 "improvement_low": gap.improvement[i].interval.low,
                 "improvement_high": gap.improvement[i].interval.high,
                 "improvement_of_change": gap.kept[i].value,
-                "n_prompts": prompts.n,
             }
 
 
 def cell_rows(results: Results, stepwise: Stepwise) -> Iterator[dict[str, Any]]:
     """cells.csv: a row per cell. A collapse step is empty where it was not measured and ``inf`` where there is none."""
     for kept in stepwise.kept:
-        area = kept.retention
+        area = kept.retention or Nested.of(np.empty((0, 0)))
         middle = kept.iqm[-1]
         yield kept.cell.columns | {
-            "retention": area.over_prompts.mean if area else np.nan,
-            "retention_low": area.over_prompts.low if area else np.nan,
-            "retention_high": area.over_prompts.high if area else np.nan,
-            "retention_seed_low": area.over_seeds.low if area else np.nan,
-            "retention_seed_high": area.over_seeds.high if area else np.nan,
+            "retention": area.over_both.mean,
+            "retention_low": area.over_both.low,
+            "retention_high": area.over_both.high,
+            "retention_prompt_low": area.over_prompts.low,
+            "retention_prompt_high": area.over_prompts.high,
+            "retention_seed_low": area.over_seeds.low,
+            "retention_seed_high": area.over_seeds.high,
             "collapse_step_of_mean": kept.by_share,
             "collapse_step_of_rate": kept.by_rate,
             "collapse_step_median": kept.median,

@@ -93,8 +93,8 @@ def stepwise_figure(results: Results, stepwise: Stepwise) -> Figure:
         ax.set_xlabel(label)
     for ax in axes[:, 0]:
         ax.set_ylabel("gap in motion quality")
-    keys = [*_models()[:2], Patch(color=style.QUIET, alpha=0.25, linewidth=0, label="95 % over prompts")]
-    keys.append(Patch(color=style.QUIET, alpha=0.12, linewidth=0, label="95 % at all steps together"))
+    keys = [*_models()[:2], Patch(color=style.QUIET, alpha=0.25, linewidth=0, label="95 % interval")]
+    keys.append(Patch(color=style.QUIET, alpha=0.12, linewidth=0, label="95 % at all steps together, over prompts"))
     figure.legend(handles=keys, loc="outside lower center", ncols=4)
     return figure
 
@@ -104,7 +104,7 @@ def gap_over_steps(ax: Axes, gap: Gap, steps: Sequence[int]) -> Axes:
     ax.axhline(0, color=style.QUIET, linewidth=0.8, linestyle=DASHED)
     together = gap.together
     ax.fill_between(steps, [i.low for i in together], [i.high for i in together], color=style.INK, alpha=0.1, lw=0)
-    path(ax, steps, [at.over_prompts for at in gap.difference], colour=style.INK, markersize=4)
+    path(ax, steps, [at.over_both for at in gap.difference], colour=style.INK, markersize=4)
     ax.grid(axis="y")
     return step_axis(ax, steps, apart=0.12)
 
@@ -116,7 +116,7 @@ def collapse_rate(ax: Axes, results: Results, stepwise: Stepwise, condition: Con
         cell = Cell(training, condition, LORA)
         colour = style.TRAINING_COLOUR[training]
         if static := results.curves.get((cell, COLLAPSE)):
-            levels = [level.over_prompts for level in static.levels]
+            levels = [level.over_both for level in static.levels]
             path(ax, steps, levels, colour=colour, band=False, linestyle=DASHED, marker=MARKER[training], markersize=3)
         kept = next(k for k in stepwise.kept if k.cell == cell)
         ax.plot(steps, kept.collapsed_by(steps), color=colour, marker=MARKER[training])
@@ -130,7 +130,7 @@ def performance_profile(ax: Axes, cells: Sequence[Kept]) -> Axes:
     """P(motion quality > τ) against τ at the last step, with its interval; thin, the same at the first."""
     for kept in cells:
         colour, marker = style.TRAINING_COLOUR[kept.cell.training], MARKER[kept.cell.training]
-        start, end = ([at.over_prompts for at in profile] for profile in kept.profiles)
+        start, end = ([at.over_both for at in profile] for profile in kept.profiles)
         ax.plot(
             THRESHOLDS, [at.mean for at in start], color=colour, linewidth=0.8, marker=marker, markevery=EVERY, ms=2.5
         )

@@ -98,7 +98,7 @@ def _cells(column: Iterable[Axes], landscape: Landscape, title: str, values: Map
             ax.text(0.5, 0.5, "not measured", ha="center", va="center", color=style.QUIET)
             continue
         y = inner[training]
-        estimates = [[Nested.of(y[:, :, i, j]).over_prompts for i in range(y.shape[2])] for j in range(y.shape[3])]
+        estimates = [[Nested.of(y[:, :, i, j]).over_both for i in range(y.shape[2])] for j in range(y.shape[3])]
         estimate_map(ax, estimates[::-1], rows[::-1], columns, spread=spread or 1.0)
         ax.set_xlabel(SPACE)
         ax.set_ylabel(TIME)

@@ -31,7 +31,8 @@ from perturb.analysis.cells import BOTH_MODELS, MOTION, Table, by_prompt, interv
 from perturb.analysis.command import compare_runs
 from perturb.analysis.coupling.comparisons import SEED
 from perturb.analysis.statistics.contrast import Floats, Nested, holm, share
-from perturb.analysis.statistics.resampling import sign_flip, without_dust
+from perturb.analysis.statistics.resampling import without_dust
+from perturb.analysis.statistics.significance import PairedTest
 from perturb.analysis.summary import WIDEST
 from perturb.analysis.table import cell
 from perturb.store.rundir import write_atomic
@@ -149,9 +150,10 @@ def surface_rows(landscape: Landscape) -> Iterator[dict[str, Any]]:
 
 
 def interaction_rows(landscape: Landscape) -> Iterator[dict[str, Any]]:
-    """interactions.csv: a row per model, measure, scale and cell; p by sign flips over prompts, Holm over the cells.
+    """interactions.csv: a row per model, measure, scale and cell; Holm over the cells.
 
-    Scale ``raw`` is I, ``relative`` I of the shares, ``product`` J.
+    The test is Student's t, of the difference of the two models sign flips. Scale ``raw`` is I, ``relative`` I of the
+    shares, ``product`` J.
     """
     for surface in landscape.surfaces:
         relative = None if surface.shares is None else interaction(surface.shares)
@@ -161,12 +163,16 @@ def interaction_rows(landscape: Landscape) -> Iterator[dict[str, Any]]:
             inner = without_dust(values[:, :, 1:, 1:], scale=_size(surface, scale))
             cells = list(np.ndindex(inner.shape[2:]))
             found = [inner[:, :, i, j] for i, j in cells]
-            p = [sign_flip(d.mean(axis=0), np.random.default_rng(SEED)) for d in found]
+            twins = surface.training == BOTH_MODELS
+            tests = [
+                PairedTest.of(d, np.random.default_rng(SEED), exchangeable=twins)
+                for d in (*found, inner.mean(axis=(2, 3)))
+            ]
             places = [(landscape.spatial[i + 1], landscape.temporal[j + 1]) for i, j in cells]
-            mean = inner.mean(axis=(2, 3))
-            whole = sign_flip(mean.mean(axis=0), np.random.default_rng(SEED))
-            rows = [*zip(places, found, p, holm(p), strict=True), ((INNER_MEAN, INNER_MEAN), mean, whole, np.nan)]
-            for (spatial, temporal), d, one, adjusted in rows:
+            places.append((INNER_MEAN, INNER_MEAN))
+            adjusted = [*holm([test.p for test in tests[:-1]]), np.nan]
+            rows = zip(places, (*found, inner.mean(axis=(2, 3))), tests, adjusted, strict=True)
+            for (spatial, temporal), d, test, p_holm in rows:
                 yield {
                     "training": surface.training,
                     "metric": surface.metric,
@@ -174,8 +180,8 @@ def interaction_rows(landscape: Landscape) -> Iterator[dict[str, Any]]:
                     "spatial": spatial,
                     "temporal": temporal,
                     **interval_columns("interaction", Nested.of(d)),
-                    "p": one,
-                    "p_holm": adjusted,
+                    **test.columns,
+                    "p_holm": p_holm,
                 }
 
 
@@ -215,14 +221,14 @@ def summarise(run_path: str | Path) -> Path:
 
 
 def interaction_table(landscape: Landscape, surface: Surface) -> TextTable:
-    """I with its 95 % interval over prompts, bold where that excludes 0: a row per α_S and a column per α_T."""
+    """I with its 95 % interval, bold where that excludes 0: a row per α_S and a column per α_T."""
     table = TextTable(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("α_S \\ α_T")
     for scale in landscape.temporal[1:]:
         table.add_column(f"{scale:g}", justify="right")
     inner = surface.interaction
     for i, scale in enumerate(landscape.spatial[1:], start=1):
-        found = [Nested.of(inner[:, :, i, j]).over_prompts for j in range(1, len(landscape.temporal))]
+        found = [Nested.of(inner[:, :, i, j]).over_both for j in range(1, len(landscape.temporal))]
         cells = [Text(cell(e, 3, sign="+"), style="bold" if e.excludes_zero else "") for e in found]
         table.add_row(f"{scale:g}", *cells)
     return table

@@ -29,7 +29,7 @@ def layers_figure(training: str, motion: Sequence[Effect], energy: Sequence[Ener
             title = f"{group.capitalize()} perturbation: share of ‖Δ‖² in per cent"
             energy_map(titled(above, title, "blank: no such layer"), [each for each in energy if each.group == group])
             effect = next((e for e in motion if e.group == group), None)
-            titled(below, "Change of motion quality when only this part has Δ", "± 95 % over prompts")
+            titled(below, "Change of motion quality when only this part has Δ", "± 95 %")
             if effect is not None:
                 effect_map(below, effect, spread)
         figure.suptitle(f"{training.capitalize()} model", x=0.01, ha="left", fontsize=11, fontweight="bold")
@@ -47,7 +47,7 @@ def energy_map(ax: Axes, energy: Sequence[Energy]) -> Axes:
 
 def effect_map(ax: Axes, effect: Effect, spread: float) -> Axes:
     """Changes by block (rows) and kind of layer (columns); blank where a part was not tried."""
-    estimates = [[effect.of(_part(block, kind)).over_prompts for kind in KINDS] for block in BLOCKS]
+    estimates = [[effect.of(_part(block, kind)).over_both for kind in KINDS] for block in BLOCKS]
     return estimate_map(ax, estimates, BLOCKS, [kind.replace("_", "\n") for kind in KINDS], spread=spread)
 
 

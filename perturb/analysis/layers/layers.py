@@ -27,7 +27,8 @@ from perturb.analysis.command import compare_runs
 from perturb.analysis.coupling.comparisons import SEED
 from perturb.analysis.load import Run
 from perturb.analysis.statistics.contrast import Floats, Nested, holm, share
-from perturb.analysis.statistics.resampling import sign_flip, without_dust
+from perturb.analysis.statistics.resampling import without_dust
+from perturb.analysis.statistics.significance import PairedTest
 from perturb.analysis.summary import WIDEST
 from perturb.analysis.table import cell
 from perturb.errors import UserError
@@ -78,7 +79,10 @@ def _shares(change: Floats, start: Floats) -> Floats:
 
 
 def effect_rows(found: Iterable[Effect], tables: Sequence[Table]) -> Iterator[dict[str, Any]]:
-    """ablation.csv: a row per model, group, measure, scale and part; p by sign flips, Holm over the parts."""
+    """ablation.csv: a row per model, group, measure, scale and part; Holm over the parts.
+
+    The test is Student's t, of the difference of the two models sign flips.
+    """
     sizes = {(table.training, table.group): table.dose.mean(axis=0) for table in tables}
     for effect in found:
         size = sizes.get((effect.training, effect.group))
@@ -86,8 +90,9 @@ def effect_rows(found: Iterable[Effect], tables: Sequence[Table]) -> Iterator[di
             if values is None:
                 continue
             tried = range(1, len(effect.parts))
-            p = [sign_flip(values[:, :, k].mean(axis=0), np.random.default_rng(SEED)) for k in tried]
-            for k, one, adjusted in zip(tried, p, holm(p), strict=True):
+            twins = effect.training == BOTH_MODELS
+            tests = [PairedTest.of(values[:, :, k], np.random.default_rng(SEED), exchangeable=twins) for k in tried]
+            for k, test, p_holm in zip(tried, tests, holm([test.p for test in tests]), strict=True):
                 yield {
                     "training": effect.training,
                     "group": effect.group,
@@ -96,8 +101,8 @@ def effect_rows(found: Iterable[Effect], tables: Sequence[Table]) -> Iterator[di
                     "part": effect.parts[k],
                     "magnitude": np.nan if size is None else float(size[k]),
                     **interval_columns("change", Nested.of(values[:, :, k])),
-                    "p": one,
-                    "p_holm": adjusted,
+                    **test.columns,
+                    "p_holm": p_holm,
                 }
 
 
@@ -161,7 +166,7 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
     if not console.is_terminal:
         console = Console(file=console.file, width=WIDEST)
     motion = [effect for effect in found if effect.metric == MOTION]
-    heading = "\nChange of motion quality when only this part is perturbed; bold: 95 % interval over prompts excludes 0"
+    heading = "\nChange of motion quality when only this part is perturbed; bold: 95 % interval excludes 0"
     console.print(Text(heading, style="bold"))
     console.print(effect_table(motion))
     from perturb.analysis.layers.figure import layers_figure  # matplotlib is slow to import
@@ -181,13 +186,13 @@ def summarise(run_path: str | Path) -> Path:
 
 
 def effect_table(motion: Sequence[Effect]) -> TextTable:
-    """The change of motion quality that every part makes, with its interval over prompts."""
+    """The change of motion quality that every part makes, with its interval."""
     table = TextTable(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("part")
     for effect in motion:
         table.add_column(f"{effect.training}, {effect.group}", justify="right")
     for part in dict.fromkeys(part for effect in motion for part in effect.parts[1:]):
-        cells = [effect.of(part).over_prompts for effect in motion]
+        cells = [effect.of(part).over_both for effect in motion]
         table.add_row(part, *(Text(cell(e, 3, "+"), style="bold" if e.excludes_zero else "") for e in cells))
     return table
 

@@ -40,7 +40,7 @@ def matched_figure(design: Design, found: Sequence[Match]) -> Figure:
             line[0].set_ylabel("motion kept,\nfull − partial")
         kinds = {match.comparison.first.kind for match in shown}
         keys = [Line2D([], [], **look, label=LABELS[kind]) for kind, look in LOOK.items() if kind in kinds]
-        keys.append(Line2D([], [], color=style.INK, linewidth=2.4, label="95 % over prompts"))
+        keys.append(Line2D([], [], color=style.INK, linewidth=2.4, label="95 % interval"))
         if any(match.difference.over_seeds.n > 1 for match in shown):
             keys.append(Line2D([], [], color=style.INK, linewidth=0.8, label="95 % over LoRA seeds"))
         figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
@@ -58,11 +58,11 @@ def _panel(ax: Axes, found: Sequence[Match], condition: Condition) -> None:
 
 
 def kept(ax: Axes, found: Sequence[Match], kind: str) -> Axes:
-    """Differences against their level: a thick interval over prompts, a thin one over LoRA seeds."""
+    """Differences against their level: a thick interval over prompts × LoRA seeds, a thin one over LoRA seeds."""
     differences = [match.difference for match in found]
     levels = [match.level for match in found]
     ax.plot(levels, [each.over_prompts.mean for each in differences], **LOOK[kind], linewidth=1.4)
     for level, each in zip(levels, differences, strict=True):
-        for estimate, width in ((each.over_seeds, 0.8), (each.over_prompts, 2.4)):
+        for estimate, width in ((each.over_seeds, 0.8), (each.over_both, 2.4)):
             ax.plot([level] * 2, [estimate.low, estimate.high], color=LOOK[kind]["color"], linewidth=width)
     return ax

@@ -30,7 +30,8 @@ from perturb.analysis.coupling.comparisons import PRIMARY_METRIC, SEED, Comparis
 from perturb.analysis.coupling.design import Design
 from perturb.analysis.load import find_runs, load
 from perturb.analysis.statistics.contrast import Floats, Nested, Trajectories, holm
-from perturb.analysis.statistics.resampling import sign_flip, without_dust
+from perturb.analysis.statistics.resampling import without_dust
+from perturb.analysis.statistics.significance import PairedTest
 from perturb.errors import UserError
 from perturb.store.rundir import write_atomic
 
@@ -57,9 +58,9 @@ class Match:
         return Nested.of(self._paired)
 
     @property
-    def p(self) -> float:
-        """Two-sided sign-flip test over prompts."""
-        return sign_flip(self._paired.mean(axis=0), np.random.default_rng(SEED))
+    def test(self) -> PairedTest:
+        """Sign flips of twins, Student's t of a LoRA and its control."""
+        return PairedTest.of(self._paired, np.random.default_rng(SEED), exchangeable=self.comparison.exchangeable)
 
     @property
     def _paired(self) -> Floats:
@@ -173,12 +174,13 @@ def _along(design: Design, comparison: Comparison, axis: str) -> Iterator[Match]
 
 def match_rows(found: Sequence[Match]) -> Iterator[dict[str, Any]]:
     """matched.csv: a row per comparison, axis, scale and level; Holm within a family, axis and scale."""
-    p, adjusted = np.array([match.p for match in found]), np.full(len(found), np.nan)
+    tests = [match.test for match in found]
+    p, adjusted = np.array([test.p for test in tests]), np.full(len(found), np.nan)
     families = [(match.comparison.family, match.axis, match.scale) for match in found]
     for family in dict.fromkeys(families):
         places = [i for i, each in enumerate(families) if each == family]
         adjusted[places] = holm(p[places])
-    for match, one, holms in zip(found, p, adjusted, strict=True):
+    for match, test, holms in zip(found, tests, adjusted, strict=True):
         yield {
             "family": match.comparison.family,
             "contrast": match.comparison.name,
@@ -189,7 +191,7 @@ def match_rows(found: Sequence[Match]) -> Iterator[dict[str, Any]]:
             "first": float(match.first.mean()),
             "second": float(match.second.mean()),
             **interval_columns("difference", match.difference),
-            "p": float(one),
+            **test.columns,
             "p_holm": float(holms),
         }
 

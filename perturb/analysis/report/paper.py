@@ -22,12 +22,14 @@ from perturb.analysis.report.content import Report, name, run_facts, shared_fact
 from perturb.analysis.report.verdict import verdict
 from perturb.analysis.report.words import contrast_in_words
 from perturb.analysis.result import Result
+from perturb.analysis.statistics.significance import FOOTNOTE
 from perturb.analysis.table import cell, decimals, number
 from perturb.store.rundir import write_atomic
 
-INTERVALS = "± half-width of the 95 % Student-t interval over prompts"
-ADJUSTED = "adjusted by Holm, and by Benjamini and Hochberg, within a family and a reading"
-NUMBER = re.compile(r"[+−]?\d[\d.]*([±%]\S*)?|–|")
+INTERVALS = "± half-width of the 95 % interval over prompts × LoRA seeds"
+OVER_PROMPTS = "± half-width of the 95 % Student-t interval over prompts"
+ADJUSTED = "by Holm, and by Benjamini and Hochberg, within a family and a reading"
+NUMBER = re.compile(r"~?[+−]?\d[\d.]*([±%]\S*)?|–|")
 MARKDOWN = re.compile(r"([\\`*_\[\]|#~$])")
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -96,8 +98,8 @@ def tables(report: Report) -> Iterator[Table]:
     yield Table(
         ["motion quality", "first", "second", "first − second", "± over seeds", "p", "p Holm", "p BH"],
         list(_contrasts(report.coupling.results.rows)),
-        f"First and second: full and partial, or LoRA and its control. Difference {INTERVALS}, then over LoRA seeds. "
-        f"p: sign-flip over prompts; {ADJUSTED}.",
+        f"First and second: full and partial, or LoRA and its control. Difference {INTERVALS}, then over LoRA seeds "
+        f"alone. {FOOTNOTE} Adjusted: {ADJUSTED}.",
     )
     yield Table(
         ["motion quality kept", "share of the start", "half lost by", "IQM at the end"],
@@ -127,16 +129,16 @@ def _contrast(row: Row) -> list[str]:
     return [
         f"{row.reading.unit} (primary endpoint)" if row.is_primary else row.reading.unit,
         *(number(value, digits) for value in (found.first, found.second)),
-        cell(found.difference.over_prompts, digits, sign="+"),
+        cell(found.difference.over_both, digits, sign="+"),
         f"{seeds.half_width:.{digits}f}" if seeds.n > 1 else "–",
-        *("–" if math.isnan(p) else f"{p:.4f}" for p in (found.p, row.p_holm, row.p_bh)),
+        *map(found.test.printed, (found.test.p, row.p_holm, row.p_bh)),
     ]
 
 
 def _kept(kept: Kept) -> list[str]:
     return [
         f"{kept.cell.training}, {kept.cell.condition}{'' if kept.cell.kind == LORA else ' (random Δ)'}",
-        cell(kept.retention.over_prompts, 2) if kept.retention else "–",
+        cell(kept.retention.over_both, 2) if kept.retention else "–",
         _step(kept.by_share),
         f"{kept.iqm[-1].value:.3f}",
     ]
@@ -154,7 +156,7 @@ def _run_table(result: Result) -> Table:
     return Table(
         [f"{name(result.run)} ({title(result.run.manifest)})", f"step {first}", f"step {last}", "change"],
         [line(measure) for measure in result.measures if result.levels[measure.name].measured],
-        f"Means {INTERVALS}; the change is paired by prompt and noise.",
+        f"Means {OVER_PROMPTS}; the change is paired by prompt and noise.",
     )
 
 

@@ -64,7 +64,7 @@ def sections(coupling: Coupling) -> Iterator[Section]:
     yield Section(
         "The gap between the models",
         "Change of motion quality from step 0, full − partial, in pairs of the same prompt and noise. Below 0 the full "
-        "model lost more. Dark band: 95 % at a step; pale band: 95 % at all steps together.",
+        "model lost more. Dark band: 95 % at a step; pale band: 95 % at all steps together, over prompts alone.",
         tuple(_gap_panel(coupling, condition) for condition in conditions),
     )
     yield Section(
@@ -79,7 +79,7 @@ def sections(coupling: Coupling) -> Iterator[Section]:
     )
     yield Section(
         "All contrasts of motion quality",
-        "Difference of slopes per 100 steps. Thick: 95 % over prompts; thin: 95 % over LoRA seeds.",
+        "Difference of slopes per 100 steps. Thick: 95 % over prompts × LoRA seeds; thin: over LoRA seeds alone.",
         (_forest_panel(coupling),),
     )
     yield Section("Every measure", "Choose a measure and a condition.", (_explorer_panel(coupling),))
@@ -96,7 +96,7 @@ def _gap_panel(coupling: Coupling, condition: Condition) -> Panel:
     rows = [
         {
             "step": step,
-            **bounds(gap.difference[i].over_prompts),
+            **bounds(gap.difference[i].over_both),
             "band low": known(gap.together[i].low),
             "band high": known(gap.together[i].high),
             "adjusted p": known(gap.band.p[i]),
@@ -163,7 +163,7 @@ def _collapse_panel(coupling: Coupling) -> Panel:
             if static := coupling.results.curves.get((kept.cell, COLLAPSE)):
                 still = {**_names(kept.cell), "what": "standing still"}
                 levels = zip(probed, static.levels, strict=True)
-                rows += [{**still, "step": step, **bounds(level.over_prompts)} for step, level in levels]
+                rows += [{**still, "step": step, **bounds(level.over_both)} for step, level in levels]
     axis = alt.Y(VALUE, title="share of clips", axis=SHARE, scale=alt.Scale(domain=[0, 1]))
     base = chart(rows).transform_filter(is_chosen("condition"))
     base = base.encode(steps(rows), axis, colour(rows))
@@ -177,7 +177,7 @@ def _collapse_panel(coupling: Coupling) -> Panel:
 def _profile_panel(coupling: Coupling) -> Panel:
     probed = coupling.results.design.steps
     rows = [
-        {**_names(kept.cell), "when": f"step {step}", "τ": float(tau), **bounds(at.over_prompts)}
+        {**_names(kept.cell), "when": f"step {step}", "τ": float(tau), **bounds(at.over_both)}
         for kept in coupling.stepwise.kept
         if kept.cell.kind == LORA
         for step, profile in zip((probed[0], probed[-1]), kept.profiles, strict=True)
@@ -199,9 +199,11 @@ def _forest_panel(coupling: Coupling) -> Panel:
         {
             "contrast": contrast_in_words(row.comparison),
             "role": "primary endpoint" if row.is_primary else "secondary",
-            **bounds(row.contrast.difference.over_prompts),
+            **bounds(row.contrast.difference.over_both),
             **bounds(row.contrast.difference.over_seeds, "seed "),
-            "p": known(row.contrast.p),
+            "test": row.contrast.test.name,
+            "skewed": row.contrast.test.skewed,
+            "p": known(row.contrast.test.p),
             "p Holm": known(row.p_holm),
             "p BH": known(row.p_bh),
         }
@@ -217,7 +219,7 @@ def _forest_panel(coupling: Coupling) -> Panel:
         title=None,
         axis=alt.Axis(labelExpr="split(datum.label, ': ')", labelLimit=0, grid=False),
     )
-    seen = tips(["contrast", "mean", "low", "high", "seed low", "seed high", "p", "p Holm", "p BH"])
+    seen = tips(["contrast", "mean", "low", "high", "seed low", "seed high", "test", "skewed", "p", "p Holm", "p BH"])
     base = chart(rows).encode(names)
     x = alt.X("low:Q", title=None, axis=alt.Axis(tickCount=8, labelOverlap=True))
     across = base.mark_rule(strokeWidth=3).encode(x)
@@ -229,7 +231,7 @@ def _forest_panel(coupling: Coupling) -> Panel:
     if any(row["seed low"] is not None for row in rows):
         seeds = base.mark_rule(strokeWidth=1, yOffset=7, color=style.QUIET)
         layers.append(seeds.encode(alt.X("seed low:Q"), alt.X2("seed high:Q")))
-    detail = "On the points: p over prompts, and adjusted by Holm and by Benjamini and Hochberg."
+    detail = "On the points: the test and its p, and adjusted by Holm and by Benjamini and Hochberg."
     return Panel("Motion quality", detail, spec(alt.layer(*layers), 34 * len(rows)))
 
 
@@ -253,7 +255,7 @@ def _rows(coupling: Coupling, cells: Sequence[Cell], metric: str = PRIMARY_METRI
         levels: Sequence[Nested] = () if curve is None else curve.shares if shares else curve.levels
         if curve is not None and levels:
             for step, dose, level in zip(results.design.steps, curve.dose, levels, strict=True):
-                row = {**_names(cell), "step": step, "dose": known(dose), **bounds(level.over_prompts)}
+                row = {**_names(cell), "step": step, "dose": known(dose), **bounds(level.over_both)}
                 rows.append(row | bounds(level.over_seeds, "seed "))
     return rows
 

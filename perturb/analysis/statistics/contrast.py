@@ -4,13 +4,14 @@
     L[s, p] = Σ_k w_k Y[s, p, k]           a reading: slope over an axis, or mean change along it; both are linear in Y
     d[s, p] = L_first[s, p] − L_second[s, p]   paired by LoRA seed, prompt and noise
 
-Prompts and LoRA seeds are crossed, and each has its own interval, Student t over the means of its units:
+Prompts and LoRA seeds are crossed. What is quoted is the interval over both (`crossed`): other prompts
+and other LoRAs. Beside it stand the one-way ones, Student t over the means of their units:
 
     over prompts   d̄[p] = mean_s d, n_p − 1 degrees of freedom: other prompts, these LoRAs
     over seeds     d̄[s] = mean_p d, n_s − 1 degrees of freedom: other LoRAs, these prompts
 
-Beside the first stands the studentised bootstrap over prompts, which assumes no symmetry (`resampling.studentised`).
-With three LoRA seeds the second has 2 degrees of freedom (t = 4.30): wide, and honest. Steps are never resampled.
+and the studentised bootstrap over prompts, which assumes no symmetry (`resampling`). None covers other pairs
+of models. Steps are never resampled.
 """
 
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from perturb.analysis.statistics.crossed import crossed_interval
 from perturb.analysis.statistics.estimates import Estimate, mean_interval
-from perturb.analysis.statistics.resampling import NO_INTERVAL, Floats, Interval, sign_flip, studentised, without_dust
+from perturb.analysis.statistics.resampling import NO_INTERVAL, Floats, Interval, studentised, without_dust
+from perturb.analysis.statistics.significance import SIGN_FLIP, STUDENT, PairedTest
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,12 @@ class Trajectories:
 
 @dataclass(frozen=True)
 class Nested:
-    """A mean over LoRA seeds and prompts with both of its intervals; ``spread``: standard deviation over prompts."""
+    """A mean over LoRA seeds and prompts: ``over_both`` is quoted, the one-way intervals stand beside it.
 
+    ``spread``: standard deviation over prompts.
+    """
+
+    over_both: Estimate
     over_prompts: Estimate
     over_seeds: Estimate
     spread: float
@@ -109,49 +116,59 @@ class Nested:
         """From s p, without gaps; n = 0 and NaN where there is no prompt."""
         if not values.size:
             nothing = Estimate(np.nan, np.nan, 0)
-            return Nested(nothing, nothing, np.nan)
+            return Nested(nothing, nothing, nothing, np.nan)
         by_prompt = values.mean(axis=0)
         spread = float(by_prompt.std(ddof=1)) if len(by_prompt) > 1 else np.nan
-        return Nested(mean_interval(by_prompt), mean_interval(values.mean(axis=1)), spread)
+        one_way = mean_interval(by_prompt), mean_interval(values.mean(axis=1))
+        return Nested(crossed_interval(values), *one_way, spread)
 
     @property
     def standardised(self) -> "Nested":
         """In units of ``spread``, so that measures with different units can share an axis."""
-        both = (self.over_prompts, self.over_seeds)
-        prompts, seeds = (Estimate(e.mean / self.spread, e.half_width / self.spread, e.n) for e in both)
-        return Nested(prompts, seeds, 1.0)
+        each = (self.over_both, self.over_prompts, self.over_seeds)
+        return Nested(*(Estimate(e.mean / self.spread, e.half_width / self.spread, e.n) for e in each), spread=1.0)
+
+    @property
+    def units(self) -> str:
+        """What the quoted interval is over: ``32 prompts × 3 LoRA seeds``, ``32 prompts``."""
+        seeds = f" × {self.over_seeds.n} LoRA seeds" if self.over_seeds.n > 1 else ""
+        return f"{self.over_prompts.n} prompts{seeds}"
 
 
 @dataclass(frozen=True)
 class Contrast:
     """``first`` − ``second``, both of them means of a reading.
 
-    ``bootstrap``: studentised, over prompts, beside the t interval. ``p``: two-sided sign-flip test over prompts, NaN
-    below two prompts. ``incomplete``: (prompt, noise) pairs left out, because some seed or step of either side has no
-    value.
+    ``bootstrap``: studentised, over prompts, beside the t interval. ``incomplete``: (prompt, noise) pairs left out,
+    because some seed or step of either side has no value.
     """
 
     first: float
     second: float
     difference: Nested
     bootstrap: Interval
-    p: float
+    test: PairedTest
     incomplete: int
 
 
-def contrast(first: Trajectories, second: Trajectories, reading: Reading, rng: np.random.Generator) -> Contrast:
-    """Read both sides and compare them in pairs (same LoRA seed, prompt and noise)."""
+def contrast(
+    first: Trajectories, second: Trajectories, reading: Reading, rng: np.random.Generator, *, exchangeable: bool
+) -> Contrast:
+    """Read both sides and compare them in pairs (same LoRA seed, prompt and noise).
+
+    ``exchangeable``: whether the sides could be swapped if there were no difference, which decides the test.
+    """
     assert (first.prompts, first.seeds, first.steps) == (second.prompts, second.seeds, second.steps), "not paired"
     keep = first.complete & second.complete
     incomplete = int((~keep).sum())
     if not keep.any():
-        return Contrast(np.nan, np.nan, Nested.of(np.empty((0, 0))), NO_INTERVAL, np.nan, incomplete)
+        test = PairedTest(SIGN_FLIP if exchangeable else STUDENT, np.nan, skewed=False)
+        return Contrast(np.nan, np.nan, Nested.of(np.empty((0, 0))), NO_INTERVAL, test, incomplete)
     scale = max(_size(side, reading, keep) for side in (first, second))
     one, other = (without_dust(read(side, reading, keep), scale) for side in (first, second))
     d = without_dust(one - other, scale)
-    by_prompt = d.mean(axis=0)
-    p, interval = sign_flip(by_prompt, rng), studentised(by_prompt, rng)
-    return Contrast(float(one.mean()), float(other.mean()), Nested.of(d), interval, p, incomplete)
+    test, interval = PairedTest.of(d, rng, exchangeable=exchangeable), studentised(d.mean(axis=0), rng)
+    return Contrast(float(one.mean()), float(other.mean()), Nested.of(d), interval, test, incomplete)
 
 
 def read(trajectories: Trajectories, reading: Reading, keep: NDArray[np.bool_]) -> Floats:
