@@ -1,6 +1,7 @@
 """`python -m analysis.coupling RUNS… -o experiments/coupling`: from the runs of a study to its tables and figures.
 
-Writes runs.csv, curves.csv, contrasts.csv, gaps.csv, cells.csv and the figures as png and pdf; prints the contrasts.
+Writes runs.csv, curves.csv, contrasts.csv, gaps.csv, cells.csv, prompts.csv.gz and the figures as png and pdf; prints
+the contrasts.
 """
 
 import sys
@@ -20,6 +21,7 @@ from analysis.command import compare_runs
 from analysis.comparisons import LEADING, PRIMARY_CONDITION, PRIMARY_METRIC, Results, Row
 from analysis.design import Design
 from analysis.load import completeness, find_runs, load
+from analysis.prompts import Clips, write_prompts
 from analysis.significance import FOOTNOTE
 from analysis.statistics import Estimate
 from analysis.stepwise import Stepwise, cell_rows, gap_rows
@@ -59,6 +61,12 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
         console = Console(file=console.file, width=WIDEST)
     console.print(contrast_table(results))
     console.print(Text(footnote(results), style="dim"), width=min(WIDEST, console.width))
+    clips = (
+        Clips(where.columns, run, results.design.scores[run.manifest.run_id])
+        for where, runs in results.design.runs.items()
+        for run in runs.values()
+    )
+    written.append(write_prompts(output, clips))
     # matplotlib is slow to import, and the table should not wait for it
     from analysis import coupling_figure, stepwise_figure
     from analysis.plots import save
