@@ -154,7 +154,16 @@ def test_command_writes_tables_and_figures(
     assert main([str(folder), "-o", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "motion quality, temporal, repeat" in out
-    names = ["cells.csv", "contrasts.csv", "curves.csv", "curves.pdf", "curves.png", "gaps.csv", "runs.csv"]
+    names = [
+        "cells.csv",
+        "contrasts.csv",
+        "curves.csv",
+        "curves.pdf",
+        "curves.png",
+        "gaps.csv",
+        "prompts.csv.gz",
+        "runs.csv",
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert all(f"{tmp_path / name}\n" in out for name in names)
     written = pd.read_csv(tmp_path / "contrasts.csv", keep_default_na=False)

@@ -88,6 +88,6 @@ def test_the_interval_over_both_covers_other_loras_and_that_over_prompts_does_no
     """LoRA seeds that differ by .02 per 100 steps: three of them, two degrees of freedom."""
     found = rates(seeds=3, spread=0.02)
     print(found)
-    assert 0.93 <= found["two-way interval"] <= 0.97
+    assert 0.92 <= found["two-way interval"] <= 0.97  # three seeds that outweigh the prompts
     assert 0.92 <= found["t over LoRA seeds"] <= 0.98
     assert found["t over prompts"] < 0.85  # what the report warns of

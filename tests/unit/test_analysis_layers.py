@@ -48,7 +48,8 @@ def test_files_and_a_figure_per_model(tmp_path: Path):
     console = Console(file=io.StringIO(), width=110)
     written = analyse([tmp_path / "runs"], tmp_path / "out", console)
     assert [path.name for path in written] == [
-        "energy.csv", "ablation.csv", "layers_full.png", "layers_full.pdf", "layers_partial.png", "layers_partial.pdf",
+        *("energy.csv", "ablation.csv", "prompts.csv.gz"),
+        *("layers_full.png", "layers_full.pdf", "layers_partial.png", "layers_partial.pdf"),
     ]  # fmt: skip
     assert len(pd.read_csv(written[0])) == 4 * 3
     frame = pd.read_csv(written[1])

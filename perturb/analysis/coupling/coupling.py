@@ -1,6 +1,7 @@
 """`python -m perturb.analysis.coupling RUNS… -o experiments/coupling`: a study's tables and figures.
 
-Writes runs.csv, curves.csv, contrasts.csv, gaps.csv, cells.csv and the figures as png and pdf; prints the contrasts.
+Writes runs.csv, curves.csv, contrasts.csv, gaps.csv, cells.csv, prompts.csv.gz and the figures as png and pdf; prints
+the contrasts.
 """
 
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from analysis.prompts import Clips, write_prompts
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -59,6 +61,12 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
         console = Console(file=console.file, width=WIDEST)
     console.print(contrast_table(results))
     console.print(Text(footnote(results), style="dim"), width=min(WIDEST, console.width))
+    clips = (
+        Clips(where.columns, run, results.design.scores[run.manifest.run_id])
+        for where, runs in results.design.runs.items()
+        for run in runs.values()
+    )
+    written.append(write_prompts(output, clips))
     # matplotlib is slow to import, and the table should not wait for it
     from perturb.analysis.coupling import figure as coupling_figure
     from perturb.analysis.coupling import stepwise_figure

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from analysis.prompts import Clips, write_prompts
 from rich.console import Console
 
 from perturb.analysis.command import compare_runs
@@ -63,7 +64,8 @@ class Comparison:
         check_alike((run, _shared(study, run)) for run in study.runs)
         cells: dict[tuple[str, str, str], Run] = {}
         for run in study.runs:
-            where = _cell(run, str(study.of(run).training.iloc[0]), str(study.of(run).group.iloc[0]))
+            names = _names(study, run)
+            where = names["start"], names["strategy"], names["group"]
             if (other := cells.setdefault(where, run)) is not run:
                 raise UserError(
                     f"{other.directory.path} and {run.directory.path} are both {' '.join(where)}. Give one of them."
@@ -86,15 +88,16 @@ class Comparison:
 # from runs to rows ----------------------------------------------------------------------------------------------------
 
 
-def _cell(run: Run, start: str, group: str) -> tuple[str, str, str]:
-    """(start, strategy, group). UserError for a run of something else than a training."""
-    perturbation = run.manifest.perturbation
+def _names(study: Study, run: Run) -> dict[str, str]:
+    """Start, strategy and group. UserError for a run of something else than a training."""
+    row, perturbation = study.of(run).iloc[0], run.manifest.perturbation
+    start, group = str(row.training), str(row.group)
     if perturbation.get("kind") != "trained" or start not in STARTS or group not in GROUPS:
         raise UserError(
             f"{run.directory.path} has perturbation {perturbation.get('kind')!r} on {group} of the model {start}. "
             f"Give runs of perturbation=trained on {', '.join(GROUPS)} of {', '.join(STARTS)}."
         )
-    return start, "direct" if perturbation["lora"] is None else "LoRA", group
+    return {"start": start, "strategy": "direct" if perturbation["lora"] is None else "LoRA", "group": group}
 
 
 def _shared(study: Study, run: Run) -> dict[str, Any]:
@@ -189,11 +192,17 @@ def analyse(paths: Sequence[Path], output: Path, _console: Console) -> list[Path
     from perturb.analysis.finetuning.figure import finetuning_figure  # matplotlib is slow to import
     from perturb.analysis.plots import save
 
-    comparison = Comparison.of(load(find_runs(paths)))
+    study = load(find_runs(paths))
+    comparison = Comparison.of(study)
     tables = {"table.csv": table_csv(comparison), "table.md": table_markdown(comparison)}
     for name, text in tables.items():
         write_atomic(output / name, text)
-    return [*(output / name for name in tables), *save(finetuning_figure(comparison), output / "motion_visual.png")]
+    prompts = write_prompts(output, (Clips(_names(study, run), run, study.of(run)) for run in study.runs))
+    return [
+        *(output / name for name in tables),
+        prompts,
+        *save(finetuning_figure(comparison), output / "motion_visual.png"),
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,8 @@ So the same is asked of the shares K = mean Y/mean Y(0, 0) that are kept:
 
 It is 0 where each takes the same share of what the other left, below 0 where one makes the other worse.
 
-Writes surfaces.csv, interactions.csv and landscape as png and pdf; prints the interactions of motion quality.
+Writes surfaces.csv, interactions.csv, prompts.csv.gz and landscape as png and pdf; prints the interactions of motion
+quality.
 Axes: s LoRA seed, p prompt, i α_S, j α_T.
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from analysis.prompts import of_tables, write_prompts
 from rich import box
 from rich.console import Console
 from rich.table import Table as TextTable
@@ -202,6 +204,7 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
         path = output / f"{name}.csv"
         write_atomic(path, pd.DataFrame(rows(landscape)).to_csv(index=False, float_format="%.6g"))
         written.append(path)
+    written.append(write_prompts(output, of_tables(landscape.tables)))
     if not console.is_terminal:
         console = Console(file=console.file, width=WIDEST)
     for training in landscape.trainings:

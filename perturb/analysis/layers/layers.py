@@ -3,8 +3,8 @@
     energy     Σ ‖Δ_l‖² over the layers of one level and role, as a share of Σ ‖Δ_l‖² over all layers
     ablation   Y(part) − Y(none): what Δ does when only this part of the network has it
 
-Writes energy.csv, ablation.csv and a figure per model, layers_full and layers_partial, as png and pdf; prints the
-ablation of motion quality. The numbers of ablation are paired by prompt and LoRA seed.
+Writes energy.csv, ablation.csv, prompts.csv.gz and a figure per model, layers_full and layers_partial, as png and pdf;
+prints the ablation of motion quality. The numbers of ablation are paired by prompt and LoRA seed.
 Axes: s LoRA seed, p prompt, k cell.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from analysis.prompts import of_tables, write_prompts
 from rich import box
 from rich.console import Console
 from rich.table import Table as TextTable
@@ -172,7 +173,7 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
     from perturb.analysis.layers.figure import layers_figure  # matplotlib is slow to import
     from perturb.analysis.plots import save
 
-    written = [output / f"{name}.csv" for name in frames]
+    written = [*(output / f"{name}.csv" for name in frames), write_prompts(output, of_tables(tables))]
     for training in dict.fromkeys(table.training for table in tables):
         mine = [effect for effect in motion if effect.training == training]
         figure = layers_figure(training, mine, [each for each in energy if each.training == training])
