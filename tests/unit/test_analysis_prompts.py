@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from analysis.prompts import FILE, Clips, of_tables, write_prompts
 from cell_runs import CELLS, landscape
 from coupling_runs import STEPS, TEXTS, Key, make_study, motion
 
@@ -15,6 +14,7 @@ from perturb.analysis.coupling.comparisons import Results
 from perturb.analysis.coupling.coupling import contrast_rows
 from perturb.analysis.coupling.design import Design
 from perturb.analysis.load import find_runs, load
+from perturb.analysis.prompts import FILE, Clips, of_tables, write_prompts
 from perturb.analysis.statistics.contrast import weights
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from analysis.prompts import Clips, write_prompts
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +22,7 @@ from perturb.analysis.coupling.comparisons import LEADING, PRIMARY_CONDITION, PR
 from perturb.analysis.coupling.design import Design
 from perturb.analysis.coupling.stepwise import Stepwise, cell_rows, gap_rows
 from perturb.analysis.load import completeness, find_runs, load
+from perturb.analysis.prompts import Clips, write_prompts
 from perturb.analysis.statistics.estimates import Estimate
 from perturb.analysis.statistics.significance import FOOTNOTE
 from perturb.analysis.summary import WIDEST

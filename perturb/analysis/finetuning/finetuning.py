@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from analysis.prompts import Clips, write_prompts
 from rich.console import Console
 
 from perturb.analysis.command import compare_runs
 from perturb.analysis.load import Measure, Run, Study, check_alike, find_runs, load
+from perturb.analysis.prompts import Clips, write_prompts
 from perturb.analysis.statistics.estimates import Estimate, change_curve, level_curve
 from perturb.analysis.table import cell, decimals
 from perturb.errors import UserError

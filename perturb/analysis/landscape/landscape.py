@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from analysis.prompts import of_tables, write_prompts
 from rich import box
 from rich.console import Console
 from rich.table import Table as TextTable
@@ -32,6 +31,7 @@ from rich.text import Text
 from perturb.analysis.cells import BOTH_MODELS, MOTION, Table, by_prompt, interval_columns, paired, read_tables
 from perturb.analysis.command import compare_runs
 from perturb.analysis.coupling.comparisons import SEED
+from perturb.analysis.prompts import of_tables, write_prompts
 from perturb.analysis.statistics.contrast import Floats, Nested, holm, share
 from perturb.analysis.statistics.resampling import without_dust
 from perturb.analysis.statistics.significance import PairedTest

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from analysis.prompts import of_tables, write_prompts
 from rich import box
 from rich.console import Console
 from rich.table import Table as TextTable
@@ -27,6 +26,7 @@ from perturb.analysis.cells import BOTH_MODELS, MOTION, Table, by_prompt, groupe
 from perturb.analysis.command import compare_runs
 from perturb.analysis.coupling.comparisons import SEED
 from perturb.analysis.load import Run
+from perturb.analysis.prompts import of_tables, write_prompts
 from perturb.analysis.statistics.contrast import Floats, Nested, holm, share
 from perturb.analysis.statistics.resampling import without_dust
 from perturb.analysis.statistics.significance import PairedTest
