@@ -1,1 +1,44 @@
-"""Perturb a video diffusion model in space or time, and measure what happens to its motion."""
+"""Perturb a video diffusion model in space or time, and measure what happens to its motion.
+
+    import perturb
+
+    model = perturb.load("nano_full")  # or perturb.load("videocrafter2", "model.ckpt")
+    lora = model.lora("runs/spatial_full/<run id>/adapters/step_000300")
+    before, after = model.sample(prompts, scale=0), model.sample(prompts, scale=1)  # they show themselves in Jupyter
+    perturb.compare(before, after)  # a DataFrame: measure, before, after, change, interval
+
+Names are imported when they are first used: `import perturb` alone needs neither torch nor seconds.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from perturb.face import Clips, Model, compare, load, sample, score
+    from perturb.perturbation import LoraPerturbation as Lora
+    from perturb.perturbation.partition import Partition
+
+__version__: str
+
+__all__ = ["Clips", "Lora", "Model", "Partition", "__version__", "compare", "load", "sample", "score"]
+
+_HOMES = {
+    **dict.fromkeys(("Clips", "Model", "compare", "load", "sample", "score"), "perturb.face"),
+    "Partition": "perturb.perturbation.partition",
+    "Lora": "perturb.perturbation",
+}
+_OTHER_NAMES = {"Lora": "LoraPerturbation"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # half the time of importing perturb
+
+        return version("perturb")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), _OTHER_NAMES.get(name, name))
+    raise AttributeError(f"module 'perturb' has no attribute {name!r}; it offers {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
