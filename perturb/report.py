@@ -78,20 +78,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--clips-mb",
         type=float,
-        help=f"megabytes of clips in the page, {Settings.budget:g} by default ({BlindSettings.budget:g} of a blind test)",
+        help=f"megabytes of clips in the page, {Settings.budget:g} by default (blind test: {BlindSettings.budget:g})",
     )
     parser.add_argument(
         "--clip-side",
         type=int,
-        help=f"pixels of the longer side of a clip, {Settings.side} by default ({BlindSettings.side} in a blind test); "
+        help=f"pixels of the longer side of a clip, {Settings.side} by default (blind test: {BlindSettings.side}); "
         "larger clips are reduced",
     )
     blind = parser.add_argument_group("blind test")
     blind.add_argument("--blind", type=Path, metavar="HTML", help="write a page for votes instead of a report")
     blind.add_argument("--question", default=BlindSettings.question, help="what is asked; %(default)r by default")
-    blind.add_argument(
-        "--at", type=int, nargs="+", default=(), metavar="STEP", help="steps to compare at; the last one"
-    )
+    blind.add_argument("--at", type=int, nargs="+", default=(), metavar="STEP", help="steps to compare at; the last")
     blind.add_argument("--pairs", type=int, help="how many pairs a rater sees; all of them by default")
     blind.add_argument("--ties", action="store_true", help="allow 'no difference' as an answer")
     blind.add_argument("--seed", type=int, default=BlindSettings.seed, help="of the order; %(default)s by default")

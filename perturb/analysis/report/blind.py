@@ -46,7 +46,7 @@ def blind_page(found: Sequence[Comparison], settings: BlindSettings) -> tuple[st
     names = _names(draw)
     pairs, rows, size = [], [], 0
     for number, trial in enumerate(trials):
-        pair, own = _pair(trial, next(names), names, settings)
+        pair, own = _pair(trial, names, settings)
         draw.shuffle(pair["clips"])
         pairs.append(pair)
         rows += own
@@ -71,11 +71,9 @@ def blind_page(found: Sequence[Comparison], settings: BlindSettings) -> tuple[st
     return html, [dataclasses.replace(row, study=study) for row in rows]
 
 
-def _pair(
-    trial: Trial, name: str, names: Iterator[str], settings: BlindSettings
-) -> tuple[dict[str, Any], list[KeyRow]]:
+def _pair(trial: Trial, names: Iterator[str], settings: BlindSettings) -> tuple[dict[str, Any], list[KeyRow]]:
     """One pair as the page has it, and its two rows of the key, which do not name the page yet."""
-    comparison, key = trial
+    (comparison, key), name = trial, next(names)
     clips, rows = [], []
     for role, side in zip(ROLES, comparison.sides, strict=True):
         frames = read_clip(side.clip(key))

@@ -20,8 +20,9 @@ from perturb.errors import UserError
 ROLES = ("first", "second")
 CHOICES = {"left": 1.0, "right": 0.0, "tie": 0.5}
 """What a vote says for the clip on the left."""
-SIDE = ("name", "run_id", "step", "seed")
-"""What `Votes.pairs` tells of each side."""
+SHARED = ("comparison", "prompt_id", "seed")
+SIDE = ("name", "run_id", "step")
+"""What `Votes.pairs` tells of a pair, and of each of its sides."""
 PARSERS: dict[Any, Callable[[str], Any]] = {int: int, float: float, str: str}
 
 
@@ -67,7 +68,7 @@ class Votes:
     """All votes with what they were on, and every pair that could have been voted on.
 
     ``cast``: rater, pair, comparison, prompt_id, first (1: for the first side, 0: the second, ½: tie), left (for the
-    clip on the left), seconds. ``pairs``, by name: comparison, prompt_id, and of both sides name, run_id, step, seed.
+    clip on the left), seconds. ``pairs``, by name: comparison, prompt_id, seed; of both sides name, run_id, step.
     """
 
     question: str
@@ -129,7 +130,7 @@ def _pairs(rows: Iterable[KeyRow], key: Path) -> pd.DataFrame:
         if set(sides) != set(ROLES):
             raise UserError(f"{key}: pair {pair} has {sorted(sides)} of {ROLES}. Use the key as it was written.")
     table = {
-        pair: {"comparison": sides["first"].comparison, "prompt_id": sides["first"].prompt_id}
+        pair: {what: getattr(sides["first"], what) for what in SHARED}
         | {f"{what}_{role}": getattr(side, what) for role, side in sides.items() for what in SIDE}
         for pair, sides in found.items()
     }

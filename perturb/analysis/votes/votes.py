@@ -24,7 +24,7 @@ from perturb.analysis.statistics.resampling import Interval, without_dust
 from perturb.analysis.table import number
 from perturb.analysis.votes.agreement import Agreement, agreement
 from perturb.analysis.votes.crossed import WinRate, win_rate
-from perturb.analysis.votes.files import Votes, read_votes
+from perturb.analysis.votes.files import ROLES, Votes, read_votes
 from perturb.analysis.votes.ranking import Correlation, correlation
 from perturb.errors import UserError
 from perturb.store.rundir import write_atomic
@@ -67,18 +67,18 @@ class Preference:
 
 def preferences(votes: Votes, study: Study | None) -> list[Preference]:
     """Every comparison that has a vote, in the order of the key."""
-    raters = sorted(votes.cast.rater.unique())
+    raters = sorted(set(votes.cast.rater))
     names = list(dict.fromkeys(votes.pairs.comparison))
     return [_preference(votes, name, raters, study) for name in names if (votes.cast.comparison == name).any()]
 
 
 def _preference(votes: Votes, name: str, raters: Sequence[str], study: Study | None) -> Preference:
-    pairs = votes.pairs[votes.pairs.comparison == name].sort_index()
-    cast = votes.cast[votes.cast.comparison == name]
+    pairs = votes.pairs.loc[votes.pairs.comparison == name, :].sort_index()
+    cast = votes.cast.loc[votes.cast.comparison == name, :]
     took_part = [rater for rater in raters if (cast.rater == rater).any()]
     table = cast.pivot(index="pair", columns="rater", values="first").reindex(index=pairs.index, columns=took_part)
-    x, prompts = table.to_numpy(dtype=float), pairs.prompt_id.to_numpy(dtype=str)
-    cells = table.groupby(prompts).mean().to_numpy(dtype=float)
+    x, prompts = np.asarray(table, dtype=float), np.asarray(pairs.prompt_id, dtype=str)
+    cells = np.asarray(table.groupby(prompts).mean(), dtype=float)
     differences = {} if study is None else metric_differences(study, pairs)
     return Preference(
         comparison=name,
@@ -102,23 +102,23 @@ def metric_differences(study: Study, pairs: pd.DataFrame) -> dict[str, Floats]:
     known = {run.manifest.run_id for run in study.runs}
     if absent := sorted({*pairs.run_id_first, *pairs.run_id_second} - known):
         raise UserError(f"--runs lacks {absent}, which the key names; it has {sorted(known)}. Give every run voted on.")
-    ok = study.scores[study.scores.status == "ok"]
-    values = ok.set_index(["metric", "run_id", "step", "prompt_id", "seed"]).value
+    ok = study.scores.loc[study.scores.status == "ok", :]
+    table = ok.pivot(index=["run_id", "step", "prompt_id", "seed"], columns="metric", values="value")
+    one, other = (_of_side(table, pairs, role) for role in ROLES)
     found = {}
-    for metric in dict.fromkeys(m.name for run in study.runs for m in run.measures):
-        if metric not in values.index.get_level_values(0):
-            continue
-        own = values.loc[metric]
-        sides = [
-            own.reindex(
-                pd.MultiIndex.from_frame(pairs[[f"run_id_{role}", f"step_{role}", "prompt_id", f"seed_{role}"]])
-            )
-            for role in ("first", "second")
-        ]
-        one, other = (side.to_numpy(dtype=float) for side in sides)
-        if not (np.isnan(one) & np.isnan(other)).all():  # a measure of a whole set has no value for a clip
-            found[metric] = without_dust(one - other, scale=float(np.nanmax(np.abs([one, other]))))
+    for metric in dict.fromkeys(m.name for run in study.runs for m in run.measures if m.name in table.columns):
+        place = table.columns.get_loc(metric)
+        a, b = one[:, place], other[:, place]
+        if not np.isnan([a, b]).all():  # a measure of a whole set has no value for a clip
+            found[metric] = without_dust(a - b, scale=float(np.nanmax(np.abs([a, b]))))
     return found
+
+
+def _of_side(table: pd.DataFrame, pairs: pd.DataFrame, role: str) -> Floats:
+    """Pair × metric."""
+    names = (f"run_id_{role}", f"step_{role}", "prompt_id", "seed")
+    index = pd.MultiIndex.from_arrays([pairs[name].to_numpy() for name in names])
+    return np.asarray(table.reindex(index), dtype=float)
 
 
 def rate_rows(found: Sequence[Preference]) -> Iterator[dict[str, Any]]:
