@@ -72,6 +72,7 @@ async function show(place) {
   seen = false;
   paused = null;
   only("vote");
+  canvases.forEach((canvas) => paint(canvas, null, 1, 0, true));
   const count = trials.filter(voted).length;
   Object.assign(get("bar"), { max: trials.length, value: count });
   get("count").textContent = `${at + 1} of ${trials.length}`;
@@ -118,9 +119,10 @@ function frame(now) {
   requestAnimationFrame(frame);
 }
 
+/* Frame t of a sprite, or, as between two rounds and before a clip is there, grey. */
 function paint(canvas, image, frames, t, grey) {
   const number = grey ? "pause" : String(Math.min(t, frames - 1));
-  const state = `${image.src.length}/${at}/${number}`;
+  const state = `${at}/${number}`;
   if (canvas.dataset.state === state) return;
   canvas.dataset.state = state;
   canvas.dataset.frame = number;
