@@ -63,7 +63,7 @@ def win_rate(x: Floats) -> WinRate:
     """
     x = x[~np.isnan(x).all(axis=1)][:, ~np.isnan(x).all(axis=0)]
     value = float(np.nanmean(x)) if x.size else np.nan
-    if reason := _too_little(*x.shape):
+    if reason := too_few(*x.shape):
         return WinRate(value, NO_INTERVAL, reason)
     if np.nanmin(x) == np.nanmax(x):
         return WinRate(value, NO_INTERVAL, "all votes alike: nothing to estimate their spread from")
@@ -76,10 +76,10 @@ def win_rate(x: Floats) -> WinRate:
     return WinRate(value, Interval(*(float(expit(logit(value) + side * half)) for side in (-1, 1))), "")
 
 
-def _too_little(prompts: int, raters: int) -> str:
+def too_few(prompts: int, raters: int) -> str:
     """Why no interval over prompts and raters is given; empty where one is.
 
-    >>> _too_little(32, 2), _too_little(32, 5)
+    >>> too_few(32, 2), too_few(32, 5)
     ('2 raters; an interval needs 5', '')
     """
     for count, what in ((raters, "rater"), (prompts, "prompt")):

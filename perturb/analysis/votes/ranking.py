@@ -12,7 +12,7 @@ import numpy as np
 
 from perturb.analysis.statistics.contrast import Floats
 from perturb.analysis.statistics.resampling import NO_INTERVAL, TAILS, Interval
-from perturb.analysis.votes.crossed import FEWEST
+from perturb.analysis.votes.crossed import FEWEST, too_few
 
 RESAMPLES = 1999
 
@@ -37,10 +37,8 @@ def correlation(d: Floats, x: Floats, prompts: np.ndarray, rng: np.random.Genera
     rho = spearman(d, np.nanmean(x, axis=1))
     if np.isnan(rho):
         return Correlation(rho, NO_INTERVAL, n, "the differences, or the votes, are all alike")
-    raters = (~np.isnan(x)).any(axis=0).sum()
-    for count, what in ((raters, "raters"), (len(names), "prompts")):
-        if count < FEWEST:
-            return Correlation(rho, NO_INTERVAL, n, f"{count} {what}; an interval needs {FEWEST}")
+    if reason := too_few(len(names), int((~np.isnan(x)).any(axis=0).sum())):
+        return Correlation(rho, NO_INTERVAL, n, reason)
     drawn = np.array([_drawn(d, x, prompts[keep], names, rng) for _ in range(RESAMPLES)])
     if np.isnan(drawn).mean() > 0.01:
         return Correlation(rho, NO_INTERVAL, n, "too many resamples have no spread")
