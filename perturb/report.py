@@ -89,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     blind = parser.add_argument_group("blind test")
     blind.add_argument("--blind", type=Path, metavar="HTML", help="write a page for votes instead of a report")
     blind.add_argument("--question", default=BlindSettings.question, help="what is asked; %(default)r by default")
-    blind.add_argument("--at", type=int, nargs="+", default=(), metavar="STEP", help="steps to compare at; the last")
+    blind.add_argument(
+        "--at", type=int, nargs="+", default=(), metavar="STEP", help="steps to compare at; the last by default"
+    )
     blind.add_argument("--pairs", type=int, help="how many pairs a rater sees; all of them by default")
     blind.add_argument("--ties", action="store_true", help="allow 'no difference' as an answer")
     blind.add_argument("--seed", type=int, default=BlindSettings.seed, help="of the order; %(default)s by default")

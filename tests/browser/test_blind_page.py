@@ -236,4 +236,10 @@ def test_everything_fits_on_one_screen(browser, runs: Path, width: int, height: 
     left, right = (rater.page.locator(f"#{side}").bounding_box() for side in ("left", "right"))
     assert left["y"] == right["y"]
     assert left["width"] == right["width"] > 0.3 * width
+    rater.page.click("[data-choice=left]")
+    assert rater.page.locator("#count").inner_text() == "2 of 12"
+    rater.sees()
+    rater.page.keyboard.press(" ")  # pauses, and is no vote
+    assert rater.page.locator("#pause").inner_text() == "Play"
+    assert rater.page.locator("#count").inner_text() == "2 of 12"
     rater.leaves()

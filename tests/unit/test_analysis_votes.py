@@ -9,13 +9,16 @@ import pandas as pd
 import pytest
 import scipy.stats
 
+from perturb.analysis.load import load
+from perturb.analysis.report.blind import blind_page
+from perturb.analysis.report.blind_pairs import BlindSettings, comparisons
 from perturb.analysis.votes.agreement import agreement, category_counts, krippendorff
 from perturb.analysis.votes.crossed import Components, win_rate
 from perturb.analysis.votes.files import KeyRow, VoteRow, key_csv, read_votes
 from perturb.analysis.votes.ranking import correlation, spearman
-from perturb.analysis.votes.votes import main
+from perturb.analysis.votes.votes import main, metric_differences, preferences
 from perturb.errors import UserError
-from tests.unit.blind_runs import PROMPTS, flicker, make_twins
+from tests.unit.blind_runs import PROMPTS, flicker, make_twin, make_twins
 
 NAN = math.nan
 COLUMNS = [field.name for field in dataclasses.fields(VoteRow)]
@@ -290,6 +293,35 @@ def test_command_writes_tables_figure_and_lines(tmp_path: Path, capsys: pytest.C
     assert "F preferred    0.66 (" in said
     assert "unavailable: the differences, or the votes, are all alike" in said
     assert (tmp_path / "out" / "votes.png").stat().st_size > 10_000
+
+
+def test_before_and_after_and_pairs_of_one_prompt(tmp_path: Path) -> None:
+    """Two runs of other LoRA seeds, each with its start; all prefer the start, but for one pair."""
+    runs = [make_twin(tmp_path, "full", seed=seed).path for seed in (0, 1)]
+    found = [one for run in runs for one in comparisons(load([run]), ())]
+    _, key = blind_page(found, BlindSettings())
+    (tmp_path / "test.key.csv").write_text(key_csv(key))
+    starts = {row.pair: row.clip for row in key if row.step == 0}
+    ends = {row.pair: row.clip for row in key if row.step == 100}
+    odd = next(row.pair for row in key if row.prompt_id == "p000")
+    choices = {pair: "right" if pair == odd else "left" for pair in starts}
+    end = "2026-11-28T08:00:00Z,1"
+    file = write_votes(
+        tmp_path / "votes.csv",
+        *(
+            f"{key[0].study},{rater},{pair},{starts[pair]},{ends[pair]},{choices[pair]},{end}"
+            for rater in "abcdef"
+            for pair in starts
+        ),
+    )
+    votes = read_votes([file], tmp_path / "test.key.csv")
+    (one,) = preferences(votes, load(runs))
+    assert one.comparison == "step 100 against step 0: M_F', spatial"
+    assert (one.counts["pairs"], one.counts["prompts"]) == (24, 12)
+    assert one.rate.value == pytest.approx(0.5 / 12)  # one of the two pairs of one prompt
+    d = metric_differences(load(runs), one.pairs)
+    assert d["flicker"].tolist() == [30.0] * 24  # 40 − 10
+    assert d["constant"].tolist() == [0.0] * 24
 
 
 def test_one_rater_yields_reasons_and_no_intervals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,7 +41,7 @@ def win_rates(ax: Axes, found: Sequence[Preference]) -> Axes:
         dot(ax, y, each.rate.value, each.rate.interval)
         count = each.counts
         about = f"{count['raters']} rater{'s' * (count['raters'] != 1)} × {count['pairs']} pairs"
-        about += f"; {each.rate.reason}" if each.rate.reason else ""
+        about += f"; no interval: {each.rate.reason}" if each.rate.reason else ""
         ax.annotate(
             about, (0.01, y), (0, -11), textcoords="offset points", va="center", color=style.QUIET, fontsize=7.5
         )

@@ -72,6 +72,7 @@ async function show(place) {
   seen = false;
   paused = null;
   only("vote");
+  document.activeElement.blur(); // or the space bar would press the last answer again
   canvases.forEach((canvas) => paint(canvas, null, 1, 0, true));
   const count = trials.filter(voted).length;
   Object.assign(get("bar"), { max: trials.length, value: count });
