@@ -1,6 +1,8 @@
 """`python -m perturb.report runs/… -o report.html`: a page with verdict, charts and player, about one run or a study.
 
-`--format md` writes tables and png for a paper or a README, `--format tex` a table for LaTeX (booktabs).
+`--format md` writes tables and png for a paper or a README, `--format tex` a table for LaTeX (booktabs). `--blind
+test.html` writes a page on which people vote which of two clips is better without knowing what they are
+(docs/blind_test.md), and test.key.csv, which says what they were.
 """
 
 import argparse
@@ -8,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from perturb.analysis.report.blind_pairs import BlindSettings
 from perturb.analysis.report.content import Report
 from perturb.analysis.report.player import Settings
 from perturb.errors import UserError
@@ -20,12 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     output = options.output or Path(f"report.{options.format}")
     try:
+        if options.blind:
+            print(*_blind(options), sep="\n")
+            return 0
         report = Report.of(options.runs)
         if options.format == "html":
             from perturb.analysis.report.pictures import pictures
             from perturb.analysis.report.write import write_page
 
-            write_page(report, output, Settings(options.clips_mb, options.clip_side), pictures(options.figures))
+            write_page(report, output, Settings(*_size(options, Settings)), pictures(options.figures))
             print(output)
         else:
             from perturb.analysis.report.paper import write_latex, write_markdown
@@ -36,6 +42,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _blind(options: argparse.Namespace) -> list[Path]:
+    """The page for votes and its key. Raises UserError for options that are a report's."""
+    if options.output or options.figures or options.format != "html":
+        raise UserError("--blind names its own file and is html; leave --output, --figures and --format out.")
+    from perturb.analysis.report.blind import write_blind
+
+    asked = BlindSettings(
+        options.question,
+        tuple(options.at),
+        options.pairs,
+        options.ties,
+        options.seed,
+        *_size(options, BlindSettings),
+    )
+    return write_blind(options.runs, options.blind, asked)
+
+
+def _size(options: argparse.Namespace, default: type[Settings] | type[BlindSettings]) -> tuple[float, int]:
+    """(megabytes, pixels) of the clips, as given or by default."""
+    budget = default.budget if options.clips_mb is None else options.clips_mb
+    return budget, default.side if options.clip_side is None else options.clip_side
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,15 +78,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--clips-mb",
         type=float,
-        default=Settings.budget,
-        help=f"megabytes of clips in the page, {Settings.budget:g} by default; 0 for none",
+        help=f"megabytes of clips in the page, {Settings.budget:g} by default (blind test: {BlindSettings.budget:g})",
     )
     parser.add_argument(
         "--clip-side",
         type=int,
-        default=Settings.side,
-        help=f"pixels of the longer side of a clip in the page, {Settings.side} by default; larger clips are reduced",
+        help=f"pixels of the longer side of a clip, {Settings.side} by default (blind test: {BlindSettings.side}); "
+        "larger clips are reduced",
     )
+    blind = parser.add_argument_group("blind test")
+    blind.add_argument("--blind", type=Path, metavar="HTML", help="write a page for votes instead of a report")
+    blind.add_argument("--question", default=BlindSettings.question, help="what is asked; %(default)r by default")
+    blind.add_argument(
+        "--at", type=int, nargs="+", default=(), metavar="STEP", help="steps to compare at; the last by default"
+    )
+    blind.add_argument("--pairs", type=int, help="how many pairs a rater sees; all of them by default")
+    blind.add_argument("--ties", action="store_true", help="allow 'no difference' as an answer")
+    blind.add_argument("--seed", type=int, default=BlindSettings.seed, help="of the order; %(default)s by default")
     return parser
 
 

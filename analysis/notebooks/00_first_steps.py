@@ -11,7 +11,7 @@
 # %% [markdown]
 # # First steps
 #
-# You will see a small video model draw the same two clips twice: as it was trained, and after its spatial parameters
+# You will see a small video model draw the same clips twice: as it was trained, and after its spatial parameters
 # were perturbed with a LoRA that was fitted on crisp, colourful stills. Then a table says what that did to motion and
 # look. A minute on a laptop.
 
@@ -45,7 +45,7 @@ after
 
 # %% [markdown]
 # Every measure before and after, with its change and the 95 % interval over the prompts. Four prompts are enough to
-# see, and too few to conclude: most intervals hold 0. `reason` says why a number is missing.
+# see, and too few to conclude. `reason` says why a number is missing.
 
 # %%
 perturb.compare(before, after).round(3)

@@ -21,32 +21,28 @@ PRIMES = ("", "′", "″", "‴")
 
 def page(report: Report, settings: Settings, pictures: tuple[Picture, ...] = ()) -> str:
     """The whole page. ``pictures`` are figures made elsewhere, shown after the charts."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("perturb.analysis.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["printed"] = printed
     leading, sections = _charts(report)
     panels = [panel for section in sections for panel in section.panels]
-    return environment.get_template("page.html").render(
-        title=_title(report),
-        verdict=verdict(report),
-        leading=leading,
-        sections=sections,
-        specs=[panel.spec for panel in ([leading] if leading else []) + panels],
-        player=player(report, settings),
-        crosstalk=matrix(report.runs[0].run.manifest.metrics),
-        pictures=pictures,
-        facts=list(shared_facts(report.runs)),
-        runs=[run_facts(result) for result in report.runs],
-        prompts=report.runs[0].run.manifest.prompts,
-        metrics=_metrics(report),
-        vega=Markup(vega()),
-        script=Markup(_text("player.js")),
-        style=Markup(_text("page.css")),
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            title=_title(report),
+            verdict=verdict(report),
+            leading=leading,
+            sections=sections,
+            specs=[panel.spec for panel in ([leading] if leading else []) + panels],
+            player=player(report, settings),
+            crosstalk=matrix(report.runs[0].run.manifest.metrics),
+            pictures=pictures,
+            facts=list(shared_facts(report.runs)),
+            runs=[run_facts(result) for result in report.runs],
+            prompts=report.runs[0].run.manifest.prompts,
+            metrics=_metrics(report),
+            vega=Markup(vega()),
+            script=Markup(template_text("player.js")),
+            style=Markup(template_text("page.css")),
+        )
     )
 
 
@@ -103,5 +99,19 @@ def _metrics(report: Report) -> list[dict[str, str]]:
     return rows
 
 
-def _text(file: str) -> str:
+def environment() -> jinja2.Environment:
+    """The templates; whatever comes from runs is escaped."""
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("perturb.analysis.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["printed"] = printed
+    return made
+
+
+def template_text(file: str) -> str:
+    """A style or script as it lies among the templates."""
     return (resources.files("perturb.analysis.report") / "templates" / file).read_text(encoding="utf-8")

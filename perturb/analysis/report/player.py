@@ -164,16 +164,24 @@ def _spread(keys: Sequence[Key]) -> list[Key]:
 
 
 def _sprite(result: Result, key: Key, side: int) -> str:
-    """The clip of every step as one WebP, base64: steps below each other, frames from left to right."""
+    """The clip of every step in one picture, steps below each other."""
     clips = [read_clip(result.run.directory.clip(step, *key)) for step in result.steps]
     if len({clip.shape for clip in clips}) > 1:
         raise UserError(f"The clips of {key[0]} in {result.run.directory.path} differ in size. Sample the run again.")
+    return sprite(clips, side, quality=QUALITY)
+
+
+def sprite(clips: Sequence[np.ndarray], side: int, quality: int | None) -> str:
+    """Clips of one size as one WebP, base64: clips below each other, frames from left to right; without a quality
+    lossless.
+    """
     t, h, w, _ = clips[0].shape
     scale = min(1.0, side / max(h, w), LARGEST / (t * w), LARGEST / (len(clips) * h))
     size = (max(1, int(w * scale)), max(1, int(h * scale)))
     rows = [np.concatenate([_fit(frame, size) for frame in clip], axis=1) for clip in clips]
     buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(rows)).save(buffer, format="WEBP", quality=QUALITY, method=4)
+    options = {"lossless": True} if quality is None else {"quality": quality}
+    Image.fromarray(np.concatenate(rows)).save(buffer, format="WEBP", method=4, **options)
     return base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -1,0 +1,7 @@
+"""`python -m perturb.analysis.votes`."""
+
+import sys
+
+from perturb.analysis.votes.votes import main
+
+sys.exit(main())

@@ -1,0 +1,235 @@
+"""`python -m perturb.analysis.votes votes*.csv --key blind.key.csv [--runs runs/…] -o FOLDER`: what people preferred.
+
+Per comparison: how often the first side was preferred, with an interval that holds for other prompts and other raters
+(`crossed`); whether raters agree (`agreement`); and, with the runs, which metrics rank the clips as people do
+(`ranking`). Where there are too few raters or prompts for a number, its reason stands in its place.
+
+Writes votes.csv (a row per comparison), vote_metrics.csv (a row per comparison and metric) and votes.png, .pdf.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from perturb.analysis.load import Measure, Study, find_runs, load
+from perturb.analysis.statistics.contrast import Floats
+from perturb.analysis.statistics.resampling import Interval, without_dust
+from perturb.analysis.table import number
+from perturb.analysis.votes.agreement import Agreement, agreement
+from perturb.analysis.votes.crossed import WinRate, win_rate
+from perturb.analysis.votes.files import ROLES, Votes, read_votes
+from perturb.analysis.votes.ranking import Correlation, correlation
+from perturb.errors import UserError
+from perturb.store.rundir import write_atomic
+
+SEED = 0
+"""Of every bootstrap, so that the same votes give the same numbers."""
+
+
+@dataclass(frozen=True)
+class Preference:
+    """One comparison: what people preferred. ``votes`` p r over pairs and raters, 1 for ``first``, ½ a tie, NaN none.
+
+    ``left``: share of votes for the clip on the left, whatever it showed; far from ½, raters favour a side.
+    """
+
+    comparison: str
+    first: str
+    second: str
+    pairs: pd.DataFrame
+    votes: Floats
+    left: float
+    seconds: float
+    rate: WinRate
+    agreement: Agreement
+    metrics: dict[str, Correlation]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many of everything; ``missing`` votes are those of raters who left pairs out."""
+        known = ~np.isnan(self.votes)
+        return {
+            "votes": int(known.sum()),
+            "missing": int((~known).sum()),
+            "ties": int((self.votes == 0.5).sum()),
+            "raters": self.votes.shape[1],
+            "pairs": self.votes.shape[0],
+            "prompts": int(self.pairs.prompt_id.nunique()),
+        }
+
+
+def preferences(votes: Votes, study: Study | None) -> list[Preference]:
+    """Every comparison that has a vote, in the order of the key."""
+    raters = sorted(set(votes.cast.rater))
+    names = list(dict.fromkeys(votes.pairs.comparison))
+    return [_preference(votes, name, raters, study) for name in names if (votes.cast.comparison == name).any()]
+
+
+def _preference(votes: Votes, name: str, raters: Sequence[str], study: Study | None) -> Preference:
+    pairs = votes.pairs.loc[votes.pairs.comparison == name, :].sort_index()
+    cast = votes.cast.loc[votes.cast.comparison == name, :]
+    took_part = [rater for rater in raters if (cast.rater == rater).any()]
+    table = cast.pivot(index="pair", columns="rater", values="first").reindex(index=pairs.index, columns=took_part)
+    x, prompts = np.asarray(table, dtype=float), np.asarray(pairs.prompt_id, dtype=str)
+    cells = np.asarray(table.groupby(prompts).mean(), dtype=float)
+    differences = {} if study is None else metric_differences(study, pairs)
+    return Preference(
+        comparison=name,
+        first=str(pairs.name_first.iloc[0]),
+        second=str(pairs.name_second.iloc[0]),
+        pairs=pairs,
+        votes=x,
+        left=float(cast.left.mean()),
+        seconds=float(cast.seconds.median()),
+        rate=win_rate(cells),
+        agreement=agreement(x, prompts, np.random.default_rng(SEED)),
+        metrics={metric: correlation(d, x, prompts, np.random.default_rng(SEED)) for metric, d in differences.items()},
+    )
+
+
+def metric_differences(study: Study, pairs: pd.DataFrame) -> dict[str, Floats]:
+    """By metric of single clips, first − second of every pair; NaN where either has no value.
+
+    Raises UserError when a run of the key is not among those given.
+    """
+    known = {run.manifest.run_id for run in study.runs}
+    if absent := sorted({*pairs.run_id_first, *pairs.run_id_second} - known):
+        raise UserError(f"--runs lacks {absent}, which the key names; it has {sorted(known)}. Give every run voted on.")
+    ok = study.scores.loc[study.scores.status == "ok", :]
+    table = ok.pivot(index=["run_id", "step", "prompt_id", "seed"], columns="metric", values="value")
+    one, other = (_of_side(table, pairs, role) for role in ROLES)
+    found = {}
+    for metric in dict.fromkeys(m.name for run in study.runs for m in run.measures if m.name in table.columns):
+        place = table.columns.get_loc(metric)
+        a, b = one[:, place], other[:, place]
+        if not np.isnan([a, b]).all():  # a measure of a whole set has no value for a clip
+            found[metric] = without_dust(a - b, scale=float(np.nanmax(np.abs([a, b]))))
+    return found
+
+
+def _of_side(table: pd.DataFrame, pairs: pd.DataFrame, role: str) -> Floats:
+    """Pair × metric."""
+    names = (f"run_id_{role}", f"step_{role}", "prompt_id", "seed")
+    index = pd.MultiIndex.from_arrays([pairs[name].to_numpy() for name in names])
+    return np.asarray(table.reindex(index), dtype=float)
+
+
+def rate_rows(found: Sequence[Preference]) -> Iterator[dict[str, Any]]:
+    """votes.csv: a row per comparison."""
+    for each in found:
+        yield {
+            "comparison": each.comparison,
+            "first": each.first,
+            "second": each.second,
+            **each.counts,
+            "win_rate": each.rate.value,
+            **_ends("win", each.rate.interval, each.rate.reason),
+            "alpha": each.agreement.alpha,
+            **_ends("alpha", each.agreement.interval, each.agreement.reason),
+            "left_share": each.left,
+            "median_seconds": each.seconds,
+        }
+
+
+def metric_rows(found: Sequence[Preference]) -> Iterator[dict[str, Any]]:
+    """vote_metrics.csv: a row per comparison and metric."""
+    for each in found:
+        for metric, one in each.metrics.items():
+            yield {
+                "comparison": each.comparison,
+                "metric": metric,
+                "pairs": one.n,
+                "spearman": one.rho,
+                **_ends("spearman", one.interval, one.reason),
+            }
+
+
+def _ends(name: str, interval: Interval, reason: str) -> dict[str, Any]:
+    return {f"{name}_low": interval.low, f"{name}_high": interval.high, f"{name}_unavailable": reason}
+
+
+def told(value: float, interval: Interval, reason: str, digits: int = 2) -> str:
+    """A number as it is printed: ``0.73 (0.61 to 0.83)``, or why it or its interval is absent.
+
+    >>> told(0.731, Interval(0.612, 0.829), ""), told(float("nan"), Interval(0, 0), "1 rater")
+    ('0.73 (0.61 to 0.83)', 'unavailable: 1 rater')
+    """
+    if np.isnan(value):
+        return f"unavailable: {reason}"
+    shown = number(value, digits)
+    if reason:
+        return f"{shown} (interval unavailable: {reason})"
+    return f"{shown} ({number(interval.low, digits)} to {number(interval.high, digits)})"
+
+
+def lines(votes: Votes, found: Sequence[Preference], measures: dict[str, Measure]) -> Iterator[str]:
+    """What the command prints."""
+    yield f"“{votes.question}”"
+    if votes.replaced:
+        yield f"{votes.replaced} votes were replaced by a later one of the same rater on the same pair."
+    for each in found:
+        count = each.counts
+        yield f"\n{each.comparison}: {count['raters']} raters, {count['pairs']} pairs, {count['prompts']} prompts"
+        yield f"  {each.first} preferred    {told(each.rate.value, each.rate.interval, each.rate.reason)}"
+        alpha = told(each.agreement.alpha, each.agreement.interval, each.agreement.reason)
+        yield f"  Krippendorff's α  {alpha}"
+        yield (
+            f"  votes {count['votes']}, missing {count['missing']}, ties {count['ties']} (½ each); "
+            f"left side chosen {each.left:.2f}; median {each.seconds:.1f} s"
+        )
+        for metric, one in sorted(each.metrics.items(), key=lambda item: -np.nan_to_num(abs(item[1].rho))):
+            yield f"  ρ with {measures[metric].label:<26} {told(one.rho, one.interval, one.reason)}  n {one.n}"
+    yield "\nIntervals: 95 %, over prompts and raters together; of α over prompts. ρ: metric and votes, first − second."
+
+
+def analyse(files: Sequence[Path], key: Path, runs: Sequence[Path], output: Path, console: Console) -> list[Path]:
+    """Write tables and figure into ``output``; returns what was written. Raises UserError for unusable files."""
+    votes = read_votes(files, key)
+    study = load(find_runs(runs)) if runs else None
+    measures = {m.name: m for run in study.runs for m in run.measures} if study else {}
+    found = preferences(votes, study)
+    for line in lines(votes, found, measures):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    written = [output / "votes.csv"]
+    write_atomic(written[0], pd.DataFrame(rate_rows(found)).to_csv(index=False, float_format="%.6g"))
+    if rows := list(metric_rows(found)):
+        written.append(output / "vote_metrics.csv")
+        write_atomic(written[1], pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
+    from perturb.analysis.plots import save  # matplotlib is slow to import
+    from perturb.analysis.votes.figure import votes_figure
+
+    labels = {name: measure.label for name, measure in measures.items()}
+    return [*written, *save(votes_figure(votes.question, found, labels), output / "votes.png")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code: 0, or 2 for a mistake of the user's."""
+    parser = argparse.ArgumentParser(
+        prog="python -m perturb.analysis.votes",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("votes", nargs="+", type=Path, help="the csv files that raters saved")
+    parser.add_argument("--key", required=True, type=Path, help="the key that was written beside the page")
+    parser.add_argument(
+        "--runs", nargs="+", type=Path, default=[], help="the runs voted on, to correlate their metrics"
+    )
+    parser.add_argument("-o", "--output", required=True, type=Path, help="the folder for tables and figure")
+    given = parser.parse_args(arguments)
+    try:
+        print(*analyse(given.votes, given.key, given.runs, given.output, Console()), sep="\n")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
