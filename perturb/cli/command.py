@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import perturb
 from perturb.errors import UserError
 from perturb.store.paths import conf_dir, resolve
 from perturb.structured import MISSING_VALUE, unknown_key
@@ -45,6 +46,9 @@ def run_command(task: Callable[[dict[str, Any]], None], config_name: str) -> Non
     With --multirun a job that ends in a UserError is named and the others go on. Exit code 2 after a UserError, 130
     after Ctrl-C.
     """
+    if "--version" in sys.argv[1:]:  # hydra would print its own
+        print(f"perturb {perturb.__version__}")
+        return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra hands its exceptions over instead of printing them itself
     failed: list[str] = []
     if any(word.partition("=")[0] == "--experiment" for word in sys.argv[1:]):  # to hydra: its --experimental-rerun

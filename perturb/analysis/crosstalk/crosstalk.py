@@ -5,7 +5,6 @@ cent, or the plain difference for a metric that is near 0 or of either sign on c
 report shows, each distortion at its strongest, is written to perturb/analysis/report/crosstalk.csv by --matrix.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from perturb.arguments import make_parser
 from perturb.errors import UserError
 from perturb.store.rundir import write_atomic
 
@@ -61,13 +61,15 @@ def written(change: float, *, absolute: bool) -> str:
 
     >>> written(-0.254, absolute=False), written(6.9, absolute=False), written(0.25, absolute=True)
     ('−25 %', '×7.9', '+.25')
+    >>> written(10.25, absolute=True)
+    '+10.25'
     """
     if math.isnan(change):
         return "–"
     if abs(change) < UNCHANGED:
         return ""
     if absolute:
-        text = f"{change:+.2f}".replace("0.", ".")
+        text = f"{change:+.2f}".replace("+0.", "+.").replace("-0.", "-.")
     else:
         text = f"×{1 + change:.2g}" if change > 1.995 else f"{100 * change:+.0f} %"
     return text.replace("-", "−")
@@ -75,7 +77,7 @@ def written(change: float, *, absolute: bool) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code: 0, or 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(prog="python -m perturb.analysis.crosstalk", description=__doc__)
+    parser = make_parser("perturb.analysis.crosstalk", __doc__)
     parser.add_argument("table", type=Path, help="table.csv of the calibration")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the figure, a png; a pdf is put beside it")
     parser.add_argument("--matrix", type=Path, help="the rows that a report shows, a csv")
