@@ -41,7 +41,7 @@ WANTED = {
 def train(values: dict[str, Any]) -> None:
     """Run the training that the resolved configuration describes; goes on with what was begun."""
     if values["plan"]:
-        from perturb.cli.training_plan import print_training_plan
+        from perturb.cli.plan import print_training_plan
 
         return print_training_plan(values)
     if absent := sorted(_missing(values)):

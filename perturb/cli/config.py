@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
+from perturb.device import pick_device
 from perturb.errors import UserError
 from perturb.structured import Target, build, check_range
 from perturb.study.fit import FitConfig
@@ -85,11 +84,4 @@ class GenerateConfig:
 
 def load(system: Target) -> VideoSystem:
     """The system of a configuration on the device it names; ``auto`` is a GPU where there is one, else the CPU."""
-    return build("system", system | {"device": pick_device(system)})
-
-
-def pick_device(system: Target) -> str:
-    """The device a system's configuration asks for, ``auto`` decided."""
-    if (name := system.get("device", "auto")) != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return build("system", system | {"device": pick_device(system.get("device", "auto"))})

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
+from perturb.device import pick_device
 from perturb.errors import UserError
 from perturb.metrics.base import Clip, MetricInfo, Value
 from perturb.metrics.learned.weights import Weights, sha256, shown
@@ -82,15 +83,6 @@ def _isolated() -> Iterator[None]:
     finally:
         if bars:
             logging.enable_progress_bar()
-
-
-def pick_device(name: str) -> str:
-    """The device of that name; "auto" is a GPU where there is one, else the CPU."""
-    import torch
-
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def told(error: Exception, what: str) -> Exception:
