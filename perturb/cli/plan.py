@@ -295,7 +295,7 @@ def _spent(steps: int, seconds: float | str) -> str:
 
 
 def _prompt_count(config: RunConfig) -> int | None:
-    path = resolve(config.prompts.file)
+    path = resolve(str(config.prompts.file))
     return len(load_prompts(path, config.prompts.limit)) if path.is_file() else None
 
 
