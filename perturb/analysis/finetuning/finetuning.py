@@ -1,26 +1,21 @@
-"""`python -m perturb.analysis.finetuning RUNS… -o FOLDER`: fine-tuning strategies side by side, one row per model.
+"""Fine-tuning strategies side by side, one row per model.
 
 A run is one training as a perturbation of the model it began from (`perturbation=trained`): step 0 is that model, the
 last step the fine-tuned one, both sampled from the same prompts and noises.
 """
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 
-from perturb.analysis.command import compare_runs
-from perturb.analysis.load import Measure, Run, Study, check_alike, find_runs, load
+from perturb.analysis.load import Measure, Run, Study, check_alike
 from perturb.analysis.statistics.estimates import Estimate, change_curve, level_curve
 from perturb.analysis.table import cell, decimals
 from perturb.errors import UserError
-from perturb.store.rundir import write_atomic
 
 STARTS, STRATEGIES, GROUPS = ("full", "partial"), ("direct", "LoRA"), ("spatial", "temporal", "both")
 NONE = "none"
@@ -182,24 +177,3 @@ def _markdown(model: Model, measure: Measure, models: Sequence[Model]) -> str:
 
 
 # command --------------------------------------------------------------------------------------------------------------
-
-
-def analyse(paths: Sequence[Path], output: Path, _console: Console) -> list[Path]:
-    """Write the tables and the figure into ``output``; returns what was written."""
-    from perturb.analysis.finetuning.figure import finetuning_figure  # matplotlib is slow to import
-    from perturb.analysis.plots import save
-
-    comparison = Comparison.of(load(find_runs(paths)))
-    tables = {"table.csv": table_csv(comparison), "table.md": table_markdown(comparison)}
-    for name, text in tables.items():
-        write_atomic(output / name, text)
-    return [*(output / name for name in tables), *save(finetuning_figure(comparison), output / "motion_visual.png")]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    return compare_runs(analyse, name="finetuning", description=__doc__, arguments=arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
