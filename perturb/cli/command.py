@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import perturb
+from perturb.device import use_threads
 from perturb.errors import UserError
 from perturb.store.paths import conf_dir, resolve
 from perturb.structured import MISSING_VALUE, unknown_key
@@ -58,6 +59,7 @@ def run_command(task: Callable[[dict[str, Any]], None], config_name: str) -> Non
     def job(config: DictConfig) -> None:
         values: Any = OmegaConf.to_container(config, resolve=True)
         try:
+            use_threads(values.get("threads"))
             task(values)
         except UserError as error:  # kept from hydra, which would print the whole command line with it
             title = f" in {','.join(HydraConfig.get().overrides.task)}" if _is_multirun() else ""
