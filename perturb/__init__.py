@@ -10,6 +10,7 @@
 Names are imported when they are first used: `import perturb` alone needs neither torch nor seconds.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from perturb.perturbation.partition import Partition
 
 __version__: str
+
+# OpenMP reads these when torch is imported. Threads that wait by spinning take the cores from each other and from
+# everything else on the machine (experiments/speed); what the user has set stays.
+for _name, _value in {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}.items():
+    os.environ.setdefault(_name, _value)
 
 __all__ = ["Clips", "Lora", "Model", "Partition", "__version__", "compare", "load", "sample", "score"]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from perturb.arguments import exit_code, make_parser
 from perturb.errors import UserError
 
 if TYPE_CHECKING:
@@ -99,21 +99,16 @@ def _write_official(target: Path, opened: Source) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code: 0, or 2 with a message when the user has to mend something."""
-    parser = argparse.ArgumentParser(
-        prog="python -m perturb.convert", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser("perturb.convert", DESCRIPTION)
     parser.add_argument("source", metavar="SRC", help="checkpoint to read")
     parser.add_argument("target", metavar="DST", help="folder, .ckpt or .safetensors to write")
     parser.add_argument("--spec", help="published model that an official SRC is (default: recognised by its keys)")
     parser.add_argument("--to", choices=("folder", "official"), help="format of DST (default: the one SRC has not)")
     parser.add_argument("--force", action="store_true", help="overwrite DST")
-    options = parser.parse_args(arguments)
-    try:
-        print(convert(options.source, options.target, spec=options.spec, to=options.to, force=options.force))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    given = parser.parse_args(arguments)
+    return exit_code(
+        lambda: print(convert(given.source, given.target, spec=given.spec, to=given.to, force=given.force))
+    )
 
 
 if __name__ == "__main__":

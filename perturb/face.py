@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 import numpy as np
@@ -199,22 +199,23 @@ def compare(
 
 
 def _rows(first: pd.DataFrame, second: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    keys = ["prompt_id", "seed"]
+    keys, columns = ["prompt_id", "seed"], ["value", "value_after"]
     for name, one in first.groupby("metric", sort=False):
         other = second[second.metric == name]
-        both = one.merge(other, on=keys, suffixes=("", "_after"))
-        known = both.dropna(subset=["value", "value_after"])
+        both: pd.DataFrame = one.merge(other, on=keys, suffixes=("", "_after"))
+        known = both.dropna(subset=columns)
         reasons = [reason for reason in (*one.reason, *other.reason) if reason]
         if known.empty:
             nothing = dict.fromkeys(("before", "after", "change", "low", "high"), np.nan)
             yield {"measure": name, **nothing, "n": 0, "reason": reasons[0] if reasons else "no clip has a value"}
             continue
-        means = known.groupby("prompt_id")[["value", "value_after"]].mean().astype(float)
-        change = mean_interval((means.value_after - means.value).to_numpy())
+        by_prompt = cast(pd.DataFrame, known.astype(dict.fromkeys(columns, float)).groupby("prompt_id")[columns].mean())
+        start, end = (by_prompt[column].to_numpy() for column in columns)
+        change = mean_interval(end - start)
         yield {
             "measure": name,
-            "before": means.value.mean(),
-            "after": means.value_after.mean(),
+            "before": start.mean(),
+            "after": end.mean(),
             "change": change.mean,
             "low": change.low,
             "high": change.high,

@@ -13,6 +13,7 @@ from pathlib import Path
 from perturb.analysis.report.blind_pairs import BlindSettings
 from perturb.analysis.report.content import Report
 from perturb.analysis.report.player import Settings
+from perturb.arguments import exit_code, make_parser
 from perturb.errors import UserError
 
 FORMATS = ("html", "md", "tex")
@@ -22,26 +23,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code: 0, or 2 for a mistake of the user's."""
     options = _parser().parse_args(arguments)
     output = options.output or Path(f"report.{options.format}")
-    try:
-        if options.blind:
-            print(*_blind(options), sep="\n")
-            return 0
-        report = Report.of(options.runs)
-        if options.format == "html":
-            from perturb.analysis.report.pictures import pictures
-            from perturb.analysis.report.write import write_page
+    return exit_code(lambda: _write(options, output))
 
-            write_page(report, output, Settings(*_size(options, Settings)), pictures(options.figures))
-            print(output)
-        else:
-            from perturb.analysis.report.paper import write_latex, write_markdown
 
-            write = write_markdown if options.format == "md" else write_latex
-            print(*write(report, output), sep="\n")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def _write(options: argparse.Namespace, output: Path) -> None:
+    if options.blind:
+        print(*_blind(options), sep="\n")
+        return
+    report = Report.of(options.runs)
+    if options.format == "html":
+        from perturb.analysis.report.pictures import pictures
+        from perturb.analysis.report.write import write_page
+
+        write_page(report, output, Settings(*_size(options, Settings)), pictures(options.figures))
+        print(output)
+    else:
+        from perturb.analysis.report.paper import write_latex, write_markdown
+
+        write = write_markdown if options.format == "md" else write_latex
+        print(*write(report, output), sep="\n")
 
 
 def _blind(options: argparse.Namespace) -> list[Path]:
@@ -68,9 +68,7 @@ def _size(options: argparse.Namespace, default: type[Settings] | type[BlindSetti
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m perturb.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser("perturb.report", __doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run directories, or folders that hold them")
     parser.add_argument("-o", "--output", type=Path, help="the file to write; report.html, .md or .tex by default")
     parser.add_argument("--format", choices=FORMATS, default="html", help="html by default")

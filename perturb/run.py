@@ -16,7 +16,7 @@ from perturb.store.rundir import RunDir, run_id, write_atomic
 if TYPE_CHECKING:
     from perturb.cli.config import RunConfig
 
-CELL_ANALYSES = {"landscape": "perturb.analysis.landscape.landscape", "ablation": "perturb.analysis.layers.layers"}
+CELL_ANALYSES = {"landscape": "perturb.analysis.landscape.__main__", "ablation": "perturb.analysis.layers.__main__"}
 """Who shows a run whose probe steps are cells of a table and no steps."""
 
 # torch, peft and diffusers take seconds to import: a finished run, --help and plain mistakes do not wait for them.
@@ -59,7 +59,7 @@ def study(config: RunConfig, run: RunDir) -> None:
     partition = Partition.of(system.unet)
     perturbation, images = build("perturbation", config.perturbation), build("images", config.images)
     sampler, metrics = build("sampler", config.sampler), build("metrics", config.metrics)
-    prompts = load_prompts(config.prompts.file, config.prompts.limit)
+    prompts = load_prompts(str(config.prompts.file), config.prompts.limit)
     generate = Generator(system, sampler, prompts, config.sample, image=config.image)
     record(run, config, system=system, partition=partition, images=images, generate=generate, metrics=metrics)
     if skipped := images.describe()["skipped"]:

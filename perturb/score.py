@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from perturb.cli.command import check_paths, run_command
+from perturb.data.prompts import PromptsConfig
 from perturb.errors import UserError
 from perturb.store.paths import resolve
 from perturb.structured import check_range, read
@@ -23,13 +24,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptsFile:
-    """The file that says what each clip was made from."""
-
-    file: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
     """Either ``videos``, a folder of clips, or ``run``, one or several runs (or folders of them) to score anew."""
 
@@ -37,11 +31,12 @@ class ScoreConfig:
     images: dict[str, Any] | None = None
     videos: str | None = None
     run: str | tuple[str, ...] | None = None
-    prompts: PromptsFile = PromptsFile()
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
     reference: str | None = None
     fps: float | None = None
     mixed: bool = False
     workers: int | None = None
+    threads: int | None = None
     cache: str | None = None
     output: str = "scores"
 
@@ -51,6 +46,8 @@ class ScoreConfig:
         if (self.videos is None) == (self.run is None):
             found = "neither is" if self.videos is None else "both are"
             raise UserError(f"give either videos=FOLDER or run=runs/<experiment>/<run id>; {found} given")
+        if self.prompts.limit is not None:
+            raise UserError("prompts.limit has no meaning here: every clip is scored; leave it out")
         given = [name for name in ("images", "reference", "fps") if getattr(self, name) is not None]
         if self.run is not None and (given or self.prompts.file is not None):
             raise UserError(f"a run has {', '.join([*given, 'prompts'])} of its own: leave that out with run=…")

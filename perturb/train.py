@@ -41,7 +41,7 @@ WANTED = {
 def train(values: dict[str, Any]) -> None:
     """Run the training that the resolved configuration describes; goes on with what was begun."""
     if values["plan"]:
-        from perturb.cli.training_plan import print_training_plan
+        from perturb.cli.plan import print_training_plan
 
         return print_training_plan(values)
     if absent := sorted(_missing(values)):
@@ -68,8 +68,6 @@ def _train(values: dict[str, Any]) -> None:
     from perturb.training.config import TrainConfig
 
     config = read(TrainConfig, values)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     work, output = resolve(config.work), resolve(config.output)
     accelerator = make_accelerator(config.loop, device=config.device, folder=work, logging=config.logging)
     torch.manual_seed(config.seed)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
+from perturb.arguments import make_parser
 from perturb.errors import UserError
 from perturb.store.paths import resolve
 
@@ -18,9 +18,9 @@ def verify(first: str, second: str) -> list[str]:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m perturb.verify",
-        description="Check that two trainings began from the same weights, saw the same samples with the same noises "
+    parser = make_parser(
+        "perturb.verify",
+        "Check that two trainings began from the same weights, saw the same samples with the same noises "
         "and timesteps, and left everything that their recipes do not train as it was, bit for bit.",
     )
     parser.add_argument("first", metavar="A", help="output folder of a training, e.g. runs/train/nano/full")

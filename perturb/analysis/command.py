@@ -1,13 +1,11 @@
 """What the commands that compare several runs share."""
 
-import argparse
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from perturb.errors import UserError
+from perturb.arguments import exit_code, make_parser
 
 Analyse = Callable[[Sequence[Path], Path, Console], Iterable[Path]]
 """(run directories, or folders that hold them; the folder for the results; where to print) → the files written."""
@@ -15,13 +13,8 @@ Analyse = Callable[[Sequence[Path], Path, Console], Iterable[Path]]
 
 def compare_runs(analyse: Analyse, *, name: str, description: str | None, arguments: Sequence[str] | None) -> int:
     """`python -m perturb.analysis.<name> RUNS… -o FOLDER`; the exit code: 0, or 2 for a user's mistake."""
-    parser = argparse.ArgumentParser(prog=f"python -m perturb.analysis.{name}", description=description)
+    parser = make_parser(f"perturb.analysis.{name}", description)
     parser.add_argument("runs", nargs="+", type=Path, help="run directories, or folders that hold them")
     parser.add_argument("-o", "--output", required=True, type=Path, help="the folder for tables and figures")
     given = parser.parse_args(arguments)
-    try:
-        print(*analyse(given.runs, given.output, Console()), sep="\n")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: print(*analyse(given.runs, given.output, Console()), sep="\n"))

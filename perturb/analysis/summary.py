@@ -1,6 +1,5 @@
 """`python -m perturb.analysis.summary RUN_DIR`: the table of a run in the terminal and its figure as png and pdf."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from rich.console import Console
 from perturb.analysis.load import load
 from perturb.analysis.result import Result
 from perturb.analysis.table import result_table
-from perturb.errors import UserError
+from perturb.arguments import exit_code, make_parser
 from perturb.store.rundir import RunDir
 
 WIDEST = 120
@@ -63,14 +62,10 @@ def is_current(directory: RunDir, *made: Path) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code: 0, or 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(prog="python -m perturb.analysis.summary", description=__doc__)
+    parser = make_parser("perturb.analysis.summary", __doc__)
     parser.add_argument("run", type=Path, help="a run directory, for example runs/spatial_full/0123456789")
-    try:
-        print(write_figure(show_table(parser.parse_args(arguments).run, Console())))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    run = parser.parse_args(arguments).run
+    return exit_code(lambda: print(write_figure(show_table(run, Console()))))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import perturb
+from perturb.device import use_threads
 from perturb.errors import UserError
 from perturb.store.paths import conf_dir, resolve
 from perturb.structured import MISSING_VALUE, unknown_key
@@ -45,6 +47,9 @@ def run_command(task: Callable[[dict[str, Any]], None], config_name: str) -> Non
     With --multirun a job that ends in a UserError is named and the others go on. Exit code 2 after a UserError, 130
     after Ctrl-C.
     """
+    if "--version" in sys.argv[1:]:  # hydra would print its own
+        print(f"perturb {perturb.__version__}")
+        return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra hands its exceptions over instead of printing them itself
     failed: list[str] = []
     if any(word.partition("=")[0] == "--experiment" for word in sys.argv[1:]):  # to hydra: its --experimental-rerun
@@ -54,6 +59,7 @@ def run_command(task: Callable[[dict[str, Any]], None], config_name: str) -> Non
     def job(config: DictConfig) -> None:
         values: Any = OmegaConf.to_container(config, resolve=True)
         try:
+            use_threads(values.get("threads"))
             task(values)
         except UserError as error:  # kept from hydra, which would print the whole command line with it
             title = f" in {','.join(HydraConfig.get().overrides.task)}" if _is_multirun() else ""

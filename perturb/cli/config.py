@@ -5,34 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
+from perturb.data.prompts import PromptsConfig
+from perturb.device import pick_device
 from perturb.errors import UserError
-from perturb.structured import Target, build, check_range
+from perturb.structured import Target, build
 from perturb.study.fit import FitConfig
 from perturb.study.sample import SampleConfig
 
 if TYPE_CHECKING:
     from perturb.models.videocrafter.system import VideoSystem
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptsConfig:
-    """A prompt file, and how many of its prompts to take (None: all)."""
-
-    file: str
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        check_range("prompts.limit", self.limit, low=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratePromptsConfig:
-    """As `PromptsConfig`, but a file need not be given."""
-
-    file: str | None = None
-    limit: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +38,12 @@ class RunConfig:
     sample: SampleConfig
     image: str | None = None
     runs_dir: str = "runs"
+    threads: int | None = None
     plan: bool = False
 
     def __post_init__(self) -> None:
+        if self.prompts.file is None:
+            raise UserError("prompts.file is null; a study needs the file of its prompts: .txt, csv or jsonl")
         steps = self.probe_steps
         if not steps or list(steps) != sorted(set(steps)) or steps[0] != 0:
             raise UserError(
@@ -75,21 +59,15 @@ class GenerateConfig:
     system: Target
     sampler: Target
     sample: SampleConfig
-    prompts: GeneratePromptsConfig
+    prompts: PromptsConfig
     prompt: str | None = None
     image: str | None = None
     adapter: str | None = None
     adapter_scale: float = 1.0
     output: str = "generated"
+    threads: int | None = None
 
 
 def load(system: Target) -> VideoSystem:
     """The system of a configuration on the device it names; ``auto`` is a GPU where there is one, else the CPU."""
-    return build("system", system | {"device": pick_device(system)})
-
-
-def pick_device(system: Target) -> str:
-    """The device a system's configuration asks for, ``auto`` decided."""
-    if (name := system.get("device", "auto")) != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return build("system", system | {"device": pick_device(system.get("device", "auto"))})

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from perturb.store.hashes import sha256, sha256_of
 from perturb.store.paths import resolve
 
 # Where things are put and shown, and what they run on.
-WITHOUT_EFFECT = ("name", "runs_dir", "plan", "system.device", "sample.playback_fps")
+WITHOUT_EFFECT = ("name", "runs_dir", "plan", "threads", "system.device", "sample.playback_fps")
 SOURCES = ("reference", "spatial", "temporal")
 """Keys of a perturbation that name runs."""
 FILES = ("system.checkpoint", "prompts.file", "image")
@@ -47,25 +48,16 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of a file's content; of a folder: of its files and of those its spec.json names, with their names.
-
-    Kept apart from the checkpoint reader so that a finished run answers without importing torch.
-    """
+    """SHA-256 of a file's content; of a folder: of its files and of those its spec.json names, with their names."""
     if path.name.endswith(".index.json"):  # of sharded weights: the shards lie beside it
         return content_digest(path.parent)
     if path.is_file():
-        return _file_digest(path)
+        return sha256(path)
     files = {str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()}
     if "spec.json" in files:
         elsewhere = json.loads(files["spec.json"].read_text(encoding="utf-8")).get("files", {})
         files |= {name: path / name for name in elsewhere.values()}
-    lines = [f"{_file_digest(file)}  {name}\n" for name, file in sorted(files.items())]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(files)
 
 
 def listing_digest(folder: Path) -> str:

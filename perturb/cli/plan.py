@@ -1,83 +1,96 @@
-"""`plan=true`: what a study would do and cost, from the architecture alone; nothing is loaded and nothing is run.
+"""`plan=true`: what a study or a training would make, and what memory and time that takes; nothing is kept.
 
-Networks are built on the meta device: operations are counted exactly, memory is what autograd would keep. Time is an
-estimate: operations over the measured speed of one convolution of the network's own size on this machine.
+Memory is reckoned from the architecture, on the meta device. Time is that of one real step on the device, measured now
+with random weights of the same shapes (their values do not change it), or is not given.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from perturb.cli.command import WANTED, path_problems
-from perturb.cli.config import RunConfig, pick_device
+from perturb.cli.config import RunConfig
+from perturb.cli.cost import (
+    Cost,
+    Shape,
+    decoding_cost,
+    empty_system,
+    gradient_cost,
+    inputs,
+    measured_seconds,
+    sampling_cost,
+    size,
+    step_seconds,
+    wait,
+)
 from perturb.data.prompts import load_prompts
+from perturb.device import pick_device
+from perturb.diffusion.guidance import guided
 from perturb.errors import UserError
+from perturb.loop.config import StageConfig, check_division
 from perturb.models.videocrafter.files import read_json
-from perturb.models.videocrafter.folder import SPEC_FILE, is_folder
-from perturb.models.videocrafter.skeleton import skeleton
+from perturb.models.videocrafter.folder import SPEC_FILE
+from perturb.models.videocrafter.nano import NANO
 from perturb.models.videocrafter.spec import ModelSpec, get_spec
-from perturb.nn import VideoUNet
+from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation.partition import Partition
+from perturb.progress import span
 from perturb.store.paths import resolve
-from perturb.structured import build, read
+from perturb.structured import MISSING_VALUE, build, read
 from perturb.study.sample import ClipFormat
+from perturb.training.config import TrainConfig
+from perturb.training.objective import BLOCKS
+from perturb.training.recipes import Adapter, Trained, trained_parameters
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 GIB = 2**30
-TRAINED_BYTES = 16  # float32: weight (of an adapter, or the copy of a moved one), gradient and AdamW's two averages
-DECODED = 8  # frames at a time
-LIVE = 4  # intermediate results of the largest layer's size that are alive at once without autograd
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of one sample of batch 1: operations, bytes alive in the backward pass, bytes of the largest layer's output.
-
-    ``kept``: by autograd; with checkpointing what the largest block keeps while it is computed again is on top.
-    """
-
-    flops: float
-    kept: float = 0.0
-    largest: float = 0.0
+TRAINED_BYTES = 16
+"""Per trained number, float32: weight (an adapter's, or the copy of a moved one), gradient, AdamW's two averages."""
+STATE_BYTES = {"weights": 4, "gradients": 4, "optimiser": 8, "average": 4}
+"""Of a training, in float32; the average is that of EMA. All but the weights: for what is trained only."""
+LIVE = 4
+"""Results of the largest layer's size that are alive at once without autograd; gives the 12 GiB that sampling
+VideoCrafter2 takes, see experiments/gpu."""
 
 
 def print_plan(values: Mapping[str, Any]) -> None:
-    """Print parameters per group, size of the perturbation, number of clips, and estimates of memory and time."""
+    """Print the parameters of each group, the perturbation's size, the clips, memory and time of a study."""
     config = read(RunConfig, values)
     spec = architecture(config)
-    parts = skeleton(spec)
-    unet = parts["unet"]
-    partition = Partition.of(unet)
-    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-    forward = sampling_cost(unet, spec, ClipFormat.of(config.sample, spec))
-    decode = decoding_cost(parts["vae"], spec, ClipFormat.of(config.sample, spec))
+    system = empty_system(spec)
+    partition = Partition.of(system.unet)
     perturbation = build("perturbation", config.perturbation)
-    perturbation.attach(unet, partition, config.group, config.fit.seed)
+    form, fit = ClipFormat.of(config.sample, spec), config.fit
+    forward, decode = sampling_cost(system, form), decoding_cost(system, form)
+    perturbation.attach(system.unet, partition, config.group, fit.seed)
     described = perturbation.describe()
     trained = sum(parameter.numel() for parameter in perturbation.parameters())
-    fit_steps = described.get("fit_steps", config.probe_steps[-1] if trained else 0)
-    still = fitting_cost(unet, spec, config) if trained else Cost(flops=0)
+    steps = described.get("fit_steps", config.probe_steps[-1] if trained else 0)
+    still = gradient_cost(system, _still(config, spec), checkpointing=fit.gradient_checkpointing) if trained else None
 
+    count, seeds, probes = _prompt_count(config), len(config.sample.seeds), len(config.probe_steps)
+    clips, unknown = (count or 1) * seeds * probes, "" if count else " per prompt"
+    layers, size = len(described["layers"]), described["parameters"]
     lines = {"study": f"{config.name}: the {config.group} group of {spec.name}, trained {config.training}"}
-    lines |= {f"θ {group}": f"{count:,} parameters" for group, count in partition.counts().items() if count}
-    size = described["parameters"]
-    lines["perturbation"] = f"{size:,} parameters in {len(described['layers'])} layers, {size * 4 / 1e6:.1f} MB each"
-    lines |= _work(config, spec, fit_steps)
-    lines |= _estimates(
-        config, spec, sizes, trained=trained, fit_steps=fit_steps, forward=forward, decode=decode, still=still
-    )
+    lines |= {f"θ {group}": f"{number:,} parameters" for group, number in partition.counts().items() if number}
+    lines |= {
+        "perturbation": f"{size:,} parameters in {layers} layers, {size * 4 / 1e6:.1f} MB each",
+        "fit": f"{steps:,} steps of {fit.batch_size} images" if steps else "nothing: this perturbation is prescribed",
+        "clips": f"{clips:,}{unknown}: {count or '?'} prompts × {seeds} noises × {probes} probe steps, "
+        f"each {form.frames} frames of {form.height}×{form.width}",
+        "memory": _study_memory(config, system, trained=trained, still=still, forward=forward, decode=decode),
+    }
+    if still is not None:
+        lines["time to fit"] = _spent(steps, _fit_seconds(config, spec, still))
+    lines["time to sample"] = _sampling_time(config, form, spec, forward, clips) + unknown
     lines |= {f"needed {i + 1}": problem for i, problem in enumerate(needed(values, spec))}
-    width = max(map(len, lines)) + 2
-    print("\n".join(f"{name:{width}}{text}" for name, text in lines.items()))
+    _print(lines, config.system.get("device", "auto"))
 
 
 def needed(values: Mapping[str, Any], spec: ModelSpec) -> list[str]:
@@ -88,195 +101,222 @@ def needed(values: Mapping[str, Any], spec: ModelSpec) -> list[str]:
 
 def architecture(config: RunConfig) -> ModelSpec:
     """The spec that the system's configuration names, or the one in its checkpoint folder."""
-    if "spec" in config.system:
-        return get_spec(config.system["spec"])
-    folder = resolve(config.system.get("checkpoint", ""))
-    if not is_folder(folder):
-        raise UserError(
-            f"system.checkpoint={folder} is no folder with {SPEC_FILE}, so its architecture is unknown: "
-            "give such a folder, or +system.spec=t2v_512_v2 or another published name"
-        )
-    return ModelSpec.from_dict(read_json(folder / SPEC_FILE)["spec"])
+    checkpoint = config.system.get("checkpoint", MISSING_VALUE)
+    return _spec(checkpoint, config.system.get("spec"), "system.checkpoint", "+system.spec")
 
 
-def sampling_cost(unet: nn.Module, spec: ModelSpec, form: ClipFormat) -> Cost:
-    """One forward pass of one clip."""
-    return _measured(unet, lambda: _forward(unet, spec, form.latent(spec)))
+def training_architecture(config: TrainConfig) -> ModelSpec:
+    """The spec of the model to be trained, without reading weights."""
+    return NANO if config.init_kind == "autoencoder" else _spec(str(config.init), config.init_spec, "init", "init_spec")
 
 
-def decoding_cost(vae: Any, spec: ModelSpec, form: ClipFormat) -> Cost:
-    """Decoding one clip; memory is that of the frames that `VideoSystem.decode` takes at a time."""
-    c, t, h, w = form.latent(spec)
-    frame = _measured(vae, lambda: vae.decode(torch.empty(1, c, h, w, device="meta")))
-    return Cost(flops=frame.flops * t, largest=frame.largest * DECODED)
+def _spec(checkpoint: str, name: str | None, key: str, name_key: str) -> ModelSpec:
+    folder = resolve(checkpoint)
+    if (folder / SPEC_FILE).is_file():
+        return ModelSpec.from_dict(read_json(folder / SPEC_FILE)["spec"])
+    if name is not None:
+        return get_spec(name)
+    given = "" if checkpoint == MISSING_VALUE else f"{key}={checkpoint} is no folder of ours (is it trained yet?); "
+    raise UserError(
+        f"the architecture is unknown: {given}give {key}, a folder with {SPEC_FILE} (package:weights/nano/image is "
+        f"one), or {name_key}=t2v_512_v2 or another published name"
+    )
 
 
-def _measured(network: nn.Module, forward: Callable[[], object]) -> Cost:
-    outputs: list[int] = []
-    handles = [
-        module.register_forward_hook(lambda _module, _inputs, output: outputs.append(_bytes(output)))
-        for module in network.modules()
-    ]
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        forward()
-    for handle in handles:
-        handle.remove()
-    return Cost(flops=counter.get_total_flops(), largest=max(outputs))
-
-
-def fitting_cost(unet: nn.Module, spec: ModelSpec, config: RunConfig) -> Cost:
-    """Forward and backward pass of one image with the perturbation attached."""
+def _still(config: RunConfig, spec: ModelSpec) -> Shape:
+    """A fitted still as a latent."""
     defaults, fit, f = spec.sampling, config.fit, spec.downsampling
     frames = 1 if config.images.get("as_video", "single_frame") == "single_frame" else fit.frames or defaults.frames
-    shape = (spec.vae.latent_channels, frames, (fit.height or defaults.height) // f, (fit.width or defaults.width) // f)
-    return gradient_cost(unet, spec, shape, checkpointing=fit.gradient_checkpointing)
+    return spec.vae.latent_channels, frames, (fit.height or defaults.height) // f, (fit.width or defaults.width) // f
 
 
-class _Kept(saved_tensors_hooks):
-    """While entered, remembers what autograd keeps, other than the weights of ``network``."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self._tensors: dict[int, Tensor] = {}
-        # by storage: a linear layer keeps a transposed view of its weight
-        weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
-
-        def keep(tensor: Tensor) -> Tensor:
-            if (storage := tensor.untyped_storage()._cdata) not in weights:
-                self._tensors[storage] = tensor
-            return tensor
-
-        super().__init__(keep, lambda tensor: tensor)
-
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        return sum(tensor.untyped_storage().nbytes() for tensor in self._tensors.values())
+def _study_memory(
+    config: RunConfig, system: VideoSystem, *, trained: int, still: Cost | None, forward: Cost, decode: Cost
+) -> str:
+    stored = {name: BYTES[config.system.get("dtype", "float32")] if name == "unet" else 4 for name in system.modules()}
+    weights = sum(stored[name] * size(part) for name, part in system.modules().items()) - 4 * trained
+    guidance = 2 * config.sample.batch_size * forward.largest * BYTES[config.sample.precision] / 4  # 2: both sides
+    sampling = weights + LIVE * max(guidance, decode.largest)
+    if still is None:
+        return f"about {_gib(sampling)} to sample (estimate)"
+    fitting = weights + TRAINED_BYTES * trained + config.fit.batch_size * still.kept * BYTES[config.fit.precision] / 4
+    return f"about {_gib(fitting)} to fit, {_gib(sampling)} to sample (estimate)"
 
 
-def gradient_cost(unet: nn.Module, spec: ModelSpec, shape: tuple[int, int, int, int], *, checkpointing: bool) -> Cost:
-    """Forward and backward pass of one latent ``c t h w`` through a network on the meta device."""
-    assert isinstance(unet, VideoUNet)
-    unet.gradient_checkpointing = checkpointing
-    kept = _Kept(unet)
-    with FlopCounterMode(display=False) as counter:
-        with kept:
-            output = _forward(unet, spec, shape)
-        output.sum().backward()
-    again = _largest_block(unet, spec, shape) if checkpointing else 0
-    return Cost(flops=counter.get_total_flops(), kept=kept.size + again)
+def _fit_seconds(config: RunConfig, spec: ModelSpec, cost: Cost) -> float | str:
+    fit = config.fit
+
+    def train(system: VideoSystem) -> list[nn.Parameter]:
+        perturbation = build("perturbation", config.perturbation)
+        system.unet.to(getattr(torch, config.system.get("dtype", "float32")))
+        perturbation.attach(system.unet, Partition.of(system.unet), config.group, fit.seed)
+        perturbation.train(True)
+        return list(perturbation.parameters())
+
+    device = pick_device(config.system.get("device", "auto"))
+    return step_seconds(spec, device, _still(config, spec), fit.batch_size, flop=cost.flop, how=fit, train=train)
 
 
-def _largest_block(unet: VideoUNet, spec: ModelSpec, shape: tuple[int, int, int, int]) -> int:
-    """Bytes that autograd keeps within the block that has the most."""
-    unet.gradient_checkpointing = False
-    kept, before, within = _Kept(unet), {}, []
-    handles = []
-    for block in unet.blocks():
-        handles += [
-            block.register_forward_pre_hook(lambda module, _inputs: before.update({module: kept.size})),
-            block.register_forward_hook(lambda module, _inputs, _output: within.append(kept.size - before[module])),
-        ]
-    with kept:
-        _forward(unet, spec, shape)
-    for handle in handles:
-        handle.remove()
-    return max(within)
+def _sampling_time(config: RunConfig, form: ClipFormat, spec: ModelSpec, cost: Cost, clips: int) -> str:
+    """Of ``clips`` clips, from one denoising step of a batch of them and from decoding one."""
+    device = pick_device(config.system.get("device", "auto"))
+    sampler = build("sampler", config.sampler).resolved(spec.sampling)
+    count, sides = min(config.sample.batch_size, clips), 1 if sampler.guidance == 1 else 2
+    bfloat16 = config.sample.precision == "bfloat16"
+
+    def prepare() -> Callable[[], object]:
+        system = empty_system(spec, device)
+        system.unet.to(getattr(torch, config.system.get("dtype", "float32")))
+        x, t, cond = inputs(system, form.latent(spec), count)
+
+        @torch.no_grad()
+        def step() -> None:
+            with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+                guided(system.denoise, x, t, cond, cond, sampler.guidance)
+            wait(device)
+            denoised = time.perf_counter()
+            system.decode(x[:1])
+            wait(device)
+            decoding.append(time.perf_counter() - denoised)
+
+        return step
+
+    decoding: list[float] = []
+    seconds = measured_seconds(device, count * sides * cost.flop, prepare)
+    if isinstance(seconds, str):
+        return seconds
+    step = seconds - decoding[-1]
+    total = clips * (sampler.steps * step / count + decoding[-1])
+    return (
+        f"{span(total)}: {sampler.steps} steps of {step:.3g} s for {count} clips, {decoding[-1]:.2g} s to decode each"
+    )
 
 
-def _forward(unet: nn.Module, spec: ModelSpec, latent: tuple[int, int, int, int]) -> Tensor:
-    with torch.device("meta"):
-        one = torch.zeros(1, dtype=torch.long)
-        text = torch.empty(1, spec.text.tokens, spec.unet.context_dim)
-        tokens = None if spec.image is None else torch.empty(1, spec.image.projector.num_queries, spec.unet.context_dim)
-        return unet(torch.empty(1, *latent), one, text, one, image_context=tokens)
-
-
-def _bytes(output: object) -> int:
-    return output.nbytes if isinstance(output, Tensor) else 0
-
-
-def _work(config: RunConfig, spec: ModelSpec, fit_steps: int) -> dict[str, str]:
-    """What would be made: images seen and clips written."""
-    form, steps = ClipFormat.of(config.sample, spec), len(config.probe_steps)
-    count = _prompt_count(config)
-    per_prompt = len(config.sample.seeds) * steps
-    clips = f"{count * per_prompt:,}" if count else f"{per_prompt} per prompt"
-    fit = f"{fit_steps:,} steps of {config.fit.batch_size} images"
-    return {
-        "fit": fit if fit_steps else "nothing: this perturbation is prescribed",
-        "clips": f"{clips}: {count or '?'} prompts × {len(config.sample.seeds)} noises × {steps} probe steps, "
-        f"each {form.frames} frames of {form.height}×{form.width}",
+def print_training_plan(values: Mapping[str, Any]) -> None:
+    """Print what a training would move, its memory per process, and how long a step takes."""
+    config = read(TrainConfig, given(values))
+    if config.trained is None:
+        raise UserError("plan=true reckons with the denoiser; the autoencoder of the embedded world trains in minutes")
+    check_division(config.stages, config.plan_processes, config.loop.accumulation)
+    spec = training_architecture(config)
+    system = empty_system(spec)
+    names = trained_names(system, config.trained)
+    memory = state_memory(config, system, names)
+    alike = "each with all weights" if config.loop.sharding == "none" else "sharded (FSDP2)"
+    lines = {
+        "training": f"{config.recipe} of {spec.name}: {config.trained.describe()}",
+        "parameters": f"{_count(system, names):,} trained of {size(system.unet):,} in the network",
+        "processes": f"{config.plan_processes}, {alike}",
+        **{f"memory: {name}": _gib(size) for name, size in memory.items()},
+        "memory: together": f"{_gib(sum(memory.values()))} per process, before activations",
     }
+    for number, stage in enumerate(config.stages, 1):
+        lines |= _stage_lines(config, f"stage {number}", stage, system, sum(memory.values()))
+    _print(lines, config.device)
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a training with something in place of the paths that a plan does not need."""
+    data = {k: {"_target_": MISSING_VALUE} if v == MISSING_VALUE else v for k, v in values["data"].items()}
+    return {**values, "init": values["init"] or MISSING_VALUE, "data": data}
+
+
+def trained_names(system: VideoSystem, trained: Trained) -> list[str]:
+    """``component.name`` of what is trained, made trainable; low-rank factors are attached."""
+    if trained.lora is not None:
+        return Adapter(system, trained, seed=0).names()
+    parameters = trained_parameters(system, trained)
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    return list(parameters)
+
+
+def state_memory(config: TrainConfig, system: VideoSystem, names: list[str]) -> dict[str, float]:
+    """Bytes in one process: weights, gradients, optimiser, average, frozen encoders (never sharded), gathered.
+
+    ``gathered``: whole weights of the two largest blocks, which FSDP2 has in memory while one computes.
+    """
+    sharded = config.loop.sharding == "fsdp"
+    encoders, trained = size(system.vae), _count(system, names)
+    text_trained = config.trained is not None and config.trained.text_encoder
+    whole = size(system.unet) + (size(system.text_encoder) if text_trained else 0)
+    numbers = {name: whole if name == "weights" else trained for name in STATE_BYTES}
+    blocks = sorted(size(module) for name, module in system.unet.named_modules() if name and _is_block(module))
+    return {
+        **{name: STATE_BYTES[name] * n / (config.plan_processes if sharded else 1) for name, n in numbers.items()},
+        "encoders": 4 * (encoders + (0 if text_trained else size(system.text_encoder))),
+        "gathered": BYTES[config.loop.precision] * sum(blocks[-2:]) if sharded else 0,
+    }
+
+
+def _is_block(module: nn.Module) -> bool:
+    return type(module).__name__ in BLOCKS
+
+
+def stage_shape(config: TrainConfig, spec: ModelSpec, stage: StageConfig) -> Shape:
+    """One clip of the stage as a latent; stills alone are one frame."""
+    moving = config.data.video is not None or (config.data.world is not None and config.data.world.kind == "clips")
+    size, f = spec.sampling, spec.downsampling
+    frames = stage.frames or size.frames if moving or config.data.as_video == "repeat" else 1
+    return spec.vae.latent_channels, frames, (stage.height or size.height) // f, (stage.width or size.width) // f
+
+
+def _stage_lines(
+    config: TrainConfig, name: str, stage: StageConfig, system: VideoSystem, memory: float
+) -> dict[str, str]:
+    loop, shape = config.loop, stage_shape(config, system.spec, stage)
+    micro = stage.batch_size // (config.plan_processes * loop.accumulation)
+    costs = {flag: gradient_cost(system, shape, checkpointing=flag) for flag in (False, True)}
+    without, with_ = (micro * costs[flag].kept * BYTES[loop.precision] / 4 for flag in (False, True))
+    trained, on = config.trained, loop.gradient_checkpointing
+    assert trained is not None
+    seconds = step_seconds(
+        system.spec,
+        pick_device(config.device),
+        shape,
+        micro,
+        flop=costs[on].flop,
+        how=loop,
+        train=lambda fresh: _parameters(fresh, trained_names(fresh, trained)),
+    )
+    spent = _spent(stage.steps, seconds if isinstance(seconds, str) else seconds * loop.accumulation)
+    return {
+        name: f"{stage.steps:,} steps of {stage.batch_size} ({micro} per process and micro-batch)",
+        f"{name}: activations": f"{_gib(without)} kept, with checkpointing {_gib(with_)}",
+        f"{name}: memory": f"{_gib(memory + (with_ if on else without))} per process",
+        f"{name}: time": spent,
+    }
+
+
+def _spent(steps: int, seconds: float | str) -> str:
+    if isinstance(seconds, str):
+        return seconds
+    return f"{span(steps * seconds)}: {steps:,} steps of {seconds:.3g} s"
 
 
 def _prompt_count(config: RunConfig) -> int | None:
-    path = resolve(config.prompts.file)
+    path = resolve(str(config.prompts.file))
     return len(load_prompts(path, config.prompts.limit)) if path.is_file() else None
 
 
-def _estimates(
-    config: RunConfig,
-    spec: ModelSpec,
-    sizes: Mapping[str, int],
-    *,
-    trained: int,
-    fit_steps: int,
-    forward: Cost,
-    decode: Cost,
-    still: Cost,
-) -> dict[str, str]:
-    """Memory and time, labelled as what they are."""
-    fit, sampler = config.fit, build("sampler", config.sampler).resolved(spec.sampling)
-    weights = sum(n * (BYTES[config.system.get("dtype", "float32")] if k == "unet" else 4) for k, n in sizes.items())
-    share = BYTES[fit.precision] / 4
-    guided = 2 * config.sample.batch_size * forward.largest * BYTES[config.sample.precision] / 4  # 2: both sides
-    memory = {
-        "fit": weights + TRAINED_BYTES * trained + fit.batch_size * still.kept * share,
-        "sample": weights + LIVE * max(guided, decode.largest),
-    }
-    device = pick_device(config.system)
-    clip = sampler.steps * (1 if sampler.guidance == 1 else 2) * forward.flops
-    clips = (_prompt_count(config) or 1) * len(config.sample.seeds) * len(config.probe_steps)
-    fit_time = fit_steps * fit.batch_size * still.flops / speed(spec, device, fit.precision)
-    sample_speed, vae_speed = (speed(spec, device, precision) for precision in (config.sample.precision, "float32"))
-    sample_time = clips * (clip / sample_speed + decode.flops / vae_speed)
-    unknown = "" if _prompt_count(config) else " per prompt"
-    return {
-        "memory": f"about {memory['fit'] / GIB:.2g} GiB to fit, {memory['sample'] / GIB:.2g} GiB to sample (estimate)",
-        "time": f"about {span(fit_time)} to fit, {span(sample_time)} to sample{unknown} on {device} "
-        f"(estimate: {still.flops / 1e9:,.3g} GFLOP per image, {clip / 1e9:,.3g} per clip, "
-        f"over {sample_speed / 1e9:,.3g} GFLOP/s measured now)",
-    }
+def _parameters(system: VideoSystem, names: list[str]) -> list[nn.Parameter]:
+    modules = system.modules()
+    split = (name.split(".", 1) for name in names)
+    return [modules[component].get_parameter(name) for component, name in split]
 
 
-def speed(spec: ModelSpec, device: str, precision: str) -> float:
-    """FLOP/s of a 3×3 convolution at the size of the network's first level, measured for about half a second."""
-    c, f, size = spec.unet.model_channels, spec.downsampling, spec.sampling
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    frames = size.frames if device.startswith("cuda") else 1  # one is enough to keep a CPU busy
-    x = torch.randn(frames, c, size.height // f, size.width // f, device=device, dtype=dtype)
-    kernel = torch.randn(c, c, 3, 3, device=device, dtype=dtype)
-    F.conv2d(x, kernel, padding=1)
-    _wait(device)
-    count, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < 0.5:
-        F.conv2d(x, kernel, padding=1)
-        _wait(device)
-        count += 1
-    return count * 2 * 9 * c * x.numel() / elapsed
+def _count(system: VideoSystem, names: list[str]) -> int:
+    return sum(parameter.numel() for parameter in _parameters(system, names))
 
 
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+def _gib(size: float) -> str:
+    return f"{size / GIB:,.3g} GiB"
 
 
-def span(seconds: float) -> str:
-    """A time in the unit that suits it.
-
-    >>> span(30), span(300), span(10_662_480)
-    ('30 s', '5 min', '2,961.8 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+def _print(lines: dict[str, str], device: str) -> None:
+    lines["measured"] = (
+        f"one step, on {pick_device(device)} now ({torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} on "
+        f"{os.cpu_count()} cores), with random weights; loading, encoding, scoring and saving come on top"
+    )
+    width = max(map(len, lines)) + 2
+    print("\n".join(f"{name:{width}}{text}" for name, text in lines.items()))

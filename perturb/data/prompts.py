@@ -8,8 +8,20 @@ from pathlib import Path
 from perturb.data.tables import read_table
 from perturb.errors import UserError
 from perturb.store.paths import resolve
+from perturb.structured import check_range
 
 TEXT_COLUMNS = ("prompt", "caption", "text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsConfig:
+    """A prompt file, if any, and how many of its prompts to take (None: all)."""
+
+    file: str | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        check_range("prompts.limit", self.limit, low=1)
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,11 @@ from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from perturb.device import pick_device
 from perturb.errors import UserError
 from perturb.loop.config import LoggingConfig, LoopConfig, Precision
 
 MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
-
-
-def pick_device(device: str) -> str:
-    """``auto`` decided: a GPU where there is one, else the CPU. UserError for a GPU that is not there."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda, but torch sees no GPU; allowed here: cpu, auto")
-    return device
 
 
 def make_accelerator(loop: LoopConfig, *, device: str, folder: Path, logging: LoggingConfig) -> Accelerator:

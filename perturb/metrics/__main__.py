@@ -1,11 +1,11 @@
 """`python -m perturb.metrics list` shows every metric and whether its weights are present; `docs` prints their page."""
 
-import argparse
+from perturb.arguments import make_parser
 
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m perturb.metrics", description=__doc__)
+    parser = make_parser("perturb.metrics", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("list", help="every metric, and which weights are present or where to put them")
     listing.add_argument("--weights", metavar="FOLDER", help="a folder that is searched before the caches")

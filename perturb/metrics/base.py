@@ -13,10 +13,10 @@ import numpy as np
 
 from perturb.errors import UserError
 from perturb.metrics.embedded.frames import luma
+from perturb.store.records import Status
 
 Axis = Literal["motion", "visual", "text", "drift"]
 Direction = Literal["up", "down", "band"]
-Status = Literal["ok", "unavailable", "failed"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from perturb.models.videocrafter.files import write_safetensors
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.progress import progress
 from perturb.store.rundir import replacing
+from perturb.store.tensors import raw_bytes
 from perturb.world.render import Grade, render, render_still
 from perturb.world.scenes import FPS, scene, still_moment
 
@@ -65,7 +66,7 @@ class LatentSet:
 
 def encode_world(system: VideoSystem, data: WorldData, folder: Path) -> LatentSet:
     """Latents of ``data`` under the autoencoder of ``system``; read from ``folder`` when they were made before."""
-    weights = hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in system.vae.parameters())).hexdigest()
+    weights = hashlib.sha256(b"".join(map(raw_bytes, system.vae.parameters()))).hexdigest()
     name = hashlib.sha256(f"{data} {weights}".encode()).hexdigest()[:12]
     path = folder / f"latents_{data.kind}_{name}.safetensors"
     if not path.is_file():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import json
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from perturb.errors import UserError
 from perturb.perturbation.base import Magnitude
+from perturb.store.magnitudes import LayerSize, read_sizes, write_sizes
 from perturb.store.rundir import write_atomic
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
-MAGNITUDE = "magnitude.csv"
 VARIANTS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern")  # settings that make Δ another one
 
 
@@ -79,21 +78,13 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[tuple[str, str], Tensor]]:
 
 
 def write_magnitude(folder: Path, magnitude: Magnitude) -> None:
-    """‖Δ‖_F/‖θ‖_F and ‖θ‖_F of every layer, one line each."""
-    rows = (f"{layer},{ratio!r},{magnitude.bases[layer]!r}" for layer, ratio in magnitude.per_layer.items())
-    write_atomic(folder / MAGNITUDE, "\n".join(["layer,delta_ratio,base_norm", *rows]) + "\n")
+    """‖Δ‖_F/‖θ‖_F and ‖θ‖_F of every layer."""
+    write_sizes(folder, {layer: LayerSize(r, magnitude.bases[layer]) for layer, r in magnitude.per_layer.items()})
 
 
 def read_magnitude(folder: Path) -> dict[str, float]:
     """Layer → ‖Δ‖_F/‖θ‖_F, as `write_magnitude` left it. Raises UserError naming the file when it cannot be read."""
-    path = folder / MAGNITUDE
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return {row["layer"]: float(row["delta_ratio"]) for row in csv.DictReader(file)}
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing, an old fit did not write it: run the reference again") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is no table of layer,delta_ratio: {error!r}") from None
+    return {layer: size.ratio for layer, size in read_sizes(folder).items()}
 
 
 def layer_names(weights: Iterable[tuple[str, str]]) -> set[str]:

@@ -21,6 +21,7 @@ from perturb.errors import UserError
 from perturb.perturbation.base import IN_PLACE, Magnitude, refuse_second, square
 from perturb.perturbation.partition import LAYERS
 from perturb.store.rundir import replacing
+from perturb.store.tensors import raw_bytes
 
 FILE = "moved_weights.safetensors"
 BASE = "base"
@@ -147,9 +148,9 @@ class MovedWeights:
         if not self._base:
             total = hashlib.sha256()
             for name in sorted(self.original):
-                tensor = self.original[name].cpu().contiguous()
+                tensor = self.original[name]
                 total.update(f"{name} {tuple(tensor.shape)}".encode())
-                total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+                total.update(raw_bytes(tensor))
             self._base = total.hexdigest()
         return self._base
 

@@ -46,5 +46,10 @@ def _hash_module(module: nn.Module) -> dict[str, str]:
 
 def _hash_tensor(tensor: Tensor) -> str:
     total = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    total.update(raw_bytes(tensor))
     return total.hexdigest()
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of the values, of any dtype, in row-major order."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from perturb.arguments import make_parser
 from perturb.errors import UserError
 from perturb.store.paths import resolve
 from perturb.world.export import GRADES, Export, Form, export
@@ -41,9 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m perturb.world", formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser("perturb.world")
     commands = parser.add_subparsers(required=True, metavar="export")
     command = commands.add_parser("export", description=DESCRIPTION, formatter_class=parser.formatter_class)
     command.add_argument("--out", required=True, type=Path, help="folder to write to; it must be empty or not exist")

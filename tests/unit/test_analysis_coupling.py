@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
+from perturb.analysis.coupling.__main__ import main
 from perturb.analysis.coupling.comparisons import PRIMARY_CONDITION, Results
-from perturb.analysis.coupling.coupling import contrast_rows, contrast_table, curve_rows, footnote, main, run_rows
+from perturb.analysis.coupling.coupling import contrast_rows, contrast_table, curve_rows, footnote, run_rows
 from perturb.analysis.coupling.design import LORA, Cell, Design
 from perturb.analysis.coupling.figure import curves_figure, figures, forest_figure
 from perturb.analysis.load import find_runs, load

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from perturb.analysis.crosstalk.crosstalk import main, matrix_csv, read_table, strongest, written
+from perturb.analysis.crosstalk.__main__ import main
+from perturb.analysis.crosstalk.crosstalk import matrix_csv, read_table, strongest, written
 from perturb.analysis.crosstalk.figure import crosstalk_map
 from perturb.analysis.report.crosstalk import matrix
 

@@ -9,8 +9,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from perturb.analysis import style
+from perturb.analysis.finetuning.__main__ import main
 from perturb.analysis.finetuning.figure import change_plane
-from perturb.analysis.finetuning.finetuning import Comparison, main, table_markdown
+from perturb.analysis.finetuning.finetuning import Comparison, table_markdown
 from perturb.analysis.load import load
 from perturb.errors import UserError
 from perturb.store.records import ScoreRow, TrainRow, scores_csv, train_csv

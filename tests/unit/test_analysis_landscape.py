@@ -11,7 +11,8 @@ from rich.console import Console
 from scipy import stats
 
 from perturb.analysis.cells import BOTH_MODELS, read_tables
-from perturb.analysis.landscape.landscape import Landscape, analyse, excess, interaction, interaction_rows, main
+from perturb.analysis.landscape.__main__ import analyse, main
+from perturb.analysis.landscape.landscape import Landscape, excess, interaction, interaction_rows
 from perturb.errors import UserError
 from perturb.store.rundir import RunDir
 

@@ -9,7 +9,8 @@ from cell_runs import ablation
 from rich.console import Console
 
 from perturb.analysis.cells import BOTH_MODELS, read_tables
-from perturb.analysis.layers.layers import analyse, effects, energies, main
+from perturb.analysis.layers.__main__ import analyse, main
+from perturb.analysis.layers.layers import effects, energies
 from perturb.errors import UserError
 
 T2 = 4.302652729911275  # t(0.975, 2)

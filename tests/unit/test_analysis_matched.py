@@ -11,7 +11,8 @@ from rich.console import Console
 
 from perturb.analysis.coupling.design import Design
 from perturb.analysis.load import find_runs, load
-from perturb.analysis.matched.matched import DOSE, Match, Side, analyse, left_out, matches, pseudo
+from perturb.analysis.matched.__main__ import analyse
+from perturb.analysis.matched.matched import DOSE, Match, Side, left_out, matches, pseudo
 from perturb.analysis.statistics.contrast import Floats
 
 T2 = 4.302652729911275  # t(0.975, 2)

@@ -15,12 +15,11 @@ from perturb.models.videocrafter.files import (
     non_finite,
     read_weights,
     separate,
-    sha256,
-    sha256_of,
     weight_files,
     write_checkpoint,
     write_safetensors,
 )
+from perturb.store.hashes import sha256, sha256_of
 
 
 @pytest.fixture

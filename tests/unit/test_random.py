@@ -221,13 +221,13 @@ def test_what_cannot_be_matched_is_refused_with_a_reason(tiny_system: VideoSyste
     control.detach()
     table = run.adapter(0) / "magnitude.csv"
     whole = table.read_text()
-    table.write_text("layer,delta_ratio\nsomewhere,0.1\n")
+    table.write_text("layer,delta_ratio,base_norm\nsomewhere,0.1,1\n")
     with pytest.raises(UserError, match="perturbed somewhere, which is not in the group 'spatial' of this model"):
         attached(unet, run)
     table.write_text(whole)
     control = attached(unet, run)
     table = run.adapter(2) / "magnitude.csv"
-    table.write_text("layer,delta_ratio\nconv_in,inf\nconv_out,0.1\n")
+    table.write_text("layer,delta_ratio,base_norm\nconv_in,inf,1\nconv_out,0.1,1\n")
     with pytest.raises(UserError, match=r"moved 1 layers whose weights are 0, e\.g\. conv_in"):
         control.at(2)
     table.write_text("layer,size\nconv_in,1\n")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from perturb.cli.training_plan import _given
+from perturb.cli.plan import given
 from perturb.data import shards, stills, videos
 from perturb.store.paths import conf_dir
 from perturb.structured import read
@@ -27,7 +27,7 @@ SOURCES = {
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_is_a_valid_training(name: str):
     values = composed(f"experiment=train/{name}")
-    config = read(TrainConfig, _given(values))
+    config = read(TrainConfig, given(values))
     absent = set(_missing(values)) - {"work", "output"}
     if name.startswith("nano_"):
         assert not absent

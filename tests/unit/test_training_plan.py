@@ -1,13 +1,24 @@
 """What plan=true says of a training, against the networks themselves."""
 
-from dataclasses import asdict
+import re
+import time
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from perturb.cli.training_plan import _given, architecture, meta_system, print_training_plan, stage_cost, state_memory
+from perturb.cli.cost import CPU_FLOP, empty_system, gradient_cost, measured_seconds
+from perturb.cli.plan import (
+    given,
+    print_plan,
+    print_training_plan,
+    stage_shape,
+    state_memory,
+    trained_names,
+    training_architecture,
+)
 from perturb.errors import UserError
 from perturb.models.videocrafter.skeleton import skeleton
 from perturb.models.videocrafter.spec import SPECS
@@ -17,9 +28,9 @@ from perturb.structured import read
 from perturb.training.config import TrainConfig
 
 
-def composed(*overrides: str) -> dict[str, Any]:
+def composed(*overrides: str, config_name: str = "train") -> dict[str, Any]:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        values = OmegaConf.to_container(compose("train", overrides=list(overrides)), resolve=True)
+        values = OmegaConf.to_container(compose(config_name, overrides=list(overrides)), resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
@@ -28,11 +39,12 @@ def composed(*overrides: str) -> dict[str, Any]:
     ("recipe", "groups"), [("full", ("spatial", "temporal", "conditioning")), ("partial", ("temporal",))]
 )
 def test_state_memory_is_that_of_the_parameters(recipe: str, groups: tuple[str, ...]):
-    config = read(TrainConfig, _given(composed(f"experiment=train/{recipe}", "plan_processes=8")))
-    spec = architecture(config)
+    config = read(TrainConfig, given(composed(f"experiment=train/{recipe}", "plan_processes=8")))
+    spec = training_architecture(config)
     assert spec is SPECS["t2v_512_v2"]
     assert config.trained is not None
-    memory = state_memory(config, *meta_system(spec, config.trained))
+    system = empty_system(spec)
+    memory = state_memory(config, system, trained_names(system, config.trained))
 
     parts = skeleton(spec)
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
@@ -40,13 +52,12 @@ def test_state_memory_is_that_of_the_parameters(recipe: str, groups: tuple[str, 
     trained = sum(partition.count(group) for group in groups)
     if recipe == "partial":
         trained += sum(p.numel() for name, p in parts["unet"].named_parameters() if name.startswith("fps_embedding"))
-    assert memory.weights == 4 * sizes["unet"] / 8
-    assert memory.gradients == memory.average == 4 * trained / 8
-    assert memory.optimiser == 8 * trained / 8
-    assert memory.encoders == 4 * (sizes["vae"] + sizes["text_encoder"])
+    assert memory["weights"] == 4 * sizes["unet"] / 8
+    assert memory["gradients"] == memory["average"] == 4 * trained / 8
+    assert memory["optimiser"] == 8 * trained / 8
+    assert memory["encoders"] == 4 * (sizes["vae"] + sizes["text_encoder"])
     assert 1.3e9 < sizes["unet"] < 1.5e9
-    assert 0 < memory.gathered < 2 * sizes["unet"] / 5
-    assert memory.total == sum(asdict(memory).values())
+    assert 0 < memory["gathered"] < 2 * sizes["unet"] / 5
 
 
 def test_an_init_that_is_not_trained_yet_is_named():
@@ -56,24 +67,54 @@ def test_an_init_that_is_not_trained_yet_is_named():
 
 
 def test_the_published_scale_is_three_stages():
-    config = read(TrainConfig, _given(composed("experiment=train/full")))
+    config = read(TrainConfig, given(composed("experiment=train/full")))
     stages = [(s.height, s.width, s.batch_size, s.steps) for s in config.stages]
     assert stages == [(256, 256, 256, 80_000), (320, 512, 128, 136_000), (576, 1024, 64, 45_000)]
 
 
 def test_activations_shrink_with_checkpointing_and_grow_with_frames():
     config = read(TrainConfig, composed("experiment=train/nano_full", "init=package:weights/nano/image"))
-    assert config.trained is not None
-    system, _ = meta_system(architecture(config), config.trained)
-    cost = stage_cost(config, system, config.stages[0])
-    assert cost.tokens == 8 * 8 * 8
-    assert cost.kept[False] / len(list(system.unet.blocks())) < cost.kept[True] < cost.kept[False] / 2
     still = read(TrainConfig, composed("experiment=train/nano_direct_spatial"))
-    assert stage_cost(still, system, still.stages[0]).kept[False] < cost.kept[False] / 7
+    spec = training_architecture(config)
+    assert config.trained is not None
+    system = empty_system(spec)
+    trained_names(system, config.trained)
+    clip, image = (stage_shape(c, spec, c.stages[0]) for c in (config, still))
+    assert (clip, image) == ((4, 8, 8, 8), (4, 1, 8, 8))
+    without, with_ = (gradient_cost(system, clip, checkpointing=flag).kept for flag in (False, True))
+    assert without / len(list(system.unet.blocks())) < with_ < without / 2
+    assert gradient_cost(system, image, checkpointing=False).kept < without / 7
 
 
-def test_a_plan_is_printed_and_leaves_nothing_behind(capsys: pytest.CaptureFixture[str]):
-    print_training_plan(composed("experiment=train/nano_lora_both", "plan_processes=2"))
-    printed = capsys.readouterr().out
-    for words in ("lora_both of nano", "2, each with all weights", "activations", "with checkpointing", "tokens/s"):
-        assert words in printed
+def test_time_is_that_of_the_second_step_or_not_given(monkeypatch: pytest.MonkeyPatch):
+    clock = iter([100.0, 103.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    steps: list[int] = []
+    assert measured_seconds("cpu", CPU_FLOP, lambda: lambda: steps.append(1)) == 3
+    assert len(steps) == 2
+    refused = measured_seconds("cpu", 2 * CPU_FLOP, lambda: pytest.fail("was tried"))
+    assert refused == "not measured: one step is 10 TFLOP, minutes on a CPU"
+
+    def too_large() -> None:
+        raise torch.OutOfMemoryError
+
+    assert "does not fit into the memory" in str(measured_seconds("cpu", 0, lambda: too_large))
+
+
+def test_a_plan_of_a_training_is_printed(capsys: pytest.CaptureFixture[str]):
+    print_training_plan(
+        composed("experiment=train/nano_lora_both", "plan_processes=2", "stages=[{steps:300,batch_size:4}]")
+    )
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.replace("stage 1: ", "").splitlines())
+    assert lines["processes"] == "2, each with all weights"
+    assert "with checkpointing" in lines["activations"]
+    assert re.search(r": 300 steps of [\d.e-]+ s$", lines["time"])
+
+
+def test_a_study_too_large_for_a_cpu_has_no_time(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    print_plan(composed("system=videocrafter2", "prompts.limit=3", config_name="config"))
+    out = capsys.readouterr().out
+    assert re.search(r"time to fit +not measured: one step is [\d,.]+ TFLOP, minutes on a CPU", out)
+    assert re.search(r"time to sample +not measured: one step is [\d,.]+ TFLOP", out)
+    assert "system.checkpoint=…  is not given" in out

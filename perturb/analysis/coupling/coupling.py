@@ -1,33 +1,18 @@
-"""`python -m perturb.analysis.coupling RUNS… -o experiments/coupling`: a study's tables and figures.
+"""The rows of a study's tables: runs, curves and contrasts."""
 
-Writes runs.csv, curves.csv, contrasts.csv, gaps.csv, cells.csv, prompts.csv.gz and the figures as png and pdf; prints
-the contrasts.
-"""
-
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-import pandas as pd
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from perturb.analysis.cells import interval_columns
-from perturb.analysis.command import compare_runs
 from perturb.analysis.coupling.comparisons import LEADING, PRIMARY_CONDITION, PRIMARY_METRIC, Results, Row
-from perturb.analysis.coupling.design import Design
-from perturb.analysis.coupling.stepwise import Stepwise, cell_rows, gap_rows
-from perturb.analysis.load import completeness, find_runs, load
-from perturb.analysis.prompts import Clips, write_prompts
+from perturb.analysis.load import completeness
 from perturb.analysis.statistics.estimates import Estimate
 from perturb.analysis.statistics.significance import FOOTNOTE
-from perturb.analysis.summary import WIDEST
 from perturb.analysis.table import cell, decimals, number
-from perturb.store.rundir import write_atomic
 
 TITLES = {
     "primary": "motion quality, {condition}",
@@ -37,43 +22,6 @@ TITLES = {
     "random": "motion quality, random controls",
     "control": "motion quality, LoRA − its control",
 }
-
-
-def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list[Path]:
-    """Write the tables and figures of a study into ``output`` and print its contrasts; returns what was written.
-
-    ``paths`` are run directories, or folders with run directories anywhere beneath. Raises UserError for runs that do
-    not make one complete study.
-    """
-    results = Results.of(Design.of(load(find_runs(paths))))
-    stepwise = Stepwise.of(results)
-    tables = {
-        "runs": run_rows(results),
-        "curves": curve_rows(results),
-        "contrasts": contrast_rows(results),
-        "gaps": gap_rows(results, stepwise),
-        "cells": cell_rows(results, stepwise),
-    }
-    written = [output / f"{name}.csv" for name in tables]
-    for path, rows in zip(written, tables.values(), strict=True):
-        write_atomic(path, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
-    if not console.is_terminal:
-        console = Console(file=console.file, width=WIDEST)
-    console.print(contrast_table(results))
-    console.print(Text(footnote(results), style="dim"), width=min(WIDEST, console.width))
-    clips = (
-        Clips(where.columns, run, results.design.scores[run.manifest.run_id])
-        for where, runs in results.design.runs.items()
-        for run in runs.values()
-    )
-    written.append(write_prompts(output, clips))
-    # matplotlib is slow to import, and the table should not wait for it
-    from perturb.analysis.coupling import figure as coupling_figure
-    from perturb.analysis.coupling import stepwise_figure
-    from perturb.analysis.plots import save
-
-    drawn = chain(coupling_figure.figures(results), stepwise_figure.figures(results, stepwise))
-    return written + [path for name, figure in drawn for path in save(figure, output / f"{name}.png")]
 
 
 def run_rows(results: Results) -> Iterator[dict[str, Any]]:
@@ -198,12 +146,3 @@ def footnote(results: Results) -> str:
         f"Values: {sum(c.expected for c in counts)}, of them {sum(c.missing for c in counts)} missing, "
         f"{sum(c.failed for c in counts)} failed, {sum(c.unavailable for c in counts)} unavailable."
     )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    return compare_runs(analyse, name="coupling", description=__doc__, arguments=arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,20 +1,15 @@
-"""`python -m perturb.analysis.crosstalk table.csv -o crosstalk.png`: how metrics answer to distortions, as a heat map.
+"""How metrics answer to distortions.
 
-The table is that of `python -m perturb.metrics.calibration`. A cell shows the median change from the clean clip: in per
-cent, or the plain difference for a metric that is near 0 or of either sign on clean clips. The part of it that every
-report shows, each distortion at its strongest, is written to perturb/analysis/report/crosstalk.csv by --matrix.
+A cell shows the median change from the clean clip: in per cent, or the plain difference for a metric that is near 0
+or of either sign on clean clips.
 """
 
-import argparse
 import math
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from perturb.errors import UserError
-from perturb.store.rundir import write_atomic
 
 COLUMNS = ("distortion", "strength", "unit", "metric", "axis", "scale", "change")
 SMALL = 0.05
@@ -61,38 +56,15 @@ def written(change: float, *, absolute: bool) -> str:
 
     >>> written(-0.254, absolute=False), written(6.9, absolute=False), written(0.25, absolute=True)
     ('−25 %', '×7.9', '+.25')
+    >>> written(10.25, absolute=True)
+    '+10.25'
     """
     if math.isnan(change):
         return "–"
     if abs(change) < UNCHANGED:
         return ""
     if absolute:
-        text = f"{change:+.2f}".replace("0.", ".")
+        text = f"{change:+.2f}".replace("+0.", "+.").replace("-0.", "-.")
     else:
         text = f"×{1 + change:.2g}" if change > 1.995 else f"{100 * change:+.0f} %"
     return text.replace("-", "−")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code: 0, or 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(prog="python -m perturb.analysis.crosstalk", description=__doc__)
-    parser.add_argument("table", type=Path, help="table.csv of the calibration")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the figure, a png; a pdf is put beside it")
-    parser.add_argument("--matrix", type=Path, help="the rows that a report shows, a csv")
-    given = parser.parse_args(arguments)
-    from perturb.analysis.crosstalk.figure import crosstalk_figure  # matplotlib is slow to import
-    from perturb.analysis.plots import save
-
-    try:
-        table = read_table(given.table)
-        print(*save(crosstalk_figure(table), given.output), sep="\n")
-        if given.matrix is not None:
-            write_atomic(given.matrix, matrix_csv(table))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,27 +1,21 @@
-"""`python -m perturb.analysis.finetuning RUNS… -o FOLDER`: fine-tuning strategies side by side, one row per model.
+"""Fine-tuning strategies side by side, one row per model.
 
 A run is one training as a perturbation of the model it began from (`perturbation=trained`): step 0 is that model, the
 last step the fine-tuned one, both sampled from the same prompts and noises.
 """
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 
-from perturb.analysis.command import compare_runs
-from perturb.analysis.load import Measure, Run, Study, check_alike, find_runs, load
-from perturb.analysis.prompts import Clips, write_prompts
+from perturb.analysis.load import Measure, Run, Study, check_alike
 from perturb.analysis.statistics.estimates import Estimate, change_curve, level_curve
 from perturb.analysis.table import cell, decimals
 from perturb.errors import UserError
-from perturb.store.rundir import write_atomic
 
 STARTS, STRATEGIES, GROUPS = ("full", "partial"), ("direct", "LoRA"), ("spatial", "temporal", "both")
 NONE = "none"
@@ -64,8 +58,8 @@ class Comparison:
         check_alike((run, _shared(study, run)) for run in study.runs)
         cells: dict[tuple[str, str, str], Run] = {}
         for run in study.runs:
-            names = _names(study, run)
-            where = names["start"], names["strategy"], names["group"]
+            named = names(study, run)
+            where = named["start"], named["strategy"], named["group"]
             if (other := cells.setdefault(where, run)) is not run:
                 raise UserError(
                     f"{other.directory.path} and {run.directory.path} are both {' '.join(where)}. Give one of them."
@@ -88,7 +82,7 @@ class Comparison:
 # from runs to rows ----------------------------------------------------------------------------------------------------
 
 
-def _names(study: Study, run: Run) -> dict[str, str]:
+def names(study: Study, run: Run) -> dict[str, str]:
     """Start, strategy and group. UserError for a run of something else than a training."""
     row, perturbation = study.of(run).iloc[0], run.manifest.perturbation
     start, group = str(row.training), str(row.group)
@@ -182,33 +176,3 @@ def _markdown(model: Model, measure: Measure, models: Sequence[Model]) -> str:
         text = cell(change, decimals(other.changes[name].mean for other in models if other.changes), sign="+")
         lines.append(f"**{text}**" if change.excludes_zero else text)
     return "<br>".join(lines)
-
-
-# command --------------------------------------------------------------------------------------------------------------
-
-
-def analyse(paths: Sequence[Path], output: Path, _console: Console) -> list[Path]:
-    """Write the tables and the figure into ``output``; returns what was written."""
-    from perturb.analysis.finetuning.figure import finetuning_figure  # matplotlib is slow to import
-    from perturb.analysis.plots import save
-
-    study = load(find_runs(paths))
-    comparison = Comparison.of(study)
-    tables = {"table.csv": table_csv(comparison), "table.md": table_markdown(comparison)}
-    for name, text in tables.items():
-        write_atomic(output / name, text)
-    prompts = write_prompts(output, (Clips(_names(study, run), run, study.of(run)) for run in study.runs))
-    return [
-        *(output / name for name in tables),
-        prompts,
-        *save(finetuning_figure(comparison), output / "motion_visual.png"),
-    ]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    return compare_runs(analyse, name="finetuning", description=__doc__, arguments=arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""`python -m perturb.analysis.landscape RUNS… -o experiments/landscape`: space and time perturbed together.
+"""Space and time perturbed together: how the one changes what the other does.
 
     I(α_S, α_T) = Y(α_S, α_T) − Y(α_S, 0) − Y(0, α_T) + Y(0, 0)
 
@@ -10,34 +10,24 @@ So the same is asked of the shares K = mean Y/mean Y(0, 0) that are kept:
 
 It is 0 where each takes the same share of what the other left, below 0 where one makes the other worse.
 
-Writes surfaces.csv, interactions.csv, prompts.csv.gz and landscape as png and pdf; prints the interactions of motion
-quality.
 Axes: s LoRA seed, p prompt, i α_S, j α_T.
 """
 
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from rich import box
-from rich.console import Console
 from rich.table import Table as TextTable
 from rich.text import Text
 
-from perturb.analysis.cells import BOTH_MODELS, MOTION, Table, by_prompt, interval_columns, paired, read_tables
-from perturb.analysis.command import compare_runs
+from perturb.analysis.cells import BOTH_MODELS, Table, by_prompt, interval_columns, paired
 from perturb.analysis.coupling.comparisons import SEED
-from perturb.analysis.prompts import of_tables, write_prompts
 from perturb.analysis.statistics.contrast import Floats, Nested, holm, share
 from perturb.analysis.statistics.resampling import without_dust
 from perturb.analysis.statistics.significance import PairedTest
-from perturb.analysis.summary import WIDEST
 from perturb.analysis.table import cell
-from perturb.store.rundir import write_atomic
 
 INNER_MEAN = "mean"
 """Stands for both scales in the row that averages I over all cells where both are above 0."""
@@ -193,36 +183,6 @@ def _size(surface: Surface, scale: str) -> float:
     return float(np.abs(compared).max(initial=0.0))
 
 
-def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list[Path]:
-    """Write tables and figure of landscape runs into ``output``, print the interactions; returns what was written.
-
-    Raises UserError for runs that are no landscapes, or not of one study.
-    """
-    landscape = Landscape.of(read_tables(paths, "landscape"))
-    written = []
-    for name, rows in (("surfaces", surface_rows), ("interactions", interaction_rows)):
-        path = output / f"{name}.csv"
-        write_atomic(path, pd.DataFrame(rows(landscape)).to_csv(index=False, float_format="%.6g"))
-        written.append(path)
-    written.append(write_prompts(output, of_tables(landscape.tables)))
-    if not console.is_terminal:
-        console = Console(file=console.file, width=WIDEST)
-    for training in landscape.trainings:
-        if surface := landscape.surface(training, MOTION):
-            prompts = surface.values.shape[1]
-            console.print(Text(f"\nInteraction I of motion quality, {training} ({prompts} prompts)", style="bold"))
-            console.print(interaction_table(landscape, surface))
-    from perturb.analysis.landscape.figure import landscape_figure  # matplotlib is slow to import
-    from perturb.analysis.plots import save
-
-    return written + list(save(landscape_figure(landscape), output / "landscape.png"))
-
-
-def summarise(run_path: str | Path) -> Path:
-    """Print the interactions of one run and return its figure, drawn into its directory."""
-    return analyse([run_path], Path(run_path) / "figures", Console())[-2]
-
-
 def interaction_table(landscape: Landscape, surface: Surface) -> TextTable:
     """I with its 95 % interval, bold where that excludes 0: a row per α_S and a column per α_T."""
     table = TextTable(box=box.SIMPLE_HEAD, show_edge=False)
@@ -235,12 +195,3 @@ def interaction_table(landscape: Landscape, surface: Surface) -> TextTable:
         cells = [Text(cell(e, 3, sign="+"), style="bold" if e.excludes_zero else "") for e in found]
         table.add_row(f"{scale:g}", *cells)
     return table
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    return compare_runs(analyse, name="landscape", description=__doc__, arguments=arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,63 @@
-"""`python -m perturb.analysis.layers`."""
+"""`python -m perturb.analysis.layers RUNS… -o experiments/layers`: where in the network Δ is, and where it acts.
+
+Writes energy.csv, ablation.csv, prompts.csv.gz and a figure per model, layers_full and layers_partial, as png and pdf;
+prints the ablation of motion quality.
+"""
 
 import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from perturb.analysis.layers.layers import main
+from rich.console import Console
 
-sys.exit(main())
+from perturb.analysis.command import compare_runs
+
+
+def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list[Path]:
+    """Write tables and figures of ablation runs into ``output``, print the ablation; returns what was written.
+
+    Raises UserError for runs that are no ablations, or not of one study.
+    """
+    # pandas and matplotlib are slow to import: --help and plain mistakes do not wait for them
+    import pandas as pd
+    from rich.text import Text
+
+    from perturb.analysis.cells import MOTION, read_tables
+    from perturb.analysis.layers.figure import layers_figure
+    from perturb.analysis.layers.layers import effect_rows, effect_table, effects, energies
+    from perturb.analysis.plots import save
+    from perturb.analysis.prompts import of_tables, write_prompts
+    from perturb.analysis.summary import WIDEST
+    from perturb.store.rundir import write_atomic
+
+    tables = read_tables(paths, "ablation")
+    found, energy = list(effects(tables)), list(energies(tables))
+    frames = {"energy": pd.DataFrame(energy), "ablation": pd.DataFrame(effect_rows(found, tables))}
+    for name, frame in frames.items():
+        write_atomic(output / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
+    if not console.is_terminal:
+        console = Console(file=console.file, width=WIDEST)
+    motion = [effect for effect in found if effect.metric == MOTION]
+    heading = "\nChange of motion quality when only this part is perturbed; bold: 95 % interval excludes 0"
+    console.print(Text(heading, style="bold"))
+    console.print(effect_table(motion))
+    written = [*(output / f"{name}.csv" for name in frames), write_prompts(output, of_tables(tables))]
+    for training in dict.fromkeys(table.training for table in tables):
+        mine = [effect for effect in motion if effect.training == training]
+        figure = layers_figure(training, mine, [each for each in energy if each.training == training])
+        written += save(figure, output / f"layers_{training}.png")
+    return written
+
+
+def summarise(run_path: str | Path) -> Path:
+    """Print the ablation of one run and return its figure, drawn into its directory."""
+    return analyse([run_path], Path(run_path) / "figures", Console())[-2]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    return compare_runs(analyse, name="layers", description=__doc__, arguments=arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,39 +1,29 @@
-"""`python -m perturb.analysis.layers RUNS… -o experiments/layers`: where in the network Δ is, and where it acts.
+"""Where in the network Δ is, and where it acts.
 
     energy     Σ ‖Δ_l‖² over the layers of one level and role, as a share of Σ ‖Δ_l‖² over all layers
     ablation   Y(part) − Y(none): what Δ does when only this part of the network has it
 
-Writes energy.csv, ablation.csv, prompts.csv.gz and a figure per model, layers_full and layers_partial, as png and pdf;
-prints the ablation of motion quality. The numbers of ablation are paired by prompt and LoRA seed.
-Axes: s LoRA seed, p prompt, k cell.
+The numbers of ablation are paired by prompt and LoRA seed. Axes: s LoRA seed, p prompt, k cell.
 """
 
-import csv
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from rich import box
-from rich.console import Console
 from rich.table import Table as TextTable
 from rich.text import Text
 
-from perturb.analysis.cells import BOTH_MODELS, MOTION, Table, by_prompt, grouped, interval_columns, paired, read_tables
-from perturb.analysis.command import compare_runs
+from perturb.analysis.cells import BOTH_MODELS, Table, by_prompt, grouped, interval_columns, paired
 from perturb.analysis.coupling.comparisons import SEED
 from perturb.analysis.load import Run
-from perturb.analysis.prompts import of_tables, write_prompts
 from perturb.analysis.statistics.contrast import Floats, Nested, holm, share
 from perturb.analysis.statistics.resampling import without_dust
 from perturb.analysis.statistics.significance import PairedTest
-from perturb.analysis.summary import WIDEST
 from perturb.analysis.table import cell
 from perturb.errors import UserError
-from perturb.store.rundir import write_atomic
+from perturb.store.magnitudes import read_sizes
 
 WHOLE = "all"
 
@@ -140,50 +130,13 @@ def energies(tables: Sequence[Table]) -> Iterator[Energy]:
 
 def _sums(run: Run, step: int) -> dict[tuple[str, str, str], tuple[int, float, float]]:
     """(block, level, role) → number of layers, Σ‖Δ‖², Σ‖θ‖²."""
-    path = run.directory.adapter(step) / "magnitude.csv"
-    if not path.is_file():
-        raise UserError(f"{path} is missing: copy the adapters' tables with the run")
     sums: dict[tuple[str, str, str], tuple[int, float, float]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            place = run.manifest.perturbation["places"][row["layer"]]
-            key = (place["block"], place["level"], place["role"])
-            count, delta, base = sums.get(key, (0, 0.0, 0.0))
-            square = float(row["base_norm"]) ** 2
-            sums[key] = (count + 1, delta + float(row["delta_ratio"]) ** 2 * square, base + square)
+    for layer, size in read_sizes(run.directory.adapter(step)).items():
+        place = run.manifest.perturbation["places"][layer]
+        key = (place["block"], place["level"], place["role"])
+        count, delta, base = sums.get(key, (0, 0.0, 0.0))
+        sums[key] = (count + 1, delta + (size.ratio * size.base) ** 2, base + size.base**2)
     return sums
-
-
-def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list[Path]:
-    """Write tables and figures of ablation runs into ``output``, print the ablation; returns what was written.
-
-    Raises UserError for runs that are no ablations, or not of one study.
-    """
-    tables = read_tables(paths, "ablation")
-    found, energy = list(effects(tables)), list(energies(tables))
-    frames = {"energy": pd.DataFrame(energy), "ablation": pd.DataFrame(effect_rows(found, tables))}
-    for name, frame in frames.items():
-        write_atomic(output / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
-    if not console.is_terminal:
-        console = Console(file=console.file, width=WIDEST)
-    motion = [effect for effect in found if effect.metric == MOTION]
-    heading = "\nChange of motion quality when only this part is perturbed; bold: 95 % interval excludes 0"
-    console.print(Text(heading, style="bold"))
-    console.print(effect_table(motion))
-    from perturb.analysis.layers.figure import layers_figure  # matplotlib is slow to import
-    from perturb.analysis.plots import save
-
-    written = [*(output / f"{name}.csv" for name in frames), write_prompts(output, of_tables(tables))]
-    for training in dict.fromkeys(table.training for table in tables):
-        mine = [effect for effect in motion if effect.training == training]
-        figure = layers_figure(training, mine, [each for each in energy if each.training == training])
-        written += save(figure, output / f"layers_{training}.png")
-    return written
-
-
-def summarise(run_path: str | Path) -> Path:
-    """Print the ablation of one run and return its figure, drawn into its directory."""
-    return analyse([run_path], Path(run_path) / "figures", Console())[-2]
 
 
 def effect_table(motion: Sequence[Effect]) -> TextTable:
@@ -196,12 +149,3 @@ def effect_table(motion: Sequence[Effect]) -> TextTable:
         cells = [effect.of(part).over_both for effect in motion]
         table.add_row(part, *(Text(cell(e, 3, "+"), style="bold" if e.excludes_zero else "") for e in cells))
     return table
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    return compare_runs(analyse, name="layers", description=__doc__, arguments=arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""`python -m perturb.analysis.matched RUNS… -o experiments/coupling`: motion kept at an equal distance.
+"""Motion kept at an equal distance.
 
     x(k)     how far the perturbation has come at probe step k: ‖Δ‖/‖θ‖, or |V̄_k − V̄_0| of a visual measure V
     Y(v)     the mean motion quality where x first reaches v, linear between probe steps
@@ -14,26 +14,19 @@ themselves. Source: Efron and Tibshirani, An Introduction to the Bootstrap, ch. 
 Axes: s LoRA seed, p prompt, k probe step.
 """
 
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from rich.console import Console
 
 from perturb.analysis.cells import interval_columns
-from perturb.analysis.command import compare_runs
 from perturb.analysis.coupling.comparisons import PRIMARY_METRIC, SEED, Comparison, comparisons
 from perturb.analysis.coupling.design import Design
-from perturb.analysis.load import find_runs, load
 from perturb.analysis.statistics.contrast import Floats, Nested, Trajectories, holm
 from perturb.analysis.statistics.resampling import without_dust
 from perturb.analysis.statistics.significance import PairedTest
 from perturb.errors import UserError
-from perturb.store.rundir import write_atomic
 
 DOSE = "dose"
 VISUAL = ("colourfulness", "ssim_drift", "lpips_drift")
@@ -194,32 +187,3 @@ def match_rows(found: Sequence[Match]) -> Iterator[dict[str, Any]]:
             **test.columns,
             "p_holm": float(holms),
         }
-
-
-def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list[Path]:
-    """Write matched.csv and the figure of a coupling study into ``output``; returns what was written.
-
-    Raises UserError for runs that do not make one complete study.
-    """
-    design = Design.of(load(find_runs(paths)))
-    found = list(matches(design))
-    frame = pd.DataFrame(match_rows(found))
-    write_atomic(output / "matched.csv", frame.to_csv(index=False, float_format="%.6g"))
-    shown = frame[(frame.scale == "relative") & frame.family.isin(["primary", "motion"])]
-    console.print("motion kept, as a share of the start, full − partial, where both have come equally far")
-    columns = ["group", "policy", "axis", "level", "first", "second", "difference", "low", "high", "p_holm"]
-    table = pd.DataFrame(shown, columns=columns).to_string(index=False, float_format="%.3f")
-    console.print(table, highlight=False, soft_wrap=True)
-    from perturb.analysis.matched.figure import matched_figure  # matplotlib is slow to import
-    from perturb.analysis.plots import save
-
-    return [output / "matched.csv", *save(matched_figure(design, found), output / "matched.png")]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    return compare_runs(analyse, name="matched", description=__doc__, arguments=arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,10 +1,10 @@
 """`python -m perturb.metrics.calibration -o FOLDER`: the calibration table as csv and markdown, and its checks."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from perturb.arguments import make_parser
 from perturb.metrics.calibration.agreement import agreement_csv, agreement_on_shapes
 from perturb.metrics.calibration.table import calibrate, table_csv, table_markdown
 from perturb.store.rundir import write_atomic
@@ -12,7 +12,7 @@ from perturb.store.rundir import write_atomic
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m perturb.metrics.calibration", description=__doc__)
+    parser = make_parser("perturb.metrics.calibration", __doc__)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the tables")
     output = parser.parse_args(arguments).output
     rows = calibrate()

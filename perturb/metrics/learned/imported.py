@@ -5,15 +5,14 @@
 `dover(frames, fps, prompt)` gets uint8 frames `t h w 3`, frames per second and the prompt, and returns one number.
 """
 
-import hashlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 from perturb.errors import UserError
 from perturb.metrics.base import Axis, Clip, Context, MetricInfo, Unavailable, Value, score_each
+from perturb.store.hashes import sha256
 
 ImportedFunction = Callable[[Any, float, str], float]
 
@@ -72,7 +71,7 @@ class Imported:
     def identity(self) -> Mapping[str, Any]:
         """The function and the hash of the file it is written in. What that reads in turn is not known here."""
         file = inspect.getsourcefile(self._resolved())
-        code = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else "unknown"
+        code = sha256(file) if file else "unknown"
         return {"function": self.function, "code": code}
 
     def __call__(self, clips: Sequence[Clip], context: Context) -> Mapping[str, Sequence[Value]]:

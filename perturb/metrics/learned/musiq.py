@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from perturb.device import pick_device
 from perturb.metrics.base import Clip, Context, MetricInfo, Value
 from perturb.metrics.learned.files import frozen, state_dict
-from perturb.metrics.learned.network import Learned, pick_device, pixels, through, values
+from perturb.metrics.learned.network import Learned, pixels, through, values
 from perturb.metrics.learned.weights import WeightFile
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
+from perturb.device import pick_device
 from perturb.errors import UserError
 from perturb.metrics.base import Clip, MetricInfo, Value
-from perturb.metrics.learned.weights import Weights, sha256, shown
+from perturb.metrics.learned.weights import Weights, content_hash, shown
 from perturb.structured import check_range
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Learned(ABC, Generic[Network]):
 
     def identity(self) -> Mapping[str, Any]:
         """The version, and the hash of every weight file. Unavailable without them."""
-        hashes = {one.name: sha256(one.content(one.find(self.folder))) for one in self.weights}
+        hashes = {one.name: content_hash(one.content(one.find(self.folder))) for one in self.weights}
         return {"version": self.version, "weights": hashes}
 
     def network(self) -> Network:
@@ -82,15 +83,6 @@ def _isolated() -> Iterator[None]:
     finally:
         if bars:
             logging.enable_progress_bar()
-
-
-def pick_device(name: str) -> str:
-    """The device of that name; "auto" is a GPU where there is one, else the CPU."""
-    import torch
-
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def told(error: Exception, what: str) -> Exception:

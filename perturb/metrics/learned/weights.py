@@ -3,7 +3,6 @@
 Nothing is ever downloaded. What is not there is `Unavailable`, with where to get it and where to put it.
 """
 
-import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from perturb.metrics.base import Unavailable
+from perturb.store.hashes import sha256
 
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -145,13 +145,12 @@ def shown(path: Path) -> str:
     return str(path).replace(str(Path.home()), "~", 1)
 
 
-def sha256(path: Path) -> str:
-    """The content hash of a file, computed once per process and version of the file."""
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, computed once per process and version of the file."""
     state = path.stat()
-    return _sha256(path, state.st_size, state.st_mtime_ns)
+    return _content_hash(path, state.st_size, state.st_mtime_ns)
 
 
 @lru_cache
-def _sha256(path: Path, _size: int, _changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _content_hash(path: Path, _size: int, _changed: int) -> str:
+    return sha256(path)

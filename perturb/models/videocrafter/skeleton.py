@@ -1,4 +1,4 @@
-"""The parts of a model without their weights: built on the meta device, so that even the largest costs no memory."""
+"""The parts of a model without their weights: on the meta device even the largest costs no memory."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from perturb.models.videocrafter.spec import ModelSpec
 from perturb.models.videocrafter.system import build_image_projector
 
 
-def skeleton(spec: ModelSpec) -> dict[str, nn.Module]:
-    """Every component that ``spec`` has, by name, with all parameters and buffers on ``meta``."""
-    with torch.device("meta"):
+def skeleton(spec: ModelSpec, device: str = "meta") -> dict[str, nn.Module]:
+    """Every component that ``spec`` has, by name, with fresh parameters and buffers on ``device``."""
+    with torch.device(device):
         modules: dict[str, nn.Module] = {
             "unet": spec.build_unet(),
             "vae": build_vae(spec.vae),
