@@ -30,6 +30,7 @@ from perturb.perturbation.partition import Partition
 from perturb.store.paths import resolve
 from perturb.structured import build, read
 from perturb.study.sample import ClipFormat
+from perturb.study.states import check_probe_steps
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 GIB = 2**30
@@ -64,17 +65,20 @@ def print_plan(values: Mapping[str, Any]) -> None:
     perturbation.attach(unet, partition, config.group, config.fit.seed)
     described = perturbation.describe()
     trained = sum(parameter.numel() for parameter in perturbation.parameters())
-    fit_steps = described.get("fit_steps", config.probe_steps[-1] if trained else 0)
+    check_probe_steps(perturbation, config.probe_steps)
+    states = len(config.probe_steps or perturbation.states())
+    fit_steps = described.get("fit_steps", config.probe_steps[-1] if config.probe_steps else 0)
     still = fitting_cost(unet, spec, config) if trained else Cost(flops=0)
 
     lines = {"study": f"{config.name}: the {config.group} group of {spec.name}, trained {config.training}"}
     lines |= {f"θ {group}": f"{count:,} parameters" for group, count in partition.counts().items() if count}
     size = described["parameters"]
     lines["perturbation"] = f"{size:,} parameters in {len(described['layers'])} layers, {size * 4 / 1e6:.1f} MB each"
-    lines |= _work(config, spec, fit_steps)
+    lines |= _work(config, spec, fit_steps, states)
     lines |= _estimates(
-        config, spec, sizes, trained=trained, fit_steps=fit_steps, forward=forward, decode=decode, still=still
-    )
+        config, spec, sizes, trained=trained, fit_steps=fit_steps, states=states, forward=forward, decode=decode,
+        still=still,
+    )  # fmt: skip
     lines |= {f"needed {i + 1}": problem for i, problem in enumerate(needed(values, spec))}
     width = max(map(len, lines)) + 2
     print("\n".join(f"{name:{width}}{text}" for name, text in lines.items()))
@@ -195,16 +199,16 @@ def _bytes(output: object) -> int:
     return output.nbytes if isinstance(output, Tensor) else 0
 
 
-def _work(config: RunConfig, spec: ModelSpec, fit_steps: int) -> dict[str, str]:
+def _work(config: RunConfig, spec: ModelSpec, fit_steps: int, states: int) -> dict[str, str]:
     """What would be made: images seen and clips written."""
-    form, steps = ClipFormat.of(config.sample, spec), len(config.probe_steps)
+    form = ClipFormat.of(config.sample, spec)
     count = _prompt_count(config)
-    per_prompt = len(config.sample.seeds) * steps
+    per_prompt = len(config.sample.seeds) * states
     clips = f"{count * per_prompt:,}" if count else f"{per_prompt} per prompt"
     fit = f"{fit_steps:,} steps of {config.fit.batch_size} images"
     return {
-        "fit": fit if fit_steps else "nothing: this perturbation is prescribed",
-        "clips": f"{clips}: {count or '?'} prompts × {len(config.sample.seeds)} noises × {steps} probe steps, "
+        "fit": fit if fit_steps else "nothing: this perturbation is not fitted",
+        "clips": f"{clips}: {count or '?'} prompts × {len(config.sample.seeds)} noises × {states} states, "
         f"each {form.frames} frames of {form.height}×{form.width}",
     }
 
@@ -221,6 +225,7 @@ def _estimates(
     *,
     trained: int,
     fit_steps: int,
+    states: int,
     forward: Cost,
     decode: Cost,
     still: Cost,
@@ -236,7 +241,7 @@ def _estimates(
     }
     device = pick_device(config.system)
     clip = sampler.steps * (1 if sampler.guidance == 1 else 2) * forward.flops
-    clips = (_prompt_count(config) or 1) * len(config.sample.seeds) * len(config.probe_steps)
+    clips = (_prompt_count(config) or 1) * len(config.sample.seeds) * states
     fit_time = fit_steps * fit.batch_size * still.flops / speed(spec, device, fit.precision)
     sample_speed, vae_speed = (speed(spec, device, precision) for precision in (config.sample.precision, "float32"))
     sample_time = clips * (clip / sample_speed + decode.flops / vae_speed)

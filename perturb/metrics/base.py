@@ -30,12 +30,12 @@ class Clip:
     fps: float
     prompt_id: str
     seed: int
-    step: int
+    state: str
     prompt: str = ""
 
     @property
     def sample(self) -> tuple[str, int]:
-        """(prompt_id, seed): the same prompt and the same initial noise at every step."""
+        """(prompt_id, seed): the same prompt and the same initial noise in every state."""
         return self.prompt_id, self.seed
 
     @cached_property
@@ -116,7 +116,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Context:
-    """What the clips are compared with: the step-0 clips of the same study by (prompt_id, seed), or none."""
+    """What the clips are compared with: the unperturbed clips of the same study by (prompt_id, seed), or none."""
 
     reference: Mapping[tuple[str, int], Clip] | None = None
 

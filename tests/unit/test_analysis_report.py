@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cell_runs import landscape
 from coupling_runs import STEPS, TEXTS, make_study
 from PIL import Image
 
@@ -21,6 +20,7 @@ from perturb.analysis.report.write import run_report
 from perturb.errors import UserError
 from perturb.report import main
 from perturb.store.rundir import RunDir
+from perturb.store.states import step_id
 
 NO_CLIPS = Settings(budget=0)
 HOSTILE = '</script><img src=x onerror="alert(1)">'
@@ -44,10 +44,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def with_clips(run: RunDir, size: tuple[int, int]) -> None:
     for step in STEPS:
-        run.clips(step).mkdir(parents=True, exist_ok=True)
+        run.clips(step_id(step)).mkdir(parents=True, exist_ok=True)
         for prompt in range(len(TEXTS)):
             shade = 40 * prompt + step
-            np.save(run.clip(step, f"p{prompt:03d}", 0), np.full((4, *size, 3), shade, np.uint8))
+            np.save(run.clip(step_id(step), f"p{prompt:03d}", 0), np.full((4, *size, 3), shade, np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -180,9 +180,6 @@ def test_mistakes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not page.exists()
     assert main([str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
-    landscape(tmp_path, "full")
-    assert main([str(tmp_path)]) == 2
-    assert "has cells of a table in the place of steps. Leave it out" in capsys.readouterr().err
 
 
 # player -------------------------------------------------------------------------------------------------------------
@@ -233,7 +230,7 @@ def test_clips_of_different_sizes_are_refused(tmp_path: Path) -> None:
     make_study(tmp_path, lambda key: key.group == "spatial" and key.kind == "lora" and key.seed == 0)
     for path in tmp_path.glob("*/*"):
         with_clips(RunDir(path), size=(8, 8))
-    np.save(RunDir(next(tmp_path.glob("*/*"))).clip(50, "p000", 0), np.zeros((4, 9, 8, 3), np.uint8))
+    np.save(RunDir(next(tmp_path.glob("*/*"))).clip(step_id(50), "p000", 0), np.zeros((4, 9, 8, 3), np.uint8))
     with pytest.raises(UserError, match="differ in size"):
         player(Report.of([tmp_path]), Settings())
 

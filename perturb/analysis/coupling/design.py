@@ -71,7 +71,7 @@ class Design:
     @staticmethod
     def of(study: Study) -> "Design":
         """Sort the runs into cells. Raises UserError for runs that do not make one complete study, and says which."""
-        scores = {str(run_id): rows for run_id, rows in study.scores.groupby("run_id", sort=False)}
+        scores = study.frames
         runs = _by_cell(study.runs, scores)
         _check_grid(runs)
         check_alike((run, _shared(run, scores[run.manifest.run_id])) for run in study.runs)

@@ -5,7 +5,7 @@
 
 Writes energy.csv, ablation.csv and a figure per model, layers_full and layers_partial, as png and pdf; prints the
 ablation of motion quality. The numbers of ablation are paired by prompt and LoRA seed.
-Axes: s LoRA seed, p prompt, k cell.
+Axes: s LoRA seed, p prompt, k state.
 """
 
 import csv
@@ -19,13 +19,23 @@ import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
-from rich.table import Table as TextTable
+from rich.table import Table
 from rich.text import Text
 
-from perturb.analysis.cells import BOTH_MODELS, MOTION, Table, by_prompt, grouped, interval_columns, paired, read_tables
 from perturb.analysis.command import compare_runs
 from perturb.analysis.coupling.comparisons import SEED
 from perturb.analysis.load import Run
+from perturb.analysis.replicates import (
+    BOTH_MODELS,
+    MOTION,
+    PART,
+    Replicates,
+    by_prompt,
+    grouped,
+    interval_columns,
+    paired,
+    read_replicates,
+)
 from perturb.analysis.statistics.contrast import Floats, Nested, holm, share
 from perturb.analysis.statistics.resampling import sign_flip, without_dust
 from perturb.analysis.summary import WIDEST
@@ -55,18 +65,18 @@ class Effect:
         return Nested.of(self.change[:, :, self.parts.index(part)] if part in self.parts else np.empty((0, 0)))
 
 
-def effects(tables: Sequence[Table]) -> Iterator[Effect]:
+def effects(replicates: Sequence[Replicates]) -> Iterator[Effect]:
     """Of every group, model and measure; of both models with the same LoRA seeds their difference too."""
-    for group, models in grouped(tables):
-        parts = tuple(str(each["part"]) for each in models[0].cells)
+    for group, models in grouped(replicates):
+        parts = tuple(map(str, models[0].column(PART)))
         for measure in models[0].measures:
             values = by_prompt(models, measure.name)
             scale = max(float(np.abs(y).max(initial=0.0)) for y in values)
             changes = [without_dust(y - y[:, :, :1], scale) for y in values]
-            starts = measure.is_ratio and all(table.trajectories(measure.name).has_start for table in models)
+            starts = measure.is_ratio and all(model.trajectories(measure.name).has_start for model in models)
             shares = [_shares(d, y[:, :, 0]) if starts else None for d, y in zip(changes, values, strict=True)]
-            for table, change, relative in zip(models, changes, shares, strict=True):
-                yield Effect(table.training, group, measure.name, parts, change, relative)
+            for model, change, relative in zip(models, changes, shares, strict=True):
+                yield Effect(model.training, group, measure.name, parts, change, relative)
             if paired(models):
                 relative = None if shares[0] is None or shares[1] is None else shares[0] - shares[1]
                 between = without_dust(changes[0] - changes[1], scale)
@@ -77,9 +87,9 @@ def _shares(change: Floats, start: Floats) -> Floats:
     return np.stack([share(each, start) for each in np.moveaxis(change, 2, 0)], axis=-1)
 
 
-def effect_rows(found: Iterable[Effect], tables: Sequence[Table]) -> Iterator[dict[str, Any]]:
+def effect_rows(found: Iterable[Effect], models: Sequence[Replicates]) -> Iterator[dict[str, Any]]:
     """ablation.csv: a row per model, group, measure, scale and part; p by sign flips, Holm over the parts."""
-    sizes = {(table.training, table.group): table.dose.mean(axis=0) for table in tables}
+    sizes = {(model.training, model.group): model.dose.mean(axis=0) for model in models}
     for effect in found:
         size = sizes.get((effect.training, effect.group))
         for scale, values in (("raw", effect.change), ("relative", effect.shares)):
@@ -115,26 +125,26 @@ class Energy:
     ratio: float
 
 
-def energies(tables: Sequence[Table]) -> Iterator[Energy]:
+def energies(models: Sequence[Replicates]) -> Iterator[Energy]:
     """Of every model and group.
 
-    Raises UserError when no cell has the whole perturbation, or its table of magnitudes is not there.
+    Raises UserError when no state has the whole perturbation, or its table of magnitudes is not there.
     """
-    for table in tables:
-        parts = [each["part"] for each in table.cells]
+    for model in models:
+        parts = model.column(PART)
         if WHOLE not in parts:
-            raise UserError(f"{table.first.directory.path} has no part {WHOLE!r}: add it to perturbation.parts")
-        sums = [_sums(run, parts.index(WHOLE)) for run in table.runs.values()]
+            raise UserError(f"{model.first.directory.path} has no part {WHOLE!r}: add it to perturbation.parts")
+        sums = [_sums(run, run.states[parts.index(WHOLE)].id) for run in model.runs.values()]
         for place in sums[0]:
             shares = [one[place][1] / sum(delta for _, delta, _ in one.values()) for one in sums]
             ratios = [(one[place][1] / one[place][2]) ** 0.5 for one in sums]
             count = sums[0][place][0]
-            yield Energy(table.training, table.group, *place, count, float(np.mean(shares)), float(np.mean(ratios)))
+            yield Energy(model.training, model.group, *place, count, float(np.mean(shares)), float(np.mean(ratios)))
 
 
-def _sums(run: Run, step: int) -> dict[tuple[str, str, str], tuple[int, float, float]]:
+def _sums(run: Run, state: str) -> dict[tuple[str, str, str], tuple[int, float, float]]:
     """(block, level, role) → number of layers, Σ‖Δ‖², Σ‖θ‖²."""
-    path = run.directory.adapter(step) / "magnitude.csv"
+    path = run.directory.adapter(state) / "magnitude.csv"
     if not path.is_file():
         raise UserError(f"{path} is missing: copy the adapters' tables with the run")
     sums: dict[tuple[str, str, str], tuple[int, float, float]] = {}
@@ -153,9 +163,9 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
 
     Raises UserError for runs that are no ablations, or not of one study.
     """
-    tables = read_tables(paths, "ablation")
-    found, energy = list(effects(tables)), list(energies(tables))
-    frames = {"energy": pd.DataFrame(energy), "ablation": pd.DataFrame(effect_rows(found, tables))}
+    models = read_replicates(paths, PART)
+    found, energy = list(effects(models)), list(energies(models))
+    frames = {"energy": pd.DataFrame(energy), "ablation": pd.DataFrame(effect_rows(found, models))}
     for name, frame in frames.items():
         write_atomic(output / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
     if not console.is_terminal:
@@ -168,7 +178,7 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
     from perturb.analysis.plots import save
 
     written = [output / f"{name}.csv" for name in frames]
-    for training in dict.fromkeys(table.training for table in tables):
+    for training in dict.fromkeys(model.training for model in models):
         mine = [effect for effect in motion if effect.training == training]
         figure = layers_figure(training, mine, [each for each in energy if each.training == training])
         written += save(figure, output / f"layers_{training}.png")
@@ -180,9 +190,9 @@ def summarise(run_path: str | Path) -> Path:
     return analyse([run_path], Path(run_path) / "figures", Console())[-2]
 
 
-def effect_table(motion: Sequence[Effect]) -> TextTable:
+def effect_table(motion: Sequence[Effect]) -> Table:
     """The change of motion quality that every part makes, with its interval over prompts."""
-    table = TextTable(box=box.SIMPLE_HEAD, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("part")
     for effect in motion:
         table.add_column(f"{effect.training}, {effect.group}", justify="right")

@@ -24,11 +24,11 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from perturb.analysis.cells import interval_columns
 from perturb.analysis.command import compare_runs
 from perturb.analysis.coupling.comparisons import PRIMARY_METRIC, SEED, Comparison, comparisons
 from perturb.analysis.coupling.design import Design
 from perturb.analysis.load import find_runs, load
+from perturb.analysis.replicates import interval_columns
 from perturb.analysis.statistics.contrast import Floats, Nested, Trajectories, holm
 from perturb.analysis.statistics.resampling import sign_flip, without_dust
 from perturb.errors import UserError
