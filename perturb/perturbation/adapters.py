@@ -43,7 +43,7 @@ class AdaptersPerturbation(Given[MovedWeights | LoraPerturbation]):
         """Raise UserError when one is from a run of another model than that whose components have these hashes."""
         for folder in self.folders.values():
             run = RunDir(folder.absolute().parents[1])
-            if run.manifest_path.is_file():
+            if run.manifest().frozen:
                 Reference("perturbation.adapters", run).check_model(base)
 
     def states(self) -> list[State]:
@@ -80,7 +80,11 @@ class AdaptersPerturbation(Given[MovedWeights | LoraPerturbation]):
         if isinstance(self._delegate, LoraPerturbation):
             for factor in self._delegate.parameters():
                 factor.requires_grad_(False)
-        check_within(self._delegate.describe()["layers"], partition, group, f"perturbation.adapters: {folder}")
+        try:
+            check_within(self._delegate.describe()["layers"], partition, group, f"perturbation.adapters: {folder}")
+        except UserError:
+            self.detach()
+            raise
 
     def describe(self) -> dict[str, Any]:
         """For the manifest: the folders by state; size and layers of the one that is attached."""

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from perturb.analysis.replicates import BOTH_MODELS, PART, read_replicates
 from rich.console import Console
 from state_runs import ablation
 
 from perturb.analysis.layers.layers import analyse, effects, energies, main
+from perturb.analysis.replicates import BOTH_MODELS, PART, read_replicates
 from perturb.errors import UserError
 
 T2 = 4.302652729911275  # t(0.975, 2)

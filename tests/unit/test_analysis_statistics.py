@@ -23,10 +23,23 @@ from perturb.store.records import SCORE_COLUMNS
 def frame(values: Mapping[tuple[int, str, int], float | None], metric: str = "m") -> pd.DataFrame:
     """Scores of one run from {(step, prompt, seed): value}; None is a failed value."""
     rows = [
-        ("r", "full", "spatial", 0, step, prompt, seed, metric, value, "failed" if value is None else "ok", "")
+        (
+            "r",
+            "full",
+            "spatial",
+            0,
+            str(step),
+            prompt,
+            seed,
+            metric,
+            value,
+            "failed" if value is None else "ok",
+            "",
+            step,
+        )
         for (step, prompt, seed), value in values.items()
     ]
-    return pd.DataFrame(rows, columns=list(SCORE_COLUMNS)).astype({"value": float})
+    return pd.DataFrame(rows, columns=[*SCORE_COLUMNS, "step"]).astype({"value": float})
 
 
 def test_interval_is_that_of_scipy() -> None:
