@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,45 @@ def test_a_reference_of_another_model_is_refused_before_anything_is_sampled(
     assert "Traceback" not in outcome.log
     assert not list(tmp_path.glob("runs/*/*/adapters"))
     assert not list(tmp_path.glob("runs/*/*/clips"))
+
+
+def test_given_adapters_are_states_and_have_a_report(
+    commands: Commands, unfitted: list[str], reference: RunDir, tmp_path: Path
+):
+    late = shutil.copytree(reference.adapter(step_id(4)), tmp_path / "late")
+    outcome = commands(
+        "perturb.run", *unfitted, "experiment=spatial_full", "perturbation=adapters",
+        f"perturbation.adapters=[{reference.adapter(step_id(2))},{late}]", f"runs_dir={tmp_path / 'runs'}",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.log
+    assert "spatial_full_adapters · tiny · given adapters" in outcome.log
+    run = made(tmp_path / "runs", "spatial_full_adapters")
+    ids = ["adapter_none", "adapter_step_000002", "adapter_late"]
+    assert [state.id for state in run.states()] == ids
+    sizes = [state.magnitude for state in reference.states()]
+    assert [state.magnitude for state in run.states()] == sizes
+    assert [row.state for row in read_scores(run.scores)] == sorted(
+        (row.state for row in read_scores(run.scores)), key=ids.index
+    )
+    for name, step in zip(ids, (0, 2, 4), strict=True):
+        mine, theirs = (np.load(each).astype(int) for each in (
+            run.clip(name, "p001", 0), reference.clip(step_id(step), "p001", 0)
+        ))  # fmt: skip
+        assert np.abs(mine - theirs).max() <= 1
+    assert (run.figures / "summary.png").is_file()
+    assert "in 3 states" in (run.path / "report.html").read_text()
+    outcome = commands(
+        "perturb.run", *unfitted, "perturbation=adapters", f"perturbation.adapters=[{late},nowhere]",
+        f"runs_dir={tmp_path}",
+    )  # fmt: skip
+    assert outcome.code == 2
+    assert "perturbation.adapters=nowhere  does not exist" in outcome.log
+    outcome = commands(
+        "perturb.run", *unfitted, "perturbation=adapters", f"perturbation.adapters=[{late}]", "probe_steps=[0,2]",
+        f"runs_dir={tmp_path}",
+    )  # fmt: skip
+    assert outcome.code == 2
+    assert "it has states of its own, 2 in number. Leave probe_steps out" in outcome.log
 
 
 def test_replicates_differ_in_the_seed_of_the_lora_alone(commands: Commands, study: list[str], tmp_path: Path):

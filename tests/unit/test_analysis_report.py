@@ -218,7 +218,7 @@ def test_adapters_are_compared_with_the_model_without_any(tmp_path: Path) -> Non
     assert sprite(pair["sides"][1]["sprites"][0]).size == (4 * 16, 3 * 8)
     html = page(report, Settings())
     specs = json.loads(html.split('id="specs">')[1].split("</script>")[0])
-    shown = [[row["state"] for row in spec["layer"][0]["data"]["values"]] for spec in specs]
+    shown = [[row["state"] for row in spec["data"]["values"]] for spec in specs]
     assert [states[:3] for states in shown] == [["none", "mine", "yours"]] * 2
     (table,) = tables(report)
     assert table.rows[1] == ["mine", "1.00", "0.300±0.248", "−0.300±0.000"]
