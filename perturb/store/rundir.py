@@ -123,14 +123,12 @@ class RunDir:
         write_atomic(self.states_path, states_csv(states))
 
     def _old_states(self) -> list[State]:
-        """Of schema 1: what scores.csv, or before it adapters/ has; ids are folders as they lie there.
+        """Of schema 1: what adapters/ and scores.csv have; ids are folders as they lie there.
 
         Its landscapes and ablations numbered their states like steps, in the order of the manifest's ``cells``.
         """
-        if self.scores.is_file():
-            names = {row.state for row in read_scores(self.scores)}
-        else:
-            names = {folder.name for folder in (self.path / "adapters").glob("step_*")}
+        names = {folder.name for folder in (self.path / "adapters").glob("step_*")}
+        names |= {row.state for row in read_scores(self.scores)} if self.scores.is_file() else set()
         train = read_train(self.train_log) if self.train_log.is_file() else []
         sizes = {row.step: row.magnitude for row in train}
         cells = self.manifest().perturbation.get("cells")
