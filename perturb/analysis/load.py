@@ -217,9 +217,10 @@ def _load_one(directory: RunDir) -> tuple[Run, pd.DataFrame]:
     if strangers := sorted(set(scores.state) - {state.id for state in known}):
         raise UserError(f"{directory.scores} has states {strangers} that {directory.states_path} does not list.")
     states = tuple(state for state in known if state.id in set(scores.state))
+    run = Run(directory, manifest, measures, states)
     coordinates = pd.DataFrame([{STATE: state.id, **state.coordinates} for state in states])
-    joined = coordinates.merge(scores, on=STATE)[[*SCORE_COLUMNS, *coordinates.columns[1:]]]
-    return Run(directory, manifest, measures, states), joined
+    joined = coordinates.merge(scores, on=STATE).loc[:, [*SCORE_COLUMNS, *run.coordinates]]
+    return run, joined
 
 
 def _read(path: Path) -> list[ScoreRow]:

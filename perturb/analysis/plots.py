@@ -57,7 +57,7 @@ def path(
     return ax
 
 
-def step_axis(ax: Axes, steps: Sequence[int], *, apart: float = 0.06) -> Axes:
+def step_axis(ax: Axes, steps: Sequence[Any], *, apart: float = 0.06) -> Axes:
     """Ticks at the probe steps, labelled where two labels would be further ``apart`` than this share of the axis."""
     shown = legible(steps, apart)
     span = max(steps[-1] - steps[0], 1)
@@ -74,7 +74,7 @@ def state_axis(ax: Axes, labels: Sequence[str]) -> Axes:
     return ax
 
 
-def magnitude_axis(ax: Axes, magnitude: Mapping[Any, float], steps: Sequence[int]) -> Axes:
+def magnitude_axis(ax: Axes, magnitude: Mapping[Any, float], steps: Sequence[Any]) -> Axes:
     """A second axis on top with ‖Δ‖/‖θ‖ at the probe steps where it is known."""
     known = [step for step in steps if step in magnitude]
     if known:

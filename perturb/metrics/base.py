@@ -23,14 +23,15 @@ Status = Literal["ok", "unavailable", "failed"]
 class Clip:
     """One decoded clip: frames uint8 `t h w c` (c = 3, RGB), and which sample of the study it is.
 
-    ``prompt`` is the text it was made from, "" where none is known.
+    ``state`` tells the clips of one sample apart: the id of a state, or a number. ``prompt`` is the text it was made
+    from, "" where none is known.
     """
 
     frames: np.ndarray
     fps: float
     prompt_id: str
     seed: int
-    state: str
+    state: str | int
     prompt: str = ""
 
     @property

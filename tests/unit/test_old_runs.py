@@ -64,13 +64,13 @@ def test_the_sample_of_the_first_study_has_its_steps_and_sizes():
     assert [state.coordinates for state in run.states] == [{"step": step} for step in (0, 20, 50, 100, 200, 300)]
     with (path / "train.csv").open(newline="") as file:
         sizes = {int(row["step"]): row["magnitude"] for row in csv.DictReader(file)}
-    assert {step: repr(size) for step, size in run.magnitude.items()} == {step: sizes[step] for step in run.points}
+    assert {step: repr(size) for step, size in run.magnitude.items()} == {step: sizes[int(step)] for step in run.points}
     frame = study.of(run)
     values = {(int(r["step"]), r["prompt_id"], int(r["seed"]), r["metric"]): r["value"] for r in rows}
     assert len(frame) == len(values)
-    for row in frame.itertuples():
-        text = values[row.step, row.prompt_id, row.seed, row.metric]
-        assert (text == "") if np.isnan(row.value) else row.value == float(text)
+    keys = frame[["step", "prompt_id", "seed", "metric"]].itertuples(index=False, name=None)
+    for key, value in zip(keys, frame.value, strict=True):
+        assert (values[key] == "") if np.isnan(value) else value == float(values[key])
     assert run.clip(300, "p024", 0).is_file()
 
 
@@ -93,9 +93,11 @@ def test_an_old_landscape_and_an_old_ablation_say_the_same_as_new_ones(tmp_path:
             as_schema_1(cut)
             assert [state.id for state in cut.states()][:2] == ["step_000000", "step_000001"]
     old, new = (read_replicates([tmp_path / age], *SCALES) for age in ("old", "new"))
-    pd.testing.assert_frame_equal(*(pd.DataFrame(surface_rows(Landscape.of(models))) for models in (old, new)))
+    first, second = (pd.DataFrame(surface_rows(Landscape.of(models))) for models in (old, new))
+    pd.testing.assert_frame_equal(first, second)
     old, new = (read_replicates([tmp_path / age], PART) for age in ("old", "new"))
-    pd.testing.assert_frame_equal(*(pd.DataFrame(effect_rows(effects(models), models)) for models in (old, new)))
+    first, second = (pd.DataFrame(effect_rows(effects(models), models)) for models in (old, new))
+    pd.testing.assert_frame_equal(first, second)
     assert list(energies(old)) == list(energies(new))
 
 

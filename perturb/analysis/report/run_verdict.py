@@ -35,8 +35,8 @@ def _of_states(result: Result) -> Verdict:
     changes = result.changes.get(PRIMARY_METRIC)
     moved = [point for point in others if changes and changes.at(point).excludes_zero]
     sentences = (
-        f"It differs from {result.named(first)} beyond its 95 % interval in {len(moved)} of {len(others)} states; each "
-        "interval is of one state by itself.",
+        f"Beyond its 95 % interval motion quality differs from that of {result.named(first)} in {len(moved)} of "
+        f"{len(others)} states; each interval is of one state by itself.",
     )
     figures = []
     if levels := _measured(result):

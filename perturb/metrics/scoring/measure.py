@@ -23,7 +23,7 @@ class ClipSource:
     read: Callable[[], tuple[np.ndarray, float]]
     prompt_id: str
     seed: int = 0
-    state: str = ""
+    state: str | int = ""
     prompt: str = ""
     original: "ClipSource | None" = None
 
