@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
@@ -15,9 +14,6 @@ from perturb.store.rundir import RunDir, run_id, write_atomic
 
 if TYPE_CHECKING:
     from perturb.cli.config import RunConfig
-
-CELL_ANALYSES = {"landscape": "perturb.analysis.landscape.__main__", "ablation": "perturb.analysis.layers.__main__"}
-"""Who shows a run whose probe steps are cells of a table and no steps."""
 
 # torch, peft and diffusers take seconds to import: a finished run, --help and plain mistakes do not wait for them.
 
@@ -42,22 +38,21 @@ def run(values: dict[str, Any]) -> None:
 
 
 def study(config: RunConfig, run: RunDir) -> None:
-    """Load the system, perturb one group of it on images, sample at each probe step, score; resumes what was begun."""
+    """Load the system, perturb one group of it on images, sample in each state, score; resumes what was begun."""
     from perturb.cli.config import load
     from perturb.cli.provenance import record
     from perturb.data.prompts import load_prompts
     from perturb.metrics import Format
-    from perturb.perturbation import LandscapePerturbation
     from perturb.perturbation.partition import Partition
     from perturb.structured import build
-    from perturb.study.fit import fit
-    from perturb.study.fit_sources import fit_sources
     from perturb.study.sample import Generator, sample
     from perturb.study.score import Labels, Sampled, score, score_cache
+    from perturb.study.states import check_probe_steps, make_states
 
     system = load(config.system)
     partition = Partition.of(system.unet)
     perturbation, images = build("perturbation", config.perturbation), build("images", config.images)
+    check_probe_steps(perturbation, config.probe_steps)
     sampler, metrics = build("sampler", config.sampler), build("metrics", config.metrics)
     prompts = load_prompts(str(config.prompts.file), config.prompts.limit)
     generate = Generator(system, sampler, prompts, config.sample, image=config.image)
@@ -65,27 +60,22 @@ def study(config: RunConfig, run: RunDir) -> None:
     if skipped := images.describe()["skipped"]:
         print(f"{len(skipped)} damaged images are left out: {', '.join(skipped[:5])}", file=sys.stderr)
 
-    steps = config.probe_steps
-    form = Format(**vars(generate.format))
-    sampled = Sampled(generate.samples, {prompt.id: prompt.text for prompt in prompts}, steps, form)
-    labels = Labels(run.path.name, config.training, config.group, config.fit.seed)
+    probes, group = config.probe_steps, config.group
     with run.stage("fit"):
-        if isinstance(perturbation, LandscapePerturbation):
-            fit_sources(system, perturbation, images, config=config.fit, run=run)
-        fit(system, perturbation, images, probe_steps=steps, config=config.fit, run=run, group=config.group)
+        made = make_states(system, perturbation, images, probe_steps=probes, config=config.fit, run=run, group=group)
+    states = [state.id for state in made]
     with run.stage("sample"):
-        sample(generate, perturbation, steps, run, playback_fps=config.sample.playback_fps)
-    with run.stage("score"):  # the runs of a folder share what was measured: step 0 of a model is the same in all
+        sample(generate, perturbation, states, run, playback_fps=config.sample.playback_fps)
+    form = Format(**vars(generate.format))
+    sampled = Sampled(generate.samples, {prompt.id: prompt.text for prompt in prompts}, states, form)
+    labels = Labels(run.path.name, config.training, group, config.fit.seed)
+    with run.stage("score"):  # the runs of a folder share what was measured: the unperturbed clips are the same in all
         score(metrics, sampled, run, labels=labels, images=images, cache=score_cache(config.runs_dir))
     run.mark_done("study", "all")
 
 
 def show(run: RunDir) -> None:
     """Print the table, and the paths of the figure and of the report."""
-    kind = run.manifest().perturbation.get("kind")
-    if kind in CELL_ANALYSES:
-        print(f"run     {run.path}\nfigure  {import_module(CELL_ANALYSES[kind]).summarise(run.path)}")
-        return
     from perturb.analysis.summary import summarise
 
     figure = summarise(run.path)

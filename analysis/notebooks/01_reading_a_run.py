@@ -58,8 +58,8 @@ study.scores.loc[study.scores.status != "ok", ["metric", "status", "reason"]].dr
 # %%
 figure, ax = plt.subplots(figsize=(5, 3.2))
 curve(ax, result.levels["motion_quality"], colour=style.MOTION)
-step_axis(ax, result.steps)
-magnitude_axis(ax, result.run.magnitude, result.steps)
+step_axis(ax, result.points)
+magnitude_axis(ax, result.run.magnitude, result.points)
 ax.set(xlabel="perturbation step", ylabel="motion quality", ylim=(0, None))
 plt.show()
 

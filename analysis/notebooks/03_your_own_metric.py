@@ -89,13 +89,11 @@ assert [value.value for value in values] == [0.0, 1.0]
 # %%
 study = load([RUN])
 run = study.runs[0]
-present = [
-    (step, path) for step in run.directory.steps() for path in sorted(run.directory.clips(step).glob("p*_s*.npy"))
-]
+present = [(state.id, path) for state in run.states for path in sorted(run.directory.clips(state.id).glob("p*_s*.npy"))]
 clips = []
-for step, path in present:
+for state, path in present:
     prompt, seed = path.stem.rsplit("_s", 1)
-    clips.append(Clip(np.load(path), float(run.manifest.clips["fps"]), prompt, int(seed), step))
+    clips.append(Clip(np.load(path), float(run.manifest.clips["fps"]), prompt, int(seed), state))
 assert clips, "this run was copied without its clips"
 values = FrameChange()(clips, Context())["frame_change"]
 
@@ -106,13 +104,14 @@ values = FrameChange()(clips, Context())["frame_change"]
 # %%
 who = study.scores.loc[0, ["run_id", "training", "group", "lora_seed"]]
 rows = [
-    (*who, clip.step, clip.prompt_id, clip.seed, "frame_change", value.value, value.status, value.reason)
+    (*who, clip.state, clip.prompt_id, clip.seed, "frame_change", value.value, value.status, value.reason)
     for clip, value in zip(clips, values, strict=True)
 ]
 scores = pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 figure, ax = plt.subplots(figsize=(5, 3.2))
+scores["step"] = scores.state.map({state.id: state.coordinates["step"] for state in run.states})
 curve(ax, level_curve(scores, "frame_change"), colour=style.MOTION)
-step_axis(ax, sorted({clip.step for clip in clips}))
+step_axis(ax, list(run.points))
 ax.set(xlabel="perturbation step", ylabel="frame change, 8-bit levels")
 plt.show()
 scores.groupby("step").value.mean().round(2)

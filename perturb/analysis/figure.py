@@ -1,4 +1,4 @@
-"""The figure of one run: motion quality and visual measures against step, and two prompts' frames along the steps."""
+"""The figure of one run: motion quality and visual measures by state, and two prompts' frames along the states."""
 
 import textwrap
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from perturb.analysis import style
 from perturb.analysis.load import Measure
 from perturb.analysis.notation import formula, in_words, origin, title
-from perturb.analysis.plots import change_panel, curve, frame_strip, magnitude_axis, step_axis
+from perturb.analysis.plots import change_panel, curve, frame_strip, magnitude_axis, state_axis, step_axis
 from perturb.analysis.result import Result
 from perturb.analysis.strips import PRIMARY, Strip, load_strips
 from perturb.analysis.table import cell, decimals, number
@@ -80,25 +80,26 @@ def _motion(part: SubFigure, result: Result) -> None:
     title = "Motion quality"
     if quality and quality.measured:
         curve(ax, quality, colour=style.MOTION, label="motion quality", linewidth=2.4, zorder=5)
-        if len(result.steps) > 1:
-            change = cell(result.changes[PRIMARY].at(result.steps[-1]), 2, sign="+").replace("±", " ± ")
-            title += f": {change} from step {result.steps[0]} to {result.steps[-1]}"
+        if result.is_curve and len(result.points) > 1:
+            change = cell(result.changes[PRIMARY].at(result.points[-1]), 2, sign="+").replace("±", " ± ")
+            title += f": {change} from step {result.points[0]} to {result.points[-1]}"
     if collapse and collapse.measured:
         curve(ax, collapse, colour=style.COLLAPSE, label="collapse rate", linestyle="--", marker="s", band=False)
     _heading(part, title)
     top = next((scale for scale in (0.25, 0.5) if ax.dataLim.y1 <= scale), 1.0)  # the same few scales in every figure
     ax.set_ylim(-0.03 * top, 1.03 * top)
     ax.grid(axis="y")
-    ax.set_xlabel("perturbation step")
-    step_axis(ax, result.steps)
-    magnitude_axis(ax, result.run.magnitude, result.steps)
+    ax.set_xlabel("perturbation step" if result.is_curve else ", ".join(result.run.coordinates))
+    _axis(ax, result)
+    if result.is_curve:
+        magnitude_axis(ax, result.run.magnitude, quality.positions if quality else ())
     if ax.lines:
         ax.legend(loc="best")
 
 
 def _panels(part: SubFigure, measures: Sequence[Measure], rows: int, result: Result) -> None:
     axes = part.subplots(rows, PANELS, sharex=True, squeeze=False)
-    _heading(part, f"Other measures: paired change from step {result.steps[0]}   (↑ ↓ better, ↕ two-sided)")
+    _heading(part, f"Other measures: paired change from {result.named(result.points[0])}   (↑ ↓ better, ↕ two-sided)")
     for i, ax in enumerate(axes.ravel()):
         if i >= len(measures):
             ax.set_visible(False)
@@ -115,9 +116,14 @@ def _panel(ax: Axes, measure: Measure, result: Result) -> None:
         result.changes[measure.name],
         colour=style.AXIS_COLOUR[measure.axis],
         title=measure.label,
-        detail=f"{number(start.mean, decimals([start.mean]))} at step {result.steps[0]}" if start.n else "",
+        detail=f"{number(start.mean, decimals([start.mean]))} at {result.named(result.points[0])}" if start.n else "",
     )
-    step_axis(ax, result.steps, apart=0.28)
+    _axis(ax, result, apart=0.28)
+
+
+def _axis(ax: Axes, result: Result, apart: float = 0.06) -> Axes:
+    steps = [point for point in result.points if isinstance(point, int)]
+    return step_axis(ax, steps, apart=apart) if steps else state_axis(ax, list(result.labels.values()))
 
 
 def _strip(part: SubFigure, strip: Strip, characters: int) -> None:

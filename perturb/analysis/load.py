@@ -1,27 +1,30 @@
 """Run directories → one tidy pandas frame, one row per value, checked against the schema.
 
-Works on runs copied from another machine: only scores.csv, train.csv and manifest.json are read here.
+Works on runs copied from another machine: only scores.csv, states.csv and manifest.json are read here (of old runs
+train.csv in the place of states.csv).
 """
 
 import csv
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import pandas as pd
 
 from perturb.errors import UserError
-from perturb.store.records import SCORE_COLUMNS, SET_PROMPT, Manifest, ScoreRow, Status, read_scores, read_train
+from perturb.store.records import SCORE_COLUMNS, SET_PROMPT, Manifest, ScoreRow, Status, read_scores
 from perturb.store.rundir import RunDir
+from perturb.store.states import STATE, STEP, State, steps
 
-Row = TypeVar("Row")
-KEY = ["run_id", "step", "prompt_id", "seed", "metric"]
+Point = int | str
+"""What a state is told apart by: its step along a fit, its id elsewhere."""
+KEY = ["run_id", "state", "prompt_id", "seed", "metric"]
 """The columns that name one value; no two rows of a frame share them."""
 
-MANIFEST = "manifest.json"
+MANIFEST, FITS = "manifest.json", "fits"
 AXES = ("motion", "visual", "text", "drift")
 
 
@@ -62,29 +65,62 @@ class Measure:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run directory says about itself; ``magnitude`` is ‖Δ‖_F/‖θ‖_F by probe step, where it is known."""
+    """What a run directory says about itself, and its states, the unperturbed model first."""
 
     directory: RunDir
     manifest: Manifest
     measures: tuple[Measure, ...]
-    magnitude: Mapping[int, float]
+    states: tuple[State, ...]
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """The columns of the scores that say what a state is: ("step",), ("spatial", "temporal"), ("part",), …"""
+        return tuple(self.states[0].coordinates)
+
+    @property
+    def along(self) -> str:
+        """The column by which the states of this run are told apart: "step" where they lie along a fit, or "state"."""
+        return STEP if self.coordinates == (STEP,) else STATE
+
+    @property
+    def points(self) -> dict[Point, State]:
+        """The states by their value in `along`, in order."""
+        along = steps(self.states)
+        return {**along} or {state.id: state for state in self.states}
+
+    @property
+    def magnitude(self) -> dict[Point, float]:
+        """‖Δ‖_F/‖θ‖_F by point, where it is known."""
+        return {point: state.magnitude for point, state in self.points.items() if state.magnitude is not None}
+
+    def clip(self, point: Point, prompt_id: str, seed: int) -> Path:
+        """The lossless frames of one clip."""
+        return self.directory.clip(self.points[point].id, prompt_id, seed)
 
 
 @dataclass(frozen=True)
 class Study:
-    """Runs and all their values: ``scores`` has the columns of `ScoreRow`, value NaN unless status is ``ok``."""
+    """Runs and all their values: a frame per run with the columns of `ScoreRow` and a column per coordinate.
+
+    The value is NaN unless the status is ``ok``; rows are in the order of the states.
+    """
 
     runs: tuple[Run, ...]
-    scores: pd.DataFrame
+    frames: Mapping[str, pd.DataFrame]
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """The rows of all runs; NaN where a run has not the coordinate of another."""
+        return pd.concat(self.frames.values(), ignore_index=True)
 
     def of(self, run: Run) -> pd.DataFrame:
         """The rows of one run."""
-        return self.scores.loc[self.scores.run_id == run.manifest.run_id, :]
+        return self.frames[run.manifest.run_id]
 
 
 @dataclass(frozen=True)
 class Completeness:
-    """Counts of values: ``missing`` = (clip, metric) or (step, set metric) pairs that have no row at all."""
+    """Counts of values: ``missing`` = (clip, metric) or (state, set metric) pairs that have no row at all."""
 
     clips: int
     expected: int
@@ -105,16 +141,20 @@ def load(paths: Sequence[str | Path]) -> Study:
                 f"{run.directory.path} and {other} hold the same run {run.manifest.run_id}. Give each run once."
             )
         seen[run.manifest.run_id] = run.directory.path
-    return Study(tuple(run for run, _ in loaded), pd.concat([scores for _, scores in loaded], ignore_index=True))
+    return Study(tuple(run for run, _ in loaded), {run.manifest.run_id: scores for run, scores in loaded})
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[Path]:
-    """Every run directory given or beneath a folder given, in order. Raises UserError for one that has none."""
+    """Every run directory given or beneath a folder given, in order; the fits that a run made for itself are its parts.
+
+    Raises UserError for a path that has none.
+    """
     found: list[Path] = []
     for path in (Path(path).expanduser() for path in paths):
         if not path.exists():
             raise UserError(f"{path} does not exist. Give folders of `perturb.run`, or a folder above them.")
         runs = sorted(manifest.parent for manifest in path.rglob(MANIFEST))
+        runs = [run for run in runs if run == path or run.parent.name != FITS]
         if not runs:
             raise UserError(f"{path} holds no run: no {MANIFEST} in it or beneath it. Give folders of `perturb.run`.")
         found += runs
@@ -130,7 +170,7 @@ def check_alike(runs: Iterable[tuple[Run, Mapping[str, Any]]]) -> None:
             if first != value:
                 raise UserError(
                     f"{run.directory.path} and {other.directory.path} differ in their {what}: {_apart(value, first)}. "
-                    "Runs are compared prompt by prompt and step by step; give runs of one study."
+                    "Runs are compared prompt by prompt and state by state; give runs of one study."
                 )
 
 
@@ -146,14 +186,14 @@ def _apart(one: Any, other: Any) -> str:
 def completeness(scores: pd.DataFrame) -> Completeness:
     """Count what the frame should hold and does not.
 
-    Expected, within each run: every (prompt, noise seed) seen × every step × every per-clip metric, and every step ×
+    Expected, within each run: every (prompt, noise seed) seen × every state × every per-clip metric, and every state ×
     every set-level metric; a row counts as present whatever its status.
     """
     clips = expected = missing = 0
     for _, run in scores.groupby("run_id"):
-        steps = run.step.nunique()
+        states = run.state.nunique()
         for is_set, part in run.groupby(run.prompt_id == SET_PROMPT):
-            units = len(part[["prompt_id", "seed"]].drop_duplicates()) * steps
+            units = len(part[["prompt_id", "seed"]].drop_duplicates()) * states
             clips += 0 if is_set else units
             expected += units * part.metric.nunique()
             missing += units * part.metric.nunique() - len(part)
@@ -171,16 +211,21 @@ def _load_one(directory: RunDir) -> tuple[Run, pd.DataFrame]:
         )
     manifest = directory.manifest()
     measures = tuple(Measure.of(info, directory.manifest_path) for info in manifest.metrics)
-    scores = _frame(_read(directory.scores, read_scores), directory.scores)
+    scores = _frame(_read(directory.scores), directory.scores)
     _check_agreement(scores, manifest, measures, directory.scores)
-    train = _read(directory.train_log, read_train) if directory.train_log.is_file() else []
-    magnitude = {row.step: row.magnitude for row in train if row.magnitude is not None}
-    return Run(directory, manifest, measures, magnitude), scores
+    known = directory.states()
+    if strangers := sorted(set(scores.state) - {state.id for state in known}):
+        raise UserError(f"{directory.scores} has states {strangers} that {directory.states_path} does not list.")
+    states = tuple(state for state in known if state.id in set(scores.state))
+    run = Run(directory, manifest, measures, states)
+    coordinates = pd.DataFrame([{STATE: state.id, **state.coordinates} for state in states])
+    joined = coordinates.merge(scores, on=STATE).loc[:, [*SCORE_COLUMNS, *run.coordinates]]
+    return run, joined
 
 
-def _read(path: Path, reader: Callable[[Path], list[Row]]) -> list[Row]:
+def _read(path: Path) -> list[ScoreRow]:
     try:
-        return reader(path)
+        return read_scores(path)
     except UserError:
         raise
     except (ValueError, TypeError, csv.Error) as error:  # TypeError: a line that ends too early
@@ -193,12 +238,12 @@ def _frame(rows: list[ScoreRow], path: Path) -> pd.DataFrame:
     for row in rows:
         if row.status not in get_args(Status):
             raise UserError(
-                f"{path}: {row.metric} of {row.prompt_id} at step {row.step} has status {row.status!r}; "
+                f"{path}: {row.metric} of {row.prompt_id} in state {row.state} has status {row.status!r}; "
                 f"allowed: {get_args(Status)}."
             )
         if (row.status == "ok") != (row.value is not None and math.isfinite(row.value)):
             raise UserError(
-                f"{path}: {row.metric} of {row.prompt_id} at step {row.step} has status {row.status!r} and value "
+                f"{path}: {row.metric} of {row.prompt_id} in state {row.state} has status {row.status!r} and value "
                 f"{row.value}; a value that is ok is a finite number, any other is empty."
             )
     frame = pd.DataFrame([dataclasses.asdict(row) for row in rows], columns=list(SCORE_COLUMNS))

@@ -10,6 +10,7 @@ _KIND = {
     "trained": "fine-tuning",
     "landscape": "two LoRAs at scales",
     "ablation": "LoRA in parts",
+    "adapters": "given adapters",
 }
 _STILLS = {"single_frame": "stills as videos of one frame", "repeat": "stills repeated to {frames} frames"}
 _WORDS = {"full": "fully trained model", "partial": "partially trained model", "image": "image model"}

@@ -27,8 +27,15 @@ GUTTER = 0.06
 
 
 def curve(ax: Axes, line: Curve, *, colour: str, label: str = "", band: bool = True, **style: Any) -> Axes:
-    """Means against step as a line, their intervals as a band; ``style`` goes to matplotlib's plot."""
-    return path(ax, line.steps, line.estimates, colour=colour, label=label, band=band, **style)
+    """Means against step as a line, their intervals as a band; ``style`` goes to matplotlib's plot.
+
+    States that lie along no steps stand beside each other, with a bar for the interval.
+    """
+    if line.positions == line.points:
+        return path(ax, line.positions, line.estimates, colour=colour, label=label, band=band, **style)
+    means, widths = zip(*((e.mean, e.half_width if band else 0.0) for e in line.estimates), strict=True)
+    ax.errorbar(line.positions, means, widths, fmt="o", color=colour, label=label, markersize=4, linewidth=1.2)
+    return ax
 
 
 def path(
@@ -50,7 +57,7 @@ def path(
     return ax
 
 
-def step_axis(ax: Axes, steps: Sequence[int], *, apart: float = 0.06) -> Axes:
+def step_axis(ax: Axes, steps: Sequence[Any], *, apart: float = 0.06) -> Axes:
     """Ticks at the probe steps, labelled where two labels would be further ``apart`` than this share of the axis."""
     shown = legible(steps, apart)
     span = max(steps[-1] - steps[0], 1)
@@ -60,7 +67,14 @@ def step_axis(ax: Axes, steps: Sequence[int], *, apart: float = 0.06) -> Axes:
     return ax
 
 
-def magnitude_axis(ax: Axes, magnitude: Mapping[int, float], steps: Sequence[int]) -> Axes:
+def state_axis(ax: Axes, labels: Sequence[str]) -> Axes:
+    """A tick for every state that lies along no steps, its label upright."""
+    ax.set_xlim(-0.5, len(labels) - 0.5)
+    ax.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7)
+    return ax
+
+
+def magnitude_axis(ax: Axes, magnitude: Mapping[Any, float], steps: Sequence[Any]) -> Axes:
     """A second axis on top with ‖Δ‖/‖θ‖ at the probe steps where it is known."""
     known = [step for step in steps if step in magnitude]
     if known:
@@ -86,7 +100,7 @@ def change_panel(ax: Axes, line: Curve, *, colour: str, title: str, detail: str 
     return ax
 
 
-def frame_strip(ax: Axes, clips: Mapping[int, np.ndarray], *, title: str, detail: str = "") -> Axes:
+def frame_strip(ax: Axes, clips: Mapping[Any, np.ndarray], *, title: str, detail: str = "") -> Axes:
     """First, middle and last frame (rows) of one prompt's clips (uint8 t h w c) at the given steps (columns)."""
     columns = [_thumbnails(clip) for clip in clips.values()]
     height, width = columns[0][0].shape[:2]
@@ -101,11 +115,11 @@ def frame_strip(ax: Axes, clips: Mapping[int, np.ndarray], *, title: str, detail
     ax.set_yticks([y * (height + gap) + height / 2 for y in range(3)], ["first", "middle", "last"])
     ax.tick_params(length=0, pad=3)
     ax.spines[:].set_visible(False)
-    ax.set_xlabel("perturbation step", labelpad=3)
+    ax.set_xlabel("perturbation step" if all(isinstance(each, int) for each in clips) else "state", labelpad=3)
     return titled(ax, title, detail)
 
 
-def contact_sheet(ax: Axes, clips: Mapping[int, np.ndarray], *, title: str, detail: str = "") -> Axes:
+def contact_sheet(ax: Axes, clips: Mapping[Any, np.ndarray], *, title: str, detail: str = "") -> Axes:
     """Every frame (columns) of one prompt's clips (uint8 t h w c) at the given steps (rows)."""
     height, width = next(iter(clips.values())).shape[1:3]
     gap = max(1, round(GUTTER * height))

@@ -5,17 +5,18 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from perturb.analysis.load import Completeness, Measure, Run, Study, completeness
+from perturb.analysis.load import Completeness, Measure, Point, Run, Study, completeness
 from perturb.analysis.statistics.estimates import Curve, change_curve, level_curve
+from perturb.store.states import STEP
 
 
 @dataclass(frozen=True)
 class Result:
-    """One run with its curves: ``levels`` and ``changes`` map every metric to means over prompts, by step."""
+    """One run with its curves: ``levels`` and ``changes`` map every metric to means over prompts, by point."""
 
     run: Run
     scores: pd.DataFrame
-    steps: tuple[int, ...]
+    points: tuple[Point, ...]
     measures: tuple[Measure, ...]
     levels: Mapping[str, Curve]
     changes: Mapping[str, Curve]
@@ -30,12 +31,29 @@ class Result:
         return Result(
             run=run,
             scores=scores,
-            steps=tuple(sorted(int(step) for step in scores.step.unique())),
+            points=tuple(run.points),
             measures=measures,
-            levels={measure.name: level_curve(scores, measure.name) for measure in measures},
-            changes={measure.name: change_curve(scores, measure.name) for measure in measures},
+            levels={measure.name: level_curve(scores, measure.name, run.along) for measure in measures},
+            changes={measure.name: change_curve(scores, measure.name, run.along) for measure in measures},
             counts=completeness(scores),
         )
+
+    @property
+    def is_curve(self) -> bool:
+        """Whether its states lie along the steps of a fit."""
+        return self.run.along == STEP
+
+    @property
+    def labels(self) -> dict[Point, str]:
+        """What a reader calls each point: the step, the scales, the part, the adapter."""
+        return {point: state.label for point, state in self.run.points.items()}
+
+    def named(self, point: Point) -> str:
+        """``step 300``, ``part attention``, ``spatial, temporal 0.5, 1``.
+
+        The coordinates with their values.
+        """
+        return f"{', '.join(self.run.coordinates)} {self.labels[point]}"
 
     @property
     def training(self) -> str:

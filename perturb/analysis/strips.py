@@ -6,6 +6,7 @@ Axis letters: t frames, h w pixels, c colour channels.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +26,9 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Strip:
-    """One trajectory to show: its clips (uint8 t h w c) by step, the prompt's text, why it was chosen."""
+    """One trajectory to show: its clips (uint8 t h w c) by step or label, the prompt's text, why it was chosen."""
 
-    clips: Mapping[int, np.ndarray]
+    clips: Mapping[int | str, np.ndarray]
     prompt: str
     detail: str
 
@@ -42,14 +43,15 @@ def load_strips(result: Result) -> list[Strip]:
 
     Raises UserError when a clip is not uint8 t h w 3.
     """
-    directory, prompts = result.run.directory, result.run.manifest.prompts
-    steps = thin(result.steps, MOST_STEPS)
-    change = changes(result.scores, PRIMARY)
-    whole = [all(directory.clip(step, *key).is_file() for step in steps) for key in change.index]
+    run, prompts = result.run, result.run.manifest.prompts
+    shown = thin(result.points, MOST_STEPS)
+    names = {point: point if result.is_curve else result.labels[point] for point in shown}
+    change = changes(result.scores, PRIMARY, run.along)
+    whole = [all(run.clip(point, *key).is_file() for point in shown) for key in change.index]
     last = change.loc[whole].iloc[:, -1]
     strips = []
     for role, key in typical_and_most_changed(last).items():
-        clips = {step: read_clip(directory.clip(step, *key)) for step in steps}
+        clips = {names[point]: read_clip(run.clip(point, *key)) for point in shown}
         shift = f"{last[key]:+.2f}".replace("-", "−")
         strips.append(Strip(clips, prompts[key[0]], f"{REASONS[role]} ({shift})"))
     return strips
@@ -75,21 +77,21 @@ def load_pairs(design: Design, condition: Condition) -> list[Pair]:
     change, other = (changes(design.scores[run.manifest.run_id], PRIMARY).iloc[:, -1] for run in runs)
     gap = (change - other).dropna()
     steps = thin(design.steps, MOST_STEPS)
-    whole = [all(run.directory.clip(s, *key).is_file() for run in runs for s in steps) for key in gap.index]
+    whole = [all(run.clip(s, *key).is_file() for run in runs for s in steps) for key in gap.index]
     names = {
         "typical": "typical gap of motion quality",
         "most changed": "the full model loses most against the partial",
     }
     pairs = []
     for role, key in typical_and_most_changed(gap.loc[whole]).items():
-        first, second = ({step: read_clip(run.directory.clip(step, *key)) for step in steps} for run in runs)
+        first, second = ({step: read_clip(run.clip(step, *key)) for step in steps} for run in runs)
         detail = f"{names[role]} ({gap[key]:+.2f})".replace("-", "−")
         pairs.append(Pair(first, second, runs[0].manifest.prompts[key[0]], detail))
     return pairs
 
 
-def thin(steps: Sequence[int], most: int) -> list[int]:
-    """At most so many steps, evenly taken, the first and the last among them.
+def thin(steps: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of them, evenly taken, the first and the last among them.
 
     >>> thin([0, 1, 2, 3, 4, 5, 6, 7, 8], 3)
     [0, 4, 8]

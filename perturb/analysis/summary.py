@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +13,8 @@ from perturb.analysis.table import result_table
 from perturb.arguments import exit_code, make_parser
 from perturb.store.rundir import RunDir
 
+OWN = {("spatial", "temporal"): "perturb.analysis.landscape.landscape", ("part",): "perturb.analysis.layers.layers"}
+"""Coordinates of states → the analysis that shows them best."""
 WIDEST = 120
 """Characters; also the width where the output is a file or a pipe, where the terminal says nothing."""
 
@@ -19,8 +22,11 @@ WIDEST = 120
 def summarise(run_path: str | Path, console: Console | None = None) -> Path:
     """Print the table of a run and return its figure, figures/summary.png, drawn unless it is newer than the scores.
 
-    Raises UserError for a folder that is not a scored run.
+    States of some coordinates have a table and a figure of their own, see `OWN`. Raises UserError for a folder that is
+    not a scored run.
     """
+    if own := OWN.get(load([run_path]).runs[0].coordinates):
+        return import_module(own).summarise(run_path)
     result = show_table(run_path, console or Console())
     png = figure_path(result)
     return png if is_current(result.run.directory, png, png.with_suffix(".pdf")) else write_figure(result)

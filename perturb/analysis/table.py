@@ -1,4 +1,4 @@
-"""The terminal table of one run: a row per measure, a column per probe step, mean ± half-width of the 95 % interval."""
+"""The terminal table of one run: a row per measure, a column per state, mean ± half-width of the 95 % interval."""
 
 import math
 from collections import Counter
@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from perturb.analysis.load import Measure
+from perturb.analysis.load import Measure, Point
 from perturb.analysis.notation import in_words, origin, plain_formula, title
 from perturb.analysis.result import Result
 from perturb.analysis.statistics.estimates import Curve, Estimate
@@ -35,18 +35,19 @@ class Column:
 
 def result_table(result: Result, width: int) -> Group:
     """Heading, table and footnotes of one run, as blocks of columns that fit ``width`` characters."""
-    columns = [_step_column(result, step) for step in result.steps]
-    if len(result.steps) > 1:
+    columns = [_column(result, point) for point in result.points]
+    if result.is_curve and len(result.points) > 1:
         columns.append(_change_column(result))
+    corner = ", ".join(result.run.coordinates)
     labels = [MAGNITUDE, *(measure.label for measure in result.measures)]
     axes = ["dose", *(measure.axis for measure in result.measures)]
     ends = [here != after for here, after in zip(axes, [*axes[1:], axes[-1]], strict=True)]
-    room = width - max(map(len, labels))
+    room = width - max(map(len, [corner, *labels]))
     cuts = {gap: list(_blocks(columns, room, gap)) for gap in GAPS}
     gap = min(GAPS, key=lambda gap: len(cuts[gap]))
     return Group(
         _heading(result),
-        *(_grid(labels, block, ends, gap) for block in cuts[gap]),
+        *(_grid(corner, labels, block, ends, gap) for block in cuts[gap]),
         *(Text(note, style="dim", overflow="fold") for note in footnotes(result)),
     )
 
@@ -100,19 +101,19 @@ def _heading(result: Result) -> Text:
     return heading.append(f" · {formula}\n{words} ({origin(manifest)})\n", style="not bold")
 
 
-def _step_column(result: Result, step: int) -> Column:
-    magnitude = result.run.magnitude.get(step)
+def _column(result: Result, point: Point) -> Column:
+    magnitude = result.run.magnitude.get(point)
     cells = [Text("–" if magnitude is None else f"{magnitude:.2%}")]
     for measure in result.measures:
         curve = result.levels[measure.name]
-        estimate = curve.at(step)
-        text = cell(estimate, _digits(curve)) if estimate.n else _absence(result, measure, step)
+        estimate = curve.at(point)
+        text = cell(estimate, _digits(curve)) if estimate.n else _absence(result, measure, point)
         cells.append(Text(text, style="" if estimate.n else "dim"))
-    return Column(str(step), tuple(cells))
+    return Column(result.labels[point], tuple(cells))
 
 
 def _change_column(result: Result) -> Column:
-    first, last = result.steps[0], result.steps[-1]
+    first, last = result.points[0], result.points[-1]
     cells = [Text("")]
     for measure in result.measures:
         estimate = result.changes[measure.name].at(last)
@@ -125,8 +126,8 @@ def _digits(curve: Curve) -> int:
     return decimals(estimate.mean for estimate in curve.estimates)
 
 
-def _absence(result: Result, measure: Measure, step: int) -> str:
-    rows = result.scores[(result.scores.metric == measure.name) & (result.scores.step == step)]
+def _absence(result: Result, measure: Measure, point: Point) -> str:
+    rows = result.scores[(result.scores.metric == measure.name) & (result.scores[result.run.along] == point)]
     return "missing" if rows.empty else str(rows.status.iloc[0])
 
 
@@ -141,9 +142,9 @@ def _blocks(columns: Sequence[Column], room: int, gap: int) -> Iterable[list[Col
     yield block
 
 
-def _grid(labels: Sequence[str], columns: Sequence[Column], ends: Sequence[bool], gap: int) -> Table:
+def _grid(corner: str, labels: Sequence[str], columns: Sequence[Column], ends: Sequence[bool], gap: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap - 1, 0, 0))
-    table.add_column("step", no_wrap=True)
+    table.add_column(corner, no_wrap=True)
     for column in columns:
         table.add_column(column.header, justify="right", no_wrap=True)
     for i, label in enumerate(labels):

@@ -1,6 +1,5 @@
 """What all commands share: hydra in front, plain dictionaries behind, errors as one message and exit code 2."""
 
-import math
 import os
 import re
 import sys
@@ -28,15 +27,12 @@ WANTED = {
     "runs/<experiment>/<run id>",
     "perturbation.spatial": "the finished run whose Δ_S a landscape takes, or leave it out to fit one",
     "perturbation.temporal": "the finished run whose Δ_T a landscape takes, or leave it out to fit one",
+    "perturbation.adapters": "a list of folders in peft's format, or of <run>/adapters/<state>",
     "perturbation.checkpoint": "the output folder of a finished python -m perturb.train",
     "image": "the image that conditions the clips",
     "adapter": "the folder of a saved adapter",
 }
 """Paths that users give, and what to give."""
-
-
-OmegaConf.register_new_resolver("cells", lambda *axes: list(range(math.prod(len(axis) for axis in axes))), replace=True)
-"""``${cells:[a,b],[c,d]}``: a number, from 0, for every combination of the lists' entries."""
 
 QUOTING = "Text with , ' ( ) or [ ] needs two pairs of quotes: 'prompt=\"a cat, a dog\"'; or put it in prompts.file"
 
@@ -95,8 +91,9 @@ def path_problems(config: Mapping[str, Any]) -> list[str]:
         value = select(config, key)
         if value == MISSING_VALUE:
             problems.append(f"{key}=…  is not given: {what}")
-        elif isinstance(value, str) and not resolve(value).exists():
-            problems.append(f"{key}={value}  does not exist ({resolve(value).absolute()}): give {what}")
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, str) and path != MISSING_VALUE and not resolve(path).exists():
+                problems.append(f"{key}={path}  does not exist ({resolve(path).absolute()}): give {what}")
     return problems
 
 

@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 class RunConfig:
     """One study. ``training`` is how the model came about (full, partial, …), ``group`` what is perturbed.
 
-    The group "both" is spatial and temporal together. ``system, perturbation, images, sampler, metrics`` are
+    The group "both" is spatial and temporal together. ``probe_steps`` are those of a fit; what is not fitted has states
+    of its own, and None here. ``system, perturbation, images, sampler, metrics`` are
     the objects that `build` makes.
     """
 
     name: str
     training: str
     group: Literal["spatial", "temporal", "both", "conditioning", "image"]
-    probe_steps: tuple[int, ...]
+    probe_steps: tuple[int, ...] | None
     system: Target
     perturbation: Target
     images: Target
@@ -45,7 +46,7 @@ class RunConfig:
         if self.prompts.file is None:
             raise UserError("prompts.file is null; a study needs the file of its prompts: .txt, csv or jsonl")
         steps = self.probe_steps
-        if not steps or list(steps) != sorted(set(steps)) or steps[0] != 0:
+        if steps is not None and (not steps or list(steps) != sorted(set(steps)) or steps[0] != 0):
             raise UserError(
                 f"probe_steps is {list(steps)}; allowed: rising whole numbers that begin with 0, the unperturbed model "
                 "with which all later steps are compared, for example [0,20,50]"

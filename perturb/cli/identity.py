@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from perturb.store.hashes import sha256, sha256_of
-from perturb.store.paths import resolve
+from perturb.store.paths import distinct_names, resolve
 
 # Where things are put and shown, and what they run on.
 WITHOUT_EFFECT = ("name", "runs_dir", "plan", "threads", "system.device", "sample.playback_fps")
@@ -35,6 +35,9 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in SOURCES:
         if perturbation.get(key) is not None:
             perturbation[key] = content_digest(resolve(perturbation[key]) / "adapters")
+    if isinstance(adapters := perturbation.get("adapters"), list):
+        digests = [content_digest(resolve(folder)) for folder in adapters]
+        perturbation["adapters"] = list(zip(distinct_names(adapters), digests, strict=True))
     if "checkpoint" in perturbation:
         perturbation["checkpoint"] = content_digest(resolve(perturbation["checkpoint"]))
     if "folder" in (images := result["images"]):

@@ -44,6 +44,7 @@ from perturb.progress import span
 from perturb.store.paths import resolve
 from perturb.structured import MISSING_VALUE, build, read
 from perturb.study.sample import ClipFormat
+from perturb.study.states import check_probe_steps
 from perturb.training.config import TrainConfig
 from perturb.training.objective import BLOCKS
 from perturb.training.recipes import Adapter, Trained, trained_parameters
@@ -71,18 +72,20 @@ def print_plan(values: Mapping[str, Any]) -> None:
     perturbation.attach(system.unet, partition, config.group, fit.seed)
     described = perturbation.describe()
     trained = sum(parameter.numel() for parameter in perturbation.parameters())
-    steps = described.get("fit_steps", config.probe_steps[-1] if trained else 0)
+    check_probe_steps(perturbation, config.probe_steps)
+    states = len(config.probe_steps or perturbation.states())
+    steps = described.get("fit_steps", config.probe_steps[-1] if config.probe_steps else 0)
     still = gradient_cost(system, _still(config, spec), checkpointing=fit.gradient_checkpointing) if trained else None
 
-    count, seeds, probes = _prompt_count(config), len(config.sample.seeds), len(config.probe_steps)
-    clips, unknown = (count or 1) * seeds * probes, "" if count else " per prompt"
+    count, seeds = _prompt_count(config), len(config.sample.seeds)
+    clips, unknown = (count or 1) * seeds * states, "" if count else " per prompt"
     layers, size = len(described["layers"]), described["parameters"]
     lines = {"study": f"{config.name}: the {config.group} group of {spec.name}, trained {config.training}"}
     lines |= {f"θ {group}": f"{number:,} parameters" for group, number in partition.counts().items() if number}
     lines |= {
         "perturbation": f"{size:,} parameters in {layers} layers, {size * 4 / 1e6:.1f} MB each",
-        "fit": f"{steps:,} steps of {fit.batch_size} images" if steps else "nothing: this perturbation is prescribed",
-        "clips": f"{clips:,}{unknown}: {count or '?'} prompts × {seeds} noises × {probes} probe steps, "
+        "fit": f"{steps:,} steps of {fit.batch_size} images" if steps else "nothing: this perturbation is not fitted",
+        "clips": f"{clips:,}{unknown}: {count or '?'} prompts × {seeds} noises × {states} states, "
         f"each {form.frames} frames of {form.height}×{form.width}",
         "memory": _study_memory(config, system, trained=trained, still=still, forward=forward, decode=decode),
     }

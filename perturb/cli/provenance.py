@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from perturb.errors import UserError
 from perturb.metrics import described
 from perturb.store.paths import PACKAGE
+from perturb.store.records import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from perturb.cli.config import RunConfig
@@ -34,9 +35,15 @@ def record(
     generate: Generator,
     metrics: Sequence[Metric | SetMetric],
 ) -> None:
-    """Write everything known before fitting. UserError when the run was begun with other images than now."""
-    shown = images.describe()
-    before = run.manifest().images
+    """Write everything known before fitting.
+
+    Raises UserError for a run that was begun by an older program or with other images than now.
+    """
+    if (begun := run.manifest()).schema_version < SCHEMA_VERSION:
+        raise UserError(
+            f"{run.path} was begun by an older version of perturb: finish it with that, or remove the folder"
+        )
+    shown, before = images.describe(), begun.images
     if changed := [key for key, value in shown.items() if before.get(key, value) != value]:
         raise UserError(
             f"the images have changed since {run.path} was begun ({', '.join(changed)}): put them back, or remove that "

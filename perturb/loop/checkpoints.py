@@ -25,7 +25,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from perturb.errors import UserError
 from perturb.loop.ema import Ema
-from perturb.store.rundir import STEP_PATTERN, write_atomic
+from perturb.store.rundir import write_atomic
+from perturb.store.states import STEP_PATTERN
 
 ENGINE, BEST, AVERAGE = "engine.json", "best.json", "ema"
 UNFINISHED = ".new_"

@@ -23,19 +23,20 @@ Direction = Literal["up", "down", "band"]
 class Clip:
     """One decoded clip: frames uint8 `t h w c` (c = 3, RGB), and which sample of the study it is.
 
-    ``prompt`` is the text it was made from, "" where none is known.
+    ``state`` tells the clips of one sample apart: the id of a state, or a number. ``prompt`` is the text it was made
+    from, "" where none is known.
     """
 
     frames: np.ndarray
     fps: float
     prompt_id: str
     seed: int
-    step: int
+    state: str | int
     prompt: str = ""
 
     @property
     def sample(self) -> tuple[str, int]:
-        """(prompt_id, seed): the same prompt and the same initial noise at every step."""
+        """(prompt_id, seed): the same prompt and the same initial noise in every state."""
         return self.prompt_id, self.seed
 
     @cached_property
@@ -116,7 +117,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Context:
-    """What the clips are compared with: the step-0 clips of the same study by (prompt_id, seed), or none."""
+    """What the clips are compared with: the unperturbed clips of the same study by (prompt_id, seed), or none."""
 
     reference: Mapping[tuple[str, int], Clip] | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -15,6 +15,8 @@ from perturb.errors import UserError
 
 if TYPE_CHECKING:
     from perturb.perturbation.partition import Partition
+    from perturb.store.rundir import RunDir
+    from perturb.store.states import State
 
 BOTH = "both"
 """Stands for the groups "spatial" and "temporal" together, wherever a perturbation is attached."""
@@ -81,22 +83,48 @@ class Perturbation(Protocol):
         ...
 
 
+class Fit(Protocol):
+    """Fits a perturbation to the images of the study."""
+
+    def __call__(self, perturbation: Perturbation, group: str, probe_steps: Sequence[int]) -> RunDir:
+        """The finished fit of ``group``, kept at the probe steps; the perturbation stays attached."""
+        ...
+
+
 @runtime_checkable
-class Prescribed(Perturbation, Protocol):
-    """A perturbation that is not fitted: Δ at every probe step is known beforehand, and `parameters` is empty."""
+class Unfitted(Perturbation, Protocol):
+    """A perturbation that is not fitted: its states are known beforehand, and `parameters` is empty."""
+
+    def prepare(self, fit: Fit) -> None:
+        """Have ``fit`` make what it is made from, as far as that is not there; everything else comes after this."""
+        ...
 
     def check(self, base: Mapping[str, Any]) -> None:
         """Raise UserError unless Δ is meant for the model whose components have these hashes (`Manifest.frozen`)."""
         ...
 
-    def at(self, step: int) -> None:
-        """Set Δ to that of probe step ``step``, and α to 1. Raises UserError when there is none for it."""
+    def states(self) -> list[State]:
+        """All states, without magnitudes; the first is Δ = 0."""
+        ...
+
+    def at(self, state: State) -> None:
+        """Set Δ to that of one of the `states`, and α to 1."""
         ...
 
 
 def parts(group: str) -> tuple[str, ...]:
     """The groups of a partition that ``group`` stands for."""
     return ("spatial", "temporal") if group == BOTH else (group,)
+
+
+def check_within(layers: Iterable[str], partition: Partition, group: str, what: str) -> None:
+    """Raise UserError unless all ``layers`` (or parameters), which ``what`` perturbs, are of ``group``."""
+    allowed = {name for part in parts(group) for name in partition.names(part)}
+    if other := [layer for layer in layers if not allowed & {layer, f"{layer}.weight"}]:
+        raise UserError(
+            f"{what} perturbed {other[0]}, which is not in the group {group!r} of this model: set group to what it "
+            "perturbs, or give one of the same model"
+        )
 
 
 def refuse_second(unet: nn.Module, mine: object | None) -> None:

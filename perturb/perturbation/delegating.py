@@ -1,34 +1,36 @@
-"""What perturbations share whose Δ is carried by something else: by moved weights, or by the factors of a LoRA."""
+"""What perturbations share that leave their Δ to something else: to moved weights, or to the factors of a LoRA."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from torch import nn
+
 from perturb.errors import UserError
-from perturb.perturbation.base import Magnitude
+from perturb.perturbation.base import Fit, Magnitude
 
 if TYPE_CHECKING:
     from perturb.perturbation.lora import LoraPerturbation
     from perturb.perturbation.moved import MovedWeights
 
-Carrier = TypeVar("Carrier", bound="MovedWeights | LoraPerturbation")
+Delegate = TypeVar("Delegate", bound="MovedWeights | LoraPerturbation")
 
 
-class Carried(Generic[Carrier]):
-    """The part of a `Perturbation` that its carrier does; attached as long as it has one.
+class Delegating(Generic[Delegate]):
+    """The part of a `Perturbation` that its delegate does; attached as long as it has one.
 
-    A subclass makes the carrier in ``attach``. Everything but ``detach`` and ``train`` raises UserError before that.
+    A subclass makes the delegate in ``attach``. Everything but ``detach`` and ``train`` raises UserError before that.
     """
 
     def __init__(self) -> None:
-        self._carrier: Carrier | None = None
+        self._delegate: Delegate | None = None
 
     def detach(self) -> None:
         """Put θ back, bit for bit, with the flags it had. Does nothing when not attached."""
-        if self._carrier is not None:
-            self._carrier.detach()
-            self._carrier = None
+        if self._delegate is not None:
+            self._delegate.detach()
+            self._delegate = None
 
     def train(self, mode: bool) -> None:
         """Nothing to switch: there are no layers of its own that drop anything."""
@@ -49,7 +51,18 @@ class Carried(Generic[Carrier]):
         """Replace Δ by the one saved in ``folder``. Raises UserError unless it was made for this network and group."""
         self._attached().load(folder)
 
-    def _attached(self) -> Carrier:
-        if self._carrier is None:
+    def _attached(self) -> Delegate:
+        if self._delegate is None:
             raise UserError("the perturbation is not attached to a network: call attach() first")
-        return self._carrier
+        return self._delegate
+
+
+class Given(Delegating[Delegate]):
+    """What the `Unfitted` perturbations share: nothing is trained, and by default nothing has to be fitted before."""
+
+    def prepare(self, fit: Fit) -> None:
+        """Nothing to do: what it is made from is there."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """None: nothing is trained."""
+        return []

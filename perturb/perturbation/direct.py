@@ -12,14 +12,14 @@ from torch import nn
 
 from perturb.errors import UserError
 from perturb.perturbation.base import parts, refuse_second
-from perturb.perturbation.delegating import Carried
+from perturb.perturbation.delegating import Delegating
 from perturb.perturbation.moved import MovedWeights
 
 if TYPE_CHECKING:
     from perturb.perturbation.partition import Partition
 
 
-class DirectPerturbation(Carried[MovedWeights]):
+class DirectPerturbation(Delegating[MovedWeights]):
     """Δ of full rank on every parameter of the group: matrices, biases, norms and relative-position tables alike.
 
     ``group`` is one of the partition's, or "both" for spatial and temporal. It starts at Δ = 0 without a random draw,
@@ -34,11 +34,11 @@ class DirectPerturbation(Carried[MovedWeights]):
         not float32.
         """
         del seed
-        refuse_second(unet, self._carrier)
+        refuse_second(unet, self._delegate)
         names = [name for part in parts(group) for name in partition.names(part)]
         if not names:
             raise UserError(f"the group {group!r} of this model has no parameters to fine-tune")
-        self._carrier = MovedWeights(unet, names, trained=True)
+        self._delegate = MovedWeights(unet, names, trained=True)
 
     @classmethod
     def restore(cls, unet: nn.Module, folder: str | Path) -> DirectPerturbation:
@@ -47,7 +47,7 @@ class DirectPerturbation(Carried[MovedWeights]):
         Raises UserError when the folder holds none, or some of another network.
         """
         perturbation = cls()
-        perturbation._carrier = MovedWeights.restore(unet, Path(folder))
+        perturbation._delegate = MovedWeights.restore(unet, Path(folder))
         return perturbation
 
     def parameters(self) -> list[nn.Parameter]:

@@ -145,6 +145,12 @@ class LoraPerturbation:
         """Layer → its A and B."""
         return {name: (_factor(layer, "A"), _factor(layer, "B")) for name, layer in self._attached().items()}
 
+    @torch.no_grad()
+    def zero(self) -> None:
+        """Δ = 0, exactly: B = 0."""
+        for _, b in self.factors().values():
+            b.zero_()
+
     def train(self, mode: bool) -> None:
         """Switch the adapter's dropout; the frozen layers under it keep their mode."""
         for layer in self._attached().values():

@@ -93,6 +93,10 @@ class MovedWeights:
         self._moved = dict(moved)
         self.scale(self.alpha)
 
+    def zero(self) -> None:
+        """Δ = 0, exactly."""
+        self.put(self.original)
+
     @torch.no_grad()
     def magnitude(self) -> Magnitude:
         """‖αΔ‖_F/‖θ‖_F of every parameter, by its label, in float64."""
@@ -130,7 +134,8 @@ class MovedWeights:
                     f"{path} has shape {tuple(tensor.shape)} at {name}, here it is "
                     f"{tuple(self.original[name].shape)}: it was made for another network"
                 )
-        if metadata.get(BASE) != self.base():
+        plan = any(tensor.is_meta for tensor in self.original.values())  # a network without values
+        if not plan and metadata.get(BASE) != self.base():
             raise UserError(f"{path} began at other weights than this network has; give the model it was made from")
         self.put(tensors)
 

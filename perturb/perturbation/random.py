@@ -6,6 +6,7 @@ does it, and not its size.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -16,13 +17,14 @@ from torch import Tensor, nn
 from perturb.diffusion.noise import sample_generator
 from perturb.errors import UserError
 from perturb.perturbation import files
-from perturb.perturbation.base import parts, refuse_second, square
-from perturb.perturbation.delegating import Carried
+from perturb.perturbation.base import check_within, refuse_second, square
+from perturb.perturbation.delegating import Given
 from perturb.perturbation.lora import LoraPerturbation
 from perturb.perturbation.moved import MovedWeights
 from perturb.perturbation.reference import Reference
 from perturb.store.paths import resolve
 from perturb.store.rundir import RunDir
+from perturb.store.states import State
 
 if TYPE_CHECKING:
     from perturb.perturbation.partition import Partition
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 Rank = Literal["full", "reference"]
 
 
-class RandomPerturbation(Carried[MovedWeights | LoraPerturbation]):
+class RandomPerturbation(Given[MovedWeights | LoraPerturbation]):
     """Δ_l = c_l G_l with G_l Gaussian and c_l such that ‖Δ_l‖_F/‖θ_l‖_F is that of a reference at the same step.
 
     ``reference`` is a finished run, <runs>/<experiment>/<run id>. ``rank``: "full" draws every weight of G_l
@@ -48,6 +50,7 @@ class RandomPerturbation(Carried[MovedWeights | LoraPerturbation]):
 
     def check(self, base: Mapping[str, Any]) -> None:
         """Raise UserError unless the reference is a finished run of the model whose components have these hashes."""
+        self.reference.steps()  # raises when it is not finished
         self.reference.check_model(base)
 
     def attach(self, unet: nn.Module, partition: Partition, group: str, seed: int) -> None:
@@ -56,55 +59,50 @@ class RandomPerturbation(Carried[MovedWeights | LoraPerturbation]):
         Raises UserError when something is attached already, for a reference that is no finished run, that perturbed
         another group, or (for its rank) that is no LoRA.
         """
-        refuse_second(unet, self._carrier)
-        first = self.reference.run.adapter(self.reference.steps()[0])
+        refuse_second(unet, self._delegate)
+        first = self.reference.run.adapter(self.states()[0].id)
         self.reference.check_group(group, "give a run of the same group, or set group to that of the reference")
-        names = {layer: _parameter(layer, partition) for layer in files.read_magnitude(first)}
-        allowed = {name for part in parts(group) for name in partition.names(part)}
-        if other := [layer for layer, name in names.items() if name not in allowed]:
-            raise UserError(
-                f"{self.reference} perturbed {other[0]}, which is not in the group {group!r} of this model: "
-                "give a run of the same model"
-            )
+        layers = files.read_magnitude(first)
+        check_within(layers, partition, group, str(self.reference))
         self.seed = seed
         if self.rank == "full":
-            self._carrier = MovedWeights(unet, names.values(), trained=False)
+            self._delegate = MovedWeights(unet, [_parameter(layer, partition) for layer in layers], trained=False)
         else:
-            self._carrier = LoraPerturbation.restore(unet, first)
-            for factor in self._carrier.parameters():
+            self._delegate = LoraPerturbation.restore(unet, first)
+            for factor in self._delegate.parameters():
                 factor.requires_grad_(False)
 
-    def at(self, step: int) -> None:
-        """Set Δ to the size that the reference has at ``step``, and α to 1.
+    def states(self) -> list[State]:
+        """The probe steps of the reference."""
+        return [dataclasses.replace(state, magnitude=None) for state in self.reference.steps().values()]
 
-        Raises UserError for a step that the reference did not keep, and where its ratio is infinite (θ = 0).
+    def at(self, state: State) -> None:
+        """Set Δ to the size that the reference has in this state, and α to 1.
+
+        Raises UserError where its ratio is infinite (θ = 0).
         """
-        carrier = self._attached()
-        ratios = files.read_magnitude(self.reference.adapter(step, "probe_steps"))
+        delegate = self._attached()
+        ratios = files.read_magnitude(self.reference.run.adapter(state.id))
         if endless := [layer for layer, ratio in ratios.items() if not math.isfinite(ratio)]:
             raise UserError(
                 f"the reference moved {len(endless)} layers whose weights are 0, e.g. {endless[0]}: a ratio to them "
                 "says nothing, so no control can be matched to it"
             )
-        carrier.scale(1.0)
-        if isinstance(carrier, MovedWeights):
-            _put_full(carrier, ratios, self.seed)
+        delegate.scale(1.0)
+        if isinstance(delegate, MovedWeights):
+            _put_full(delegate, ratios, self.seed)
         else:
-            _put_low_rank(carrier, ratios, self.seed)
-
-    def parameters(self) -> list[nn.Parameter]:
-        """None: nothing is trained."""
-        return []
+            _put_low_rank(delegate, ratios, self.seed)
 
     def describe(self) -> dict[str, Any]:
         """For the manifest: what is moved, and after which run."""
-        carrier = self._attached().describe()
+        delegate = self._attached().describe()
         return {
             "kind": "random",
-            "rank": carrier.get("rank", "full"),
+            "rank": delegate.get("rank", "full"),
             "reference": self.reference.origin(),
-            "parameters": carrier["parameters"],
-            "layers": carrier["layers"],
+            "parameters": delegate["parameters"],
+            "layers": delegate["layers"],
             "unreachable": [],
         }
 

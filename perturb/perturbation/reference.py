@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from perturb.errors import UserError
-from perturb.store.rundir import STEP_PATTERN, RunDir
+from perturb.store.rundir import RunDir
+from perturb.store.states import State, steps
 
 
 @dataclass(frozen=True)
@@ -21,25 +22,24 @@ class Reference:
     def __str__(self) -> str:
         return f"{self.key}={self.run.path}"
 
-    def steps(self) -> list[int]:
-        """Its probe steps, ascending. Raises UserError unless its fit is finished."""
-        folders = [STEP_PATTERN.fullmatch(folder.name) for folder in (self.run.path / "adapters").glob("step_*")]
-        if not self.run.is_done("fit", "all") or not folders:
+    def steps(self) -> dict[int, State]:
+        """Its states by probe step, ascending. Raises UserError unless it is a fit that is finished."""
+        found = steps(self.run.states())
+        if not self.run.is_done("fit", "all") or not found:
             raise UserError(
                 f"{self} is no run whose fit is finished; give the directory of one, runs/<experiment>/<run id>"
             )
-        return sorted(int(match[1]) for match in folders if match)
+        return found
 
     def adapter(self, step: int, where: str) -> Path:
         """The folder of its perturbation at ``step``. UserError when it kept none; ``where`` says who asked for it."""
         if step not in (known := self.steps()):
             allowed = ", ".join(map(str, known))
             raise UserError(f"{self.run.path} has no adapter of step {step}; allowed in {where}: {allowed}")
-        return self.run.adapter(step)
+        return self.run.adapter(known[step].id)
 
     def check_model(self, base: Mapping[str, Any]) -> None:
         """Raise UserError unless it perturbed the model whose components have these hashes (`Manifest.frozen`)."""
-        self.steps()  # raises when it is not finished
         manifest = self.run.manifest()
         theirs = manifest.frozen.get("before", {})
         if different := sorted(part for part in theirs.keys() | base.keys() if theirs.get(part) != base.get(part)):

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from perturb.errors import UserError
+from perturb.store.states import step_id
 
-SCHEMA_VERSION = 1
-"""Version of the run directory's files; a reader refuses what a newer program has written."""
+SCHEMA_VERSION = 2
+"""Version of the run directory's files; a reader refuses what a newer program has written.
+
+1: no states.csv; the rows of scores.csv name a step, and states of other coordinates were numbered like steps.
+"""
 
 SET_PROMPT = "*"
-"""``prompt_id`` of a row that measures the whole set of clips of one step."""
+"""``prompt_id`` of a row that measures the whole set of clips of one state."""
 SET_SEED = -1
 """``seed`` of such a row."""
 
@@ -24,7 +28,7 @@ Status = Literal["ok", "unavailable", "failed"]
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One value of one metric for one clip, or (prompt ``*``, seed -1) for all clips of one perturbation step.
+    """One value of one metric for one clip, or (prompt ``*``, seed -1) for all clips of one state.
 
     ``value`` is None unless ``status`` is ``ok``; ``reason`` then says why.
     """
@@ -33,7 +37,7 @@ class ScoreRow:
     training: str
     group: str
     lora_seed: int
-    step: int
+    state: str
     prompt_id: str
     seed: int
     metric: str
@@ -42,9 +46,9 @@ class ScoreRow:
     reason: str = ""
 
     @property
-    def order(self) -> tuple[int, str, int, str]:
-        """Sort key of scores.csv: perturbation step, prompt, noise seed, metric."""
-        return (self.step, self.prompt_id, self.seed, self.metric)
+    def key(self) -> tuple[str, str, int, str]:
+        """What the value is of: state, prompt, noise seed, metric."""
+        return (self.state, self.prompt_id, self.seed, self.metric)
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,8 @@ class Manifest:
 
 
 SCORE_COLUMNS = tuple(f.name for f in dataclasses.fields(ScoreRow))
+OLD_SCORE_COLUMNS = tuple("step" if name == "state" else name for name in SCORE_COLUMNS)
+"""Of schema 1."""
 CLIP_SCORE_COLUMNS = tuple(f.name for f in dataclasses.fields(ClipScoreRow))
 TRAIN_COLUMNS = tuple(f.name for f in dataclasses.fields(TrainRow))
 
@@ -147,11 +153,11 @@ def _to_csv(columns: Sequence[str], rows: Sequence[ScoreRow] | Sequence[ClipScor
     return buffer.getvalue()
 
 
-def _from_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def _from_csv(path: Path, *allowed: Sequence[str]) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != tuple(columns):
-            raise UserError(f"{path} has the columns {reader.fieldnames}; expected {list(columns)}.")
+        if tuple(reader.fieldnames or ()) not in allowed:
+            raise UserError(f"{path} has the columns {reader.fieldnames}; expected {list(allowed[0])}.")
         return list(reader)
 
 
@@ -159,9 +165,10 @@ def _number(text: str) -> float | None:
     return float(text) if text else None
 
 
-def scores_csv(rows: Iterable[ScoreRow]) -> str:
-    """scores.csv as text, rows sorted by `ScoreRow.order`."""
-    return _to_csv(SCORE_COLUMNS, sorted(rows, key=lambda row: row.order))
+def scores_csv(rows: Iterable[ScoreRow], states: Sequence[str]) -> str:
+    """scores.csv as text: rows by state in the order of the ids ``states``, then by prompt, noise seed and metric."""
+    order = {state: i for i, state in enumerate(states)}
+    return _to_csv(SCORE_COLUMNS, sorted(rows, key=lambda row: (order[row.state], *row.key[1:])))
 
 
 def clip_scores_csv(rows: Sequence[ClipScoreRow]) -> str:
@@ -170,14 +177,17 @@ def clip_scores_csv(rows: Sequence[ClipScoreRow]) -> str:
 
 
 def read_scores(path: Path) -> list[ScoreRow]:
-    """The rows of a scores.csv. Raises UserError when its columns are not those of `ScoreRow`."""
+    """The rows of a scores.csv; those of schema 1 with the id that their step has now.
+
+    Raises UserError when its columns are not those of `ScoreRow`.
+    """
     return [
         ScoreRow(
             run_id=row["run_id"],
             training=row["training"],
             group=row["group"],
             lora_seed=int(row["lora_seed"]),
-            step=int(row["step"]),
+            state=row["state"] if "state" in row else step_id(int(row["step"])),
             prompt_id=row["prompt_id"],
             seed=int(row["seed"]),
             metric=row["metric"],
@@ -185,7 +195,7 @@ def read_scores(path: Path) -> list[ScoreRow]:
             status=row["status"],  # type: ignore[arg-type]
             reason=row["reason"],
         )
-        for row in _from_csv(path, SCORE_COLUMNS)
+        for row in _from_csv(path, SCORE_COLUMNS, OLD_SCORE_COLUMNS)
     ]
 
 

@@ -1,9 +1,9 @@
 """One run on disk: where everything lies, atomic writes, done-markers, the lock. Knows neither torch nor hydra.
 
 runs/<experiment>/<run id>/
-  config.yaml  manifest.json  train.csv  scores.csv
-  adapters/step_000100/            peft format
-  clips/step_000100/p003_s1.npy    uint8 t h w c, what is scored; .mp4 beside it is for eyes
+  config.yaml  manifest.json  states.csv  train.csv  scores.csv
+  adapters/<state>/                peft format; after 100 fitting steps the state is step_000100
+  clips/<state>/p003_s1.npy        uint8 t h w c, what is scored; .mp4 beside it is for eyes
   figures/
   .done/<stage>/<key>              empty files: this part is finished and valid
 """
@@ -13,10 +13,9 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from perturb.errors import UserError
-from perturb.store.records import Manifest
+from perturb.store.records import Manifest, read_scores, read_train
+from perturb.store.states import State, read_states, states_csv, step_state
 
-STEP_PATTERN = re.compile(r"step_(\d+)")
 TEMPORARY = ".tmp-"
 
 
@@ -94,22 +93,48 @@ class RunDir:
         """The folder of figures."""
         return self.path / "figures"
 
-    def adapter(self, step: int) -> Path:
-        """The folder of the perturbation after ``step`` fitting steps."""
-        return self.path / "adapters" / f"step_{step:06d}"
+    def adapter(self, state: str) -> Path:
+        """The folder of the perturbation in a state."""
+        return self.path / "adapters" / state
 
-    def clips(self, step: int) -> Path:
-        """The folder of the clips sampled with `adapter` (step)."""
-        return self.path / "clips" / f"step_{step:06d}"
+    def clips(self, state: str) -> Path:
+        """The folder of the clips sampled with the `adapter` of a state."""
+        return self.path / "clips" / state
 
-    def clip(self, step: int, prompt_id: str, seed: int) -> Path:
+    def clip(self, state: str, prompt_id: str, seed: int) -> Path:
         """The lossless frames of one clip, .npy, uint8 t h w c."""
-        return self.clips(step) / f"{prompt_id}_s{seed}.npy"
+        return self.clips(state) / f"{prompt_id}_s{seed}.npy"
 
-    def steps(self) -> list[int]:
-        """The perturbation steps that have clips, ascending."""
-        found = (STEP_PATTERN.fullmatch(folder.name) for folder in (self.path / "clips").glob("step_*"))
-        return sorted(int(match[1]) for match in found if match)
+    # states -----------------------------------------------------------------------------------------------------
+
+    @property
+    def states_path(self) -> Path:
+        """states.csv: one `State` per line, the unperturbed model first."""
+        return self.path / "states.csv"
+
+    def states(self) -> list[State]:
+        """The states of the run; none as long as they are not all made."""
+        if self.states_path.is_file():
+            return read_states(self.states_path)
+        return self._old_states() if self.manifest().schema_version == 1 else []
+
+    def write_states(self, states: Sequence[State]) -> None:
+        """Say which states the run has; their adapters are on disk."""
+        write_atomic(self.states_path, states_csv(states))
+
+    def _old_states(self) -> list[State]:
+        """Of schema 1: what adapters/ and scores.csv have; ids are folders as they lie there.
+
+        Its landscapes and ablations numbered their states like steps, in the order of the manifest's ``cells``.
+        """
+        names = {folder.name for folder in (self.path / "adapters").glob("step_*")}
+        names |= {row.state for row in read_scores(self.scores)} if self.scores.is_file() else set()
+        train = read_train(self.train_log) if self.train_log.is_file() else []
+        sizes = {row.step: row.magnitude for row in train}
+        cells = self.manifest().perturbation.get("cells")
+        numbers = sorted(int(name.removeprefix("step_")) for name in names)
+        found = {number: step_state(number, sizes.get(number)) for number in numbers}
+        return [dataclasses.replace(s, coordinates=cells[k]) if cells else s for k, s in found.items()]
 
     # manifest ---------------------------------------------------------------------------------------------------
 

@@ -2,8 +2,7 @@
 
     Δ ← AdamW on mean (ε − ε̂_{θ+Δ}(x_t, t, text))²,  θ frozen
 
-Writes adapters/step_*/, train.csv and the manifest sections perturbation, images and frozen. A perturbation that is
-prescribed instead of fitted passes through the same probe steps and leaves the same files.
+Writes adapters/step_*/, states.csv, train.csv and the manifest sections perturbation, images and frozen.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +22,12 @@ from perturb.diffusion import Conditioning, sample_generator
 from perturb.diffusion.loss import epsilon_loss
 from perturb.errors import UserError
 from perturb.models.videocrafter.system import VideoSystem
-from perturb.perturbation import Perturbation, Prescribed, files
+from perturb.perturbation import Perturbation, files
 from perturb.perturbation.partition import Partition
 from perturb.progress import progress
 from perturb.store.records import TrainRow, train_csv
 from perturb.store.rundir import RunDir, write_atomic
+from perturb.store.states import State, step_id, step_state
 from perturb.store.tensors import hash_modules, moved, summarise
 from perturb.structured import check_range
 from perturb.study.fit_data import Batch, FitData
@@ -85,7 +85,6 @@ def fit(
 ) -> None:
     """Fit ``perturbation`` on ``group`` and save it at each probe step; it stays attached, loaded from the last one.
 
-    A `Prescribed` one is not fitted but set to each probe step and saved, after its check; it sees no image.
     The same call again continues where the last one was stopped and ends with the same adapters, bit for bit; a
     finished one only attaches. Raises UserError for probe steps that cannot be, for a run directory of another fit, and
     for a loss or gradient that is not finite; RuntimeError if anything but the perturbation moved.
@@ -95,7 +94,7 @@ def fit(
         data = FitData(system, images, config)
         _fit_and_verify(system, perturbation, data, probes=probes, config=config, run=run, group=group)
     perturbation.attach(system.unet, Partition.of(system.unet), group, config.seed)
-    perturbation.load(run.adapter(probes[-1]))
+    perturbation.load(run.adapter(step_id(probes[-1])))
 
 
 def _fit_and_verify(
@@ -110,8 +109,6 @@ def _fit_and_verify(
 ) -> None:
     """Attach, fit, detach; then every weight of the system must have the hash it had before."""
     before = hash_modules(system.modules())
-    if isinstance(perturbation, Prescribed):
-        perturbation.check(summarise(before))
     checkpointing = system.unet.gradient_checkpointing
     perturbation.attach(system.unet, Partition.of(system.unet), group, config.seed)
     try:
@@ -123,10 +120,9 @@ def _fit_and_verify(
         perturbation.train(True)
         origin = {"base": summarise(before), "images": data.describe()}
         identity = {"config": asdict(config), "probe_steps": list(probes), **origin, **described}
-        if isinstance(perturbation, Prescribed):
-            _prescribe(perturbation, probes, run)
-        else:
-            _Fitting(system, perturbation, data, config=config, run=run, identity=identity).to(probes)
+        fitting = _Fitting(system, perturbation, data, config=config, run=run, identity=identity)
+        fitting.to(probes)
+        run.write_states([step_state(row.step, row.magnitude) for row in fitting.rows if row.step in probes])
     finally:
         perturbation.detach()
         system.unet.gradient_checkpointing = checkpointing
@@ -209,7 +205,7 @@ class _Fitting:
         So a state on disk means that all before it is there.
         """
         if probe:
-            _save_probe(self.perturbation, self.run.adapter(step))
+            save_state(self.perturbation, step_state(step), self.run)
         write_atomic(self.run.train_log, train_csv(self.rows))
         buffer = io.BytesIO()
         content = {
@@ -239,20 +235,12 @@ class _Fitting:
         return self.kept
 
 
-def _prescribe(perturbation: Prescribed, probes: Sequence[int], run: RunDir) -> None:
-    """Save Δ of every probe step, and the log of its growth; what a killed process left is written again, the same."""
-    rows = []
-    for step in probes:
-        perturbation.at(step)
-        _save_probe(perturbation, run.adapter(step))
-        rows.append(TrainRow(step, None, None, None, perturbation.magnitude().total))
-    write_atomic(run.train_log, train_csv(rows))
-
-
-def _save_probe(perturbation: Perturbation, folder: Path) -> None:
-    """The perturbation, and ‖Δ‖/‖θ‖ of every layer beside it."""
-    perturbation.save(folder)
-    files.write_magnitude(folder, perturbation.magnitude())
+def save_state(perturbation: Perturbation, state: State, run: RunDir) -> State:
+    """Save the perturbation, and ‖Δ‖/‖θ‖ of every layer beside it; returns the state with the whole of it."""
+    magnitude = perturbation.magnitude()
+    perturbation.save(run.adapter(state.id))
+    files.write_magnitude(run.adapter(state.id), magnitude)
+    return replace(state, magnitude=magnitude.total)
 
 
 def _loss(system: VideoSystem, batch: Batch, precision: str) -> Tensor:

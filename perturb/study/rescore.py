@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from perturb.errors import UserError
 from perturb.metrics import Format, Metric, SetMetric, described
-from perturb.store.records import ScoreRow, read_scores, scores_csv
+from perturb.store.records import SCHEMA_VERSION, ScoreRow, read_scores, scores_csv
 from perturb.store.rundir import RunDir, write_atomic
 from perturb.study.score import Labels, Sampled, scored
 
@@ -46,20 +46,24 @@ def rescore(
     images: ImageSet | None,
     cache: Path | None,
 ) -> list[Change]:
-    """Write scores.csv and the manifest's metrics anew, in one step at the end; returns what changed, by metric.
+    """Write scores.csv and the manifest's metrics anew, all at the end; returns what changed, by metric.
 
-    ``config`` is the run's own. Raises UserError for a run that has not sampled all its clips.
+    ``config`` is the run's own. A run of an older schema is one of today's afterwards, its folders as they were. Raises
+    UserError for a run that has not sampled all its clips.
     """
+    states = run.states()
     sampled, labels = read_sampled(run, config), read_labels(run, config)
-    clips = [run.clip(step, *sample) for step in sampled.probe_steps for sample in sampled.samples]
+    clips = [run.clip(state, *sample) for state in sampled.states for sample in sampled.samples]
     if absent := [clip for clip in clips if not clip.is_file()]:
         found = f"{run.path} lacks {len(absent)} of {len(clips)} clips, e.g. {absent[0].name}"
         raise UserError(f"{found}: finish the run first, with the command that began it")
-    steps = scored(metrics, sampled, run, sampled.probe_steps, labels=labels, images=images, cache=cache)
-    rows = [row for _, found in steps for row in found]
+    found = scored(metrics, sampled, run, sampled.states, labels=labels, images=images, cache=cache)
+    rows = [row for _, each in found for row in each]
     before = read_scores(run.scores) if run.scores.is_file() else []
-    write_atomic(run.scores, scores_csv(rows))
-    run.update_manifest(metrics=[dataclasses.asdict(info) for info in described(metrics)])
+    run.write_states(states)
+    write_atomic(run.scores, scores_csv(rows, sampled.states))
+    infos = [dataclasses.asdict(info) for info in described(metrics)]
+    run.update_manifest(schema_version=SCHEMA_VERSION, metrics=infos)
     return changes(before, rows)
 
 
@@ -68,7 +72,7 @@ def read_sampled(run: RunDir, config: Mapping[str, Any]) -> Sampled:
     manifest = run.manifest()
     samples = [(prompt_id, seed) for seed in config["sample"]["seeds"] for prompt_id in manifest.prompts]
     form = Format(**{name: manifest.clips[name] for name in ("fps", "frames", "height", "width")})
-    return Sampled(samples, manifest.prompts, config["probe_steps"], form)
+    return Sampled(samples, manifest.prompts, [state.id for state in run.states()], form)
 
 
 def read_labels(run: RunDir, config: Mapping[str, Any]) -> Labels:
@@ -78,7 +82,7 @@ def read_labels(run: RunDir, config: Mapping[str, Any]) -> Labels:
 
 def changes(before: Sequence[ScoreRow], after: Sequence[ScoreRow]) -> list[Change]:
     """By metric, in the order of their names."""
-    old, new = ({(row.metric, row.order): row for row in rows} for rows in (before, after))
+    old, new = ({(row.metric, row.key): row for row in rows} for rows in (before, after))
     found: dict[str, Change] = {}
     for key in sorted(old.keys() | new.keys()):
         change = found.get(key[0], Change(key[0]))

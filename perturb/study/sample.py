@@ -1,4 +1,4 @@
-"""Sample the same prompts from the same noises, at one perturbation step after the other.
+"""Sample the same prompts from the same noises, in one state after the other.
 
 Axes: b batch, c channels, t frames, h w pixels or latents.
 """
@@ -128,7 +128,7 @@ class Generator:
 
     @property
     def samples(self) -> list[tuple[str, int]]:
-        """(prompt id, noise seed) of every clip of one probe step."""
+        """(prompt id, noise seed) of every clip of one state."""
         return [(self.prompts[index].id, seed) for index, seed in self.jobs]
 
     def describe(self) -> dict[str, Any]:
@@ -142,31 +142,31 @@ class Generator:
 def sample(
     generate: Generator,
     perturbation: Perturbation,
-    probe_steps: Sequence[int],
+    states: Sequence[str],
     run: RunDir,
     *,
     playback_fps: int,
 ) -> None:
-    """Write the clips of every probe step: ``.npy`` (uint8 t h w c, lossless) and ``.mp4``; what is there is kept.
+    """Write the clips of every state: ``.npy`` (uint8 t h w c, lossless) and ``.mp4``; what is there is kept.
 
-    ``perturbation`` is attached; it is loaded with the adapter of each step. A batch of which any clip is missing is
+    ``perturbation`` is attached; it is loaded with the adapter of each state. A batch of which any clip is missing is
     made again as a whole, so that a resumed run has the bytes of an uninterrupted one.
     """
-    paths = {step: [_paths(run, step, generate, batch) for batch in generate.batches] for step in probe_steps}
+    paths = {state: [_paths(run, state, generate, batch) for batch in generate.batches] for state in states}
     todo = {
-        step: [i for i, files in enumerate(paths[step]) if not all(_is_clip(file, generate.format) for file in files)]
-        for step in probe_steps
-        if not run.is_done("sample", step)
+        state: [i for i, files in enumerate(paths[state]) if not all(_is_clip(file, generate.format) for file in files)]
+        for state in states
+        if not run.is_done("sample", state)
     }
     total = sum(len(generate.batches[i]) for pending in todo.values() for i in pending)
     with progress("sample", total) as advance:
-        for step, pending in todo.items():
-            perturbation.load(run.adapter(step))
+        for state, pending in todo.items():
+            perturbation.load(run.adapter(state))
             for i in pending:
-                for frames, file in zip(generate(generate.batches[i], advance), paths[step][i], strict=True):
+                for frames, file in zip(generate(generate.batches[i], advance), paths[state][i], strict=True):
                     write_mp4(file.with_suffix(".mp4"), frames, playback_fps)
                     save_clip(file, frames)  # last: the clip counts as made from here on
-            run.mark_done("sample", step)
+            run.mark_done("sample", state)
 
 
 def save_clip(path: Path, frames: np.ndarray) -> None:
@@ -176,8 +176,8 @@ def save_clip(path: Path, frames: np.ndarray) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def _paths(run: RunDir, step: int, generate: Generator, batch: Sequence[tuple[int, int]]) -> list[Path]:
-    return [run.clip(step, generate.prompts[index].id, seed) for index, seed in batch]
+def _paths(run: RunDir, state: str, generate: Generator, batch: Sequence[tuple[int, int]]) -> list[Path]:
+    return [run.clip(state, generate.prompts[index].id, seed) for index, seed in batch]
 
 
 def _is_clip(path: Path, form: ClipFormat) -> bool:

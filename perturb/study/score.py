@@ -1,4 +1,4 @@
-"""Score the clips of every probe step and write them into scores.csv, one finished step at a time."""
+"""Score the clips of every state and write them into scores.csv, one finished state at a time."""
 
 from __future__ import annotations
 
@@ -35,22 +35,24 @@ class Labels:
 
 @dataclass(frozen=True)
 class Sampled:
-    """What a run has sampled: (prompt id, noise seed) pairs at each probe step, the prompts by id, and the format."""
+    """What a run has sampled: (prompt id, noise seed) pairs in each state, the prompts by id, and the format.
+
+    ``states`` are ids; the first is the unperturbed model, with which the others are compared.
+    """
 
     samples: Sequence[tuple[str, int]]
     prompts: Mapping[str, str]
-    probe_steps: Sequence[int]
+    states: Sequence[str]
     form: Format
 
-    def clips(self, run: RunDir, step: int) -> list[ClipSource]:
-        """The clips of a step, each with that of step 0 to compare with."""
-        zero = {sample: self._clip(run, 0, sample, None) for sample in self.samples} if 0 in self.probe_steps else {}
-        return [self._clip(run, step, sample, zero.get(sample)) for sample in self.samples]
+    def clips(self, run: RunDir, state: str) -> list[ClipSource]:
+        """The clips of a state, each with that of the unperturbed model to compare with."""
+        return [self._clip(run, state, each, self._clip(run, self.states[0], each, None)) for each in self.samples]
 
-    def _clip(self, run: RunDir, step: int, sample: tuple[str, int], original: ClipSource | None) -> ClipSource:
-        path = run.clip(step, *sample)
+    def _clip(self, run: RunDir, state: str, sample: tuple[str, int], original: ClipSource | None) -> ClipSource:
+        path = run.clip(state, *sample)
         read = partial(_read, path, self.form.fps)
-        return ClipSource(path.name, read, *sample, step, self.prompts.get(sample[0], ""), original)
+        return ClipSource(path.name, read, *sample, state, self.prompts.get(sample[0], ""), original)
 
 
 def score_cache(runs_dir: str) -> Path:
@@ -67,37 +69,38 @@ def score(
     images: ImageSet | None,
     cache: Path | None,
 ) -> None:
-    """Score what a run has sampled, compared with its step 0 and with the images D_I.
+    """Score what a run has sampled, compared with its unperturbed clips and with the images D_I.
 
-    scores.csv is rewritten whole and sorted after each step; the rows of finished steps are kept as they are.
+    scores.csv is rewritten whole and sorted after each state; the rows of finished states are kept as they are.
     """
-    todo = [step for step in sampled.probe_steps if not run.is_done("score", step)]
-    for step, rows in scored(metrics, sampled, run, todo, labels=labels, images=images, cache=cache):
-        others = [row for row in read_scores(run.scores) if row.step != step] if run.scores.is_file() else []
-        write_atomic(run.scores, scores_csv([*others, *rows]))  # in place of any that a killed process left there
-        run.mark_done("score", step)
+    todo = [state for state in sampled.states if not run.is_done("score", state)]
+    for state, rows in scored(metrics, sampled, run, todo, labels=labels, images=images, cache=cache):
+        others = [row for row in read_scores(run.scores) if row.state != state] if run.scores.is_file() else []
+        # in place of any that a killed process left there
+        write_atomic(run.scores, scores_csv([*others, *rows], sampled.states))
+        run.mark_done("score", state)
 
 
 def scored(
     metrics: Sequence[Metric | SetMetric],
     sampled: Sampled,
     run: RunDir,
-    steps: Sequence[int],
+    states: Sequence[str],
     *,
     labels: Labels,
     images: ImageSet | None,
     cache: Path | None,
-) -> Iterator[tuple[int, list[ScoreRow]]]:
-    """Step after step with its rows. ``cache``: see `Engine`."""
-    if not steps:
+) -> Iterator[tuple[str, list[ScoreRow]]]:
+    """State after state with its rows. ``cache``: see `Engine`."""
+    if not states:
         return
-    total = len(steps) * len(sampled.samples)
+    total = len(states) * len(sampled.samples)
     with Engine(metrics, cache, workers=suitable_workers(total)) as engine, progress("score", total) as advance:
-        reference = engine.gather(sampled.clips(run, 0)) if 0 in sampled.probe_steps else None
+        reference = engine.gather(sampled.clips(run, sampled.states[0]))
         stills = None if images is None else engine.gather(image_clips(images, sampled.form), Workers(1))
-        for step in steps:
-            survey = engine.measure(sampled.clips(run, step), advance)
-            yield step, list(_rows(engine.scores(survey, reference, stills), step, labels))
+        for state in states:
+            survey = engine.measure(sampled.clips(run, state), advance)
+            yield state, list(_rows(engine.scores(survey, reference, stills), state, labels))
 
 
 def image_clips(images: ImageSet, form: Format) -> Iterator[ClipSource]:
@@ -118,9 +121,9 @@ def _read(path: Path, fps: float) -> tuple[np.ndarray, float]:
     return np.load(path), fps
 
 
-def _rows(scores: Scores, step: int, labels: Labels) -> Iterator[ScoreRow]:
+def _rows(scores: Scores, state: str, labels: Labels) -> Iterator[ScoreRow]:
     found = [(clip.source.sample, clip.values) for clip in scores.clips]
     for (prompt_id, seed), values in [*found, ((SET_PROMPT, SET_SEED), scores.whole)]:
         for name, value in values.items():
-            place: dict[str, Any] = {"step": step, "prompt_id": prompt_id, "seed": seed, "metric": name}
+            place: dict[str, Any] = {"state": state, "prompt_id": prompt_id, "seed": seed, "metric": name}
             yield ScoreRow(**vars(labels), **place, **vars(value))

@@ -108,7 +108,7 @@ def _source(
 ) -> ClipSource:
     made_from = prompted or Prompted(name, 0, "")
     read = partial(read_clip, path, fps)
-    return ClipSource(name, read, made_from.id, made_from.take, 0, made_from.text, original)
+    return ClipSource(name, read, made_from.id, made_from.take, "", made_from.text, original)
 
 
 def _usual(formats: Sequence[Format]) -> Format:

@@ -13,19 +13,20 @@ from torch import nn
 from perturb.errors import UserError
 from perturb.models.videocrafter.checkpoint import load_system
 from perturb.perturbation.base import parts, refuse_second
-from perturb.perturbation.delegating import Carried
+from perturb.perturbation.delegating import Given
 from perturb.perturbation.moved import MovedWeights
 from perturb.perturbation.partition import Partition
 from perturb.store.paths import resolve
+from perturb.store.states import State, step_state
 from perturb.store.tensors import summarise
 from perturb.training.twins import read_member
 
 
-class TrainedPerturbation(Carried[MovedWeights]):
+class TrainedPerturbation(Given[MovedWeights]):
     """What one training of the UNet did to the model it began from; nothing is fitted here.
 
-    ``checkpoint`` is the output folder of that training. Probe step 0 is its init and its last step its result; the
-    steps between were not kept.
+    ``checkpoint`` is the output folder of that training. Its states are step 0, where it began, and its last
+    step; those between were not kept.
     """
 
     def __init__(self, checkpoint: str) -> None:
@@ -49,7 +50,7 @@ class TrainedPerturbation(Carried[MovedWeights]):
         other parameters than those of ``group`` ("both": spatial and temporal).
         """
         del seed
-        refuse_second(unet, self._carrier)
+        refuse_second(unet, self._delegate)
         moved = read_member(self.folder).trained
         owner = {f"unet.{name}": part for part, names in partition.groups.items() for name in names}
         trained = {owner.get(name, name) for name in moved}
@@ -58,26 +59,21 @@ class TrainedPerturbation(Carried[MovedWeights]):
                 f"perturbation.checkpoint={self.folder} trained {', '.join(sorted(trained))}, and group is {group!r}; "
                 "set group to what it trained: spatial, temporal, or both for the two of them"
             )
-        self._carrier = MovedWeights(unet, [n.removeprefix("unet.") for n in owner if n in moved], trained=False)
+        self._delegate = MovedWeights(unet, [n.removeprefix("unet.") for n in owner if n in moved], trained=False)
 
-    def at(self, step: int) -> None:
-        """Set Δ to 0 at step 0 and to θ' − θ at the training's last step, and α to 1.
+    def states(self) -> list[State]:
+        """Step 0 and the training's last step."""
+        return [step_state(step) for step in (0, read_member(self.folder).card["last"]["step"])]
 
-        Raises UserError for any other step.
-        """
-        carrier, last = self._attached(), read_member(self.folder).card["last"]["step"]
-        if step not in (0, last):
-            raise UserError(f"{self.folder} was trained for {last} steps; allowed in probe_steps: [0,{last}]")
-        carrier.scale(1.0)
-        if step:
-            result = load_system(self.folder).unet
-            carrier.put({name: result.get_parameter(name).detach() for name in carrier.parameters})
+    def at(self, state: State) -> None:
+        """Set Δ to 0 at step 0 and to θ' − θ at the last one, and α to 1."""
+        delegate = self._attached()
+        delegate.scale(1.0)
+        if state == self.states()[0]:
+            delegate.zero()
         else:
-            carrier.put(carrier.original)
-
-    def parameters(self) -> list[nn.Parameter]:
-        """None: nothing is trained."""
-        return []
+            result = load_system(self.folder).unet
+            delegate.put({name: result.get_parameter(name).detach() for name in delegate.parameters})
 
     def describe(self) -> dict[str, Any]:
         """For the manifest: which training, how it moved the weights (``lora`` None: directly), and on what."""

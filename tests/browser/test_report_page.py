@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from perturb.report import main
+from perturb.store.states import step_id
 from tests.unit.coupling_runs import STEPS, Key, make_study
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
@@ -41,9 +42,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ).items():
         run.update_manifest(prompts={"p001": HOSTILE}, system={"checkpoint": str(folder / "model.ckpt")})
         for step in STEPS:
-            run.clips(step).mkdir(parents=True)
+            run.clips(step_id(step)).mkdir(parents=True)
             for prompt in range(3):
-                np.save(run.clip(step, f"p{prompt:03d}", 0), clip(key, prompt, step))
+                np.save(run.clip(step_id(step), f"p{prompt:03d}", 0), clip(key, prompt, step))
     return folder
 
 

@@ -55,7 +55,8 @@ def test_every_plain_seam_builds(group: str, name: str):
     if "???" in seam.values():
         with pytest.raises(UserError, match=rf"{group}\.\w+: missing for "):
             build(group, seam)
-        seam = {key: "somewhere" if value == "???" else value for key, value in seam.items()}
+        given = {key: ["somewhere"] if key == "adapters" else "somewhere" for key in seam}
+        seam = {key: given[key] if value == "???" else value for key, value in seam.items()}
     assert build(group, seam) is not None
 
 
@@ -103,14 +104,15 @@ def test_experiments_say_what_they_perturb():
             assert values["system"]["checkpoint"].endswith(training)
 
 
-def test_cells_are_numbered_in_the_place_of_probe_steps():
+def test_what_is_not_fitted_has_no_probe_steps():
     values = composed("config", "experiment=landscape_partial")
-    assert (values["training"], values["group"], values["probe_steps"]) == ("partial", "both", list(range(25)))
-    fewer = composed("config", "experiment=landscape_full", "perturbation.spatial_scales=[0,1]")
-    assert fewer["probe_steps"] == list(range(10))
+    assert (values["training"], values["group"], values["probe_steps"]) == ("partial", "both", None)
+    assert len(build("perturbation", values["perturbation"]).states()) == 25
     ablation = composed("config", "experiment=ablation", "group=temporal", "system=nano_partial")
-    assert ablation["probe_steps"] == list(range(len(ablation["perturbation"]["parts"])))
-    assert ablation["name"] == "temporal_partial_ablation"
+    assert (ablation["name"], ablation["probe_steps"]) == ("temporal_partial_ablation", None)
+    for name in ("random", "adapters", "trained"):
+        assert composed("config", "system=videocrafter2", f"perturbation={name}")["probe_steps"] is None
+    assert composed("config", "perturbation=direct")["probe_steps"][0] == 0
 
 
 def test_the_command_line_wins_over_the_experiment():

@@ -9,20 +9,20 @@ from perturb.store.rundir import RunDir
 from tests.e2e.conftest import Commands
 
 KILLED = -9
-FILES = ("scores.csv", "train.csv", "clips/*/*.npy", "adapters/*/*", "fits/*/adapters/*/*")
+FILES = ("scores.csv", "states.csv", "clips/*/*.npy", "adapters/*/*", "fits/*/adapters/*/*")
 
 
 @pytest.fixture
-def cells(study: list[str]) -> list[str]:
+def plain(study: list[str]) -> list[str]:
     """The study's overrides without those of a LoRA and its steps."""
     return [override for override in study if not override.startswith(("perturbation.", "probe_steps="))]
 
 
 @pytest.fixture
-def landscape(cells: list[str]) -> list[str]:
-    """Four cells of the tiny model, with LoRAs of two steps."""
+def landscape(plain: list[str]) -> list[str]:
+    """Four states of the tiny model, with LoRAs of two steps."""
     given = ["spatial_scales=[0,1]", "temporal_scales=[0,1]", "step=2", "lora.rank=2"]
-    return [*cells, "experiment=landscape_full", *(f"perturbation.{each}" for each in given)]
+    return [*plain, "experiment=landscape_full", *(f"perturbation.{each}" for each in given)]
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def results(run: RunDir) -> dict[str, bytes]:
     return {str(file.relative_to(run.path)): file.read_bytes() for name in FILES for file in run.path.glob(name)}
 
 
-def clip(run: RunDir, step: int) -> np.ndarray:
-    return np.load(run.clip(step, "p001", 0)).astype(int)
+def clip(run: RunDir, state: str) -> np.ndarray:
+    return np.load(run.clip(state, "p001", 0)).astype(int)
 
 
 def test_a_killed_landscape_resumes_to_the_same_bytes(
@@ -54,8 +54,8 @@ def test_a_killed_landscape_resumes_to_the_same_bytes(
 ):
     for point in (
         ("*/fits/temporal/fit_state.pt", 2, "after"),  # in the second of the two fits
-        ("*/step_000002/adapter_model.safetensors", 2, "before"),  # after the second fit: between two cells
-        ("*/step_000002/p002_s0.npy", 1, "after"),  # between two clips of a cell
+        ("*/spatial_1_temporal_0/adapter_model.safetensors", 1, "before"),  # after both fits: between two states
+        ("*/spatial_1_temporal_0/p002_s0.npy", 1, "after"),  # between two clips of a state
         ("*/scores.csv", 3, "before"),
     ):
         outcome = commands("perturb.run", *landscape, f"runs_dir={tmp_path}", kill=point)
@@ -63,11 +63,11 @@ def test_a_killed_landscape_resumes_to_the_same_bytes(
     outcome = commands("perturb.run", *landscape, f"runs_dir={tmp_path}")
     assert outcome.code == 0, outcome.log
     whole = results(finished)
-    assert len(whole) == 2 + 4 * 4 + 4 * 3 + 2 * 2 * 3  # logs, clips, cells, and of each fit two probe steps
+    assert len(whole) == 2 + 4 * 4 + 4 * 3 + 2 * 2 * 3  # tables, clips, adapters, and of each fit two probe steps
     assert results(made(tmp_path, "both_full_landscape")) == whole
 
 
-def test_with_finished_runs_nothing_is_fitted_and_the_cells_are_the_same(
+def test_with_finished_runs_nothing_is_fitted_and_the_states_are_the_same(
     commands: Commands, landscape: list[str], finished: RunDir, tmp_path: Path
 ):
     given = [f"perturbation.{group}={finished.path / 'fits' / group}" for group in ("spatial", "temporal")]
@@ -87,22 +87,23 @@ def test_with_finished_runs_nothing_is_fitted_and_the_cells_are_the_same(
     assert "perturbation.temporal=nowhere  does not exist" in outcome.log
 
 
-def test_an_ablation_of_one_of_its_fits(commands: Commands, cells: list[str], finished: RunDir, tmp_path: Path):
+def test_an_ablation_of_one_of_its_fits(commands: Commands, plain: list[str], finished: RunDir, tmp_path: Path):
     given = [
         "experiment=ablation", f"perturbation.reference={finished.path / 'fits' / 'spatial'}", "perturbation.step=2",
         "perturbation.parts=[none,all,down,up attention]", f"runs_dir={tmp_path}",
     ]  # fmt: skip
-    outcome = commands("perturb.run", *cells, *given)
+    outcome = commands("perturb.run", *plain, *given)
     assert outcome.code == 0, outcome.log
     assert "Change of motion quality when only this part is perturbed" in outcome.log
     run = made(tmp_path, "spatial_full_ablation")
     assert (run.figures / "layers_full.png").is_file()
-    assert [cell["part"] for cell in run.manifest().perturbation["cells"]] == ["none", "all", "down", "up attention"]
-    assert np.abs(clip(run, 0) - clip(finished, 0)).max() <= 1
-    assert np.abs(clip(run, 1) - clip(finished, 2)).max() <= 1  # all of it, and the cell (1, 0)
-    assert np.abs(clip(run, 1) - clip(run, 0)).max() > 1
-    assert np.abs(clip(run, 2) - clip(run, 1)).max() > 0
-    outcome = commands("perturb.run", *cells, *given, "group=temporal")
+    assert [state.coordinates["part"] for state in run.states()] == ["none", "all", "down", "up attention"]
+    none, whole, down = (clip(run, f"part_{part}") for part in ("none", "all", "down"))
+    assert np.abs(none - clip(finished, "spatial_0_temporal_0")).max() <= 1
+    assert np.abs(whole - clip(finished, "spatial_1_temporal_0")).max() <= 1
+    assert np.abs(whole - none).max() > 1
+    assert np.abs(down - whole).max() > 0
+    outcome = commands("perturb.run", *plain, *given, "group=temporal")
     assert outcome.code == 2
     assert "perturbed the group 'spatial', this run is to perturb 'temporal' with it" in outcome.log
 
@@ -111,5 +112,5 @@ def test_the_plan_of_a_landscape_counts_both_fits(commands: Commands, landscape:
     outcome = commands("perturb.run", *landscape, "plan=true", f"runs_dir={tmp_path}")
     assert outcome.code == 0, outcome.log
     assert "4 steps of 2 images" in outcome.log
-    assert "16: 4 prompts × 1 noises × 4 probe steps" in outcome.log
+    assert "16: 4 prompts × 1 noises × 4 states" in outcome.log
     assert not list(tmp_path.iterdir())

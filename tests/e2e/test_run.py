@@ -11,6 +11,7 @@ import torch
 from perturb.models.videocrafter.checkpoint import save_system
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.store.rundir import RunDir
+from perturb.store.states import step_id
 from tests.e2e.conftest import PROMPTS, Commands
 
 
@@ -24,7 +25,9 @@ def test_a_study_leaves_everything_it_promises(finished: RunDir, commands: Comma
     assert manifest.images["as_video"] == "single_frame"
     assert manifest.clips["fps"] == 8
     assert len(manifest.system["sha256"]) == 64
-    assert finished.steps() == [0, 2, 4]
+    assert [(state.id, state.coordinates) for state in finished.states()] == [
+        (step_id(step), {"step": step}) for step in (0, 2, 4)
+    ]
     with finished.scores.open() as file:
         rows = list(csv.DictReader(file))
     metrics = {info["name"] for info in manifest.metrics}
@@ -51,8 +54,8 @@ def test_step_zero_is_the_unperturbed_model(
     assert (tmp_path / "sheet.png").is_file()
     for number in range(4):
         plain = np.load(tmp_path / f"p{number:03d}_s0.npy").astype(int)
-        assert np.abs(plain - np.load(finished.clip(0, f"p{number:03d}", 0)).astype(int)).max() <= 1
-    perturbed = np.load(finished.clip(4, "p000", 0)).astype(int)
+        assert np.abs(plain - np.load(finished.clip(step_id(0), f"p{number:03d}", 0)).astype(int)).max() <= 1
+    perturbed = np.load(finished.clip(step_id(4), "p000", 0)).astype(int)
     assert np.abs(perturbed - np.load(tmp_path / "p000_s0.npy").astype(int)).max() > 1
 
 
@@ -67,7 +70,7 @@ def test_an_adapter_at_scale_zero_changes_nothing_and_at_one_gives_the_study(
             f"prompts.file={inputs / 'prompts.txt'}",
             "sample.batch_size=2",
             "sampler.steps=2",
-            f"adapter={finished.adapter(4)}",
+            f"adapter={finished.adapter(step_id(4))}",
             f"adapter_scale={scale}",
             f"output={tmp_path / str(scale)}",
         )
@@ -75,7 +78,7 @@ def test_an_adapter_at_scale_zero_changes_nothing_and_at_one_gives_the_study(
         assert "note" not in outcome.log
         clips[scale] = np.load(tmp_path / str(scale) / "p001_s0.npy").astype(int)
     for scale, step in ((0.0, 0), (1.0, 4)):
-        assert np.abs(clips[scale] - np.load(finished.clip(step, "p001", 0)).astype(int)).max() <= 1
+        assert np.abs(clips[scale] - np.load(finished.clip(step_id(step), "p001", 0)).astype(int)).max() <= 1
 
 
 def test_an_adapter_of_another_model_is_noted(
@@ -86,7 +89,7 @@ def test_an_adapter_of_another_model_is_noted(
     save_system(tiny_system, tmp_path / "other")
     outcome = commands(
         "perturb.sample", f"system.checkpoint={tmp_path / 'other'}", f"prompt={PROMPTS[0]}", "sampler.steps=2",
-        f"adapter={finished.adapter(4)}", f"output={tmp_path / 'out'}",
+        f"adapter={finished.adapter(step_id(4))}", f"output={tmp_path / 'out'}",
     )  # fmt: skip
     assert outcome.code == 0, outcome.log
     assert f"note   adapter={finished.path} is a run of another model (tiny," in outcome.log
@@ -165,7 +168,7 @@ def test_mistakes_are_one_message_and_exit_code_2(
 def test_plan_prints_and_runs_nothing(commands: Commands, study: list[str], tmp_path: Path):
     outcome = commands("perturb.run", *study, "plan=true", f"runs_dir={tmp_path}")
     assert outcome.code == 0, outcome.log
-    assert "12: 4 prompts × 1 noises × 3 probe steps, each 4 frames of 32×32" in outcome.log
+    assert "12: 4 prompts × 1 noises × 3 states, each 4 frames of 32×32" in outcome.log
     assert ": 4 steps of" in outcome.log
     assert not any(tmp_path.iterdir())
 
@@ -178,4 +181,4 @@ def test_help_lists_the_choices(commands: Commands):
         in outcome.log
     )
     assert "videocrafter2" in outcome.log
-    assert "perturbation: ablation, direct, landscape, lora, random, trained" in outcome.log
+    assert "perturbation: ablation, adapters, direct, landscape, lora, random, trained" in outcome.log

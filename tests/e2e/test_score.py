@@ -10,6 +10,7 @@ import pytest
 
 from perturb.store.records import CLIP_SCORE_COLUMNS, read_scores, scores_csv
 from perturb.store.rundir import RunDir
+from perturb.store.states import step_id
 from perturb.store.video import write_mp4
 from tests.e2e.conftest import Commands
 
@@ -151,13 +152,13 @@ def test_help_shows_the_ways_to_call(commands: Commands):
 def test_a_finished_run_is_scored_anew_in_place(commands: Commands, finished: RunDir, runs: Path, tmp_path: Path):
     path = Path(shutil.copytree(finished.path, tmp_path / "spatial_full" / finished.path.name))
     run = RunDir(path)
-    scored, clip = run.scores.read_bytes(), run.clip(4, "p001", 0)
+    scored, clip = run.scores.read_bytes(), run.clip(step_id(4), "p001", 0)
     cache = f"cache={runs / '.cache' / 'scores'}"
     assert commands("perturb.score", f"run={path}", cache).code == 0
     assert run.scores.read_bytes() == scored
 
     tampered = [row for row in read_scores(run.scores) if row.metric != "noise"]
-    run.scores.write_text(scores_csv(tampered))
+    run.scores.write_text(scores_csv(tampered, [state.id for state in run.states()]))
     run.update_manifest(metrics=[])
     np.save(clip, 255 - np.load(clip))
     outcome = commands("perturb.score", f"run={tmp_path}", "cache=null")

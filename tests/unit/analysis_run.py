@@ -10,8 +10,9 @@ from rich.console import Console
 from perturb.analysis.load import load
 from perturb.analysis.result import Result
 from perturb.analysis.table import result_table
-from perturb.store.records import SET_PROMPT, SET_SEED, ScoreRow, TrainRow, scores_csv, train_csv
+from perturb.store.records import SET_PROMPT, SET_SEED, ScoreRow, scores_csv
 from perturb.store.rundir import RunDir, write_atomic
+from perturb.store.states import step_id, step_state
 
 STEPS = (0, 20, 50, 100, 200, 300)
 COLOURS = {"red": (200, 50, 45), "blue": (50, 80, 190), "green": (60, 150, 70), "yellow": (215, 190, 60)}
@@ -78,11 +79,13 @@ def make_run(path: Path, *, training: str = "full", group: str = "spatial", prom
     words = [(c, d) for c in COLOURS for d in DIRECTIONS][:prompts]
     texts = {f"p{i:03d}": f"a {c} circle moving {d} slowly on a gray background" for i, (c, d) in enumerate(words)}
     rows = [
-        ScoreRow("r1", training, group, 0, step, prompt, seed, metric, value, "unavailable" if why else "ok", why)
+        ScoreRow(
+            "r1", training, group, 0, step_id(step), prompt, seed, metric, value, "unavailable" if why else "ok", why
+        )
         for step, prompt, seed, metric, value, why in made_up_values(list(texts), rng)
     ]
-    write_atomic(run.scores, scores_csv(rows))
-    write_atomic(run.train_log, train_csv(TrainRow(s, 0.1, 1e-3, 1.0, 0.08 * math.sqrt(s / STEPS[-1])) for s in STEPS))
+    run.write_states([step_state(s, 0.08 * math.sqrt(s / STEPS[-1])) for s in STEPS])
+    write_atomic(run.scores, scores_csv(rows, [step_id(step) for step in STEPS]))
     run.update_manifest(
         run_id="r1",
         experiment=f"{group}_{training}",
@@ -94,9 +97,9 @@ def make_run(path: Path, *, training: str = "full", group: str = "spatial", prom
     )
     if clips:
         for step in STEPS:
-            run.clips(step).mkdir(parents=True)
+            run.clips(step_id(step)).mkdir(parents=True)
             for prompt, (colour, direction) in zip(texts, words, strict=True):
-                np.save(run.clip(step, prompt, 0), disc_clip(colour, direction, step / STEPS[-1], rng))
+                np.save(run.clip(step_id(step), prompt, 0), disc_clip(colour, direction, step / STEPS[-1], rng))
     return run
 
 

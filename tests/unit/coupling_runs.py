@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perturb.store.records import SET_PROMPT, SET_SEED, ScoreRow, TrainRow, scores_csv, train_csv
+from perturb.store.records import SET_PROMPT, SET_SEED, ScoreRow, scores_csv
 from perturb.store.rundir import RunDir, write_atomic
+from perturb.store.states import step_id, step_state
 
 STEPS = (0, 50, 100)
 TEXTS = {"p000": "a red circle", "p001": "a blue star", "p002": "a cyan square"}
@@ -70,16 +71,15 @@ def make_run(root: Path, key: Key, steps: Sequence[int] = STEPS) -> RunDir:
     run = RunDir(root / experiment / key.run_id)
     rows = [
         ScoreRow(
-            *(key.run_id, key.training, key.group, key.seed, step, prompt, noise, metric, value),
+            *(key.run_id, key.training, key.group, key.seed, step_id(step), prompt, noise, metric, value),
             status="unavailable" if value is None else "ok",
             reason="no weights" if value is None else "",
         )
         for step in steps
         for prompt, noise, metric, value in values(key, step)
     ]
-    write_atomic(run.scores, scores_csv(rows))
-    magnitude = {step: DOSE[key.training] * step / 100 for step in steps}
-    write_atomic(run.train_log, train_csv(TrainRow(step, None, None, None, magnitude[step]) for step in steps))
+    run.write_states([step_state(step, DOSE[key.training] * step / 100) for step in steps])
+    write_atomic(run.scores, scores_csv(rows, [step_id(step) for step in steps]))
     perturbation: dict[str, Any] = {"kind": key.kind, "group": key.group, "seed": key.seed}
     if key.kind == "random":
         lora = Key(key.training, key.group, key.policy, "lora", key.seed)

@@ -10,6 +10,7 @@ from perturb.perturbation import LoraPerturbation
 from perturb.perturbation.files import write_magnitude
 from perturb.perturbation.partition import Partition
 from perturb.store.rundir import RunDir
+from perturb.store.states import step_id, step_state
 from perturb.store.tensors import hash_modules, summarise
 
 STEPS = {0: 0.0, 2: 0.05, 5: 0.2}  # step → size of the reference's factors B
@@ -24,9 +25,10 @@ def finished(unet: nn.Module, path: Path, group: str = "spatial") -> RunDir:
         with torch.no_grad():
             for factor in lora.parameters()[1::2]:
                 factor.copy_(size * torch.randn(factor.shape, generator=generator))
-        lora.save(run.adapter(step))
-        write_magnitude(run.adapter(step), lora.magnitude())
+        lora.save(run.adapter(step_id(step)))
+        write_magnitude(run.adapter(step_id(step)), lora.magnitude())
     run.update_manifest(perturbation={"group": group, "seed": 4, **lora.describe()})
+    run.write_states([step_state(step) for step in STEPS])
     run.mark_done("fit", "all")
     lora.detach()
     return run

@@ -216,7 +216,7 @@ def test_controls_of_some_seeds_are_compared_with_those(tmp_path: Path) -> None:
 def test_incomplete_pairs_are_counted(tmp_path: Path) -> None:
     runs = make_study(tmp_path, lambda key: key.kind == "lora")
     path = runs[PARTIAL].scores
-    kept = [line for line in path.read_text().splitlines() if ",50,p002,0,motion_quality," not in line]
+    kept = [line for line in path.read_text().splitlines() if ",step_000050,p002,0,motion_quality," not in line]
     path.write_text("\n".join(kept) + "\n")
     found = results(tmp_path)
     first = contrasts(found).iloc[0]
@@ -235,7 +235,7 @@ def test_without_the_primary_endpoint(tmp_path: Path) -> None:
 def test_without_motion(tmp_path: Path) -> None:
     for run in make_study(tmp_path, lambda key: key.kind == "lora" and key.group == "spatial").values():
         lines = [line for line in run.scores.read_text().splitlines() if "p000,0,motion" not in line]
-        run.scores.write_text("\n".join(line for line in lines if ",50,p00" not in line) + "\n")
+        run.scores.write_text("\n".join(line for line in lines if ",step_000050,p00" not in line) + "\n")
     with pytest.raises(UserError, match="No clip has motion_quality at every step"):
         results(tmp_path)
 

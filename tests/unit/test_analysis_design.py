@@ -67,10 +67,10 @@ SECOND = Key("full", "spatial", "single_frame", "random", 1)
         (scores(FULL, ",spatial,", ",both,"), "group both, the run|its group is 'both'"),
         (manifest(FULL, lambda m: m["metrics"].append({**m["metrics"][0], "name": "x"})), "differ in their metrics"),
         (
-            lambda runs: edit(runs[CONTROL].train_log, ",0.08\n", ",0.07\n"),
+            lambda runs: edit(runs[CONTROL].states_path, ",0.08\n", ",0.07\n"),
             "step 100 is 0.07, that of its reference 0.08",
         ),
-        (lambda runs: edit(runs[FULL].train_log, ",0.08\n", ",\n"), r"no ‖Δ‖/‖θ‖ at the probe steps \[100\]"),
+        (lambda runs: edit(runs[FULL].states_path, ",0.08\n", ',""\n'), r"no ‖Δ‖/‖θ‖ at the probe steps \[100\]"),
         (scores(SECOND, ",spatial,1,", ",spatial,0,"), "has lora_seed 0, the run .* has 1. Make the control with"),
     ],
 )

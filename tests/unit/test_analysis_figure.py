@@ -20,6 +20,7 @@ from perturb.analysis.result import Result
 from perturb.analysis.statistics.estimates import Curve, Estimate
 from perturb.analysis.summary import main, summarise
 from perturb.errors import UserError
+from perturb.store.states import step_id
 
 
 def test_command_writes_the_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +59,7 @@ def test_the_figure_of_a_control_says_that_it_is_one(tmp_path: Path) -> None:
 
 def test_a_broken_clip_is_named(tmp_path: Path) -> None:
     run = make_run(tmp_path, prompts=1)
-    run.clip(300, "p000", 0).write_bytes(b"x")
+    run.clip(step_id(300), "p000", 0).write_bytes(b"x")
     with pytest.raises(UserError, match=r"p000_s0\.npy is not a clip"):
         summarise(run.path, Console(file=io.StringIO()))
 

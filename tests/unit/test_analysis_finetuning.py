@@ -14,8 +14,9 @@ from perturb.analysis.finetuning.figure import change_plane
 from perturb.analysis.finetuning.finetuning import Comparison, table_markdown
 from perturb.analysis.load import load
 from perturb.errors import UserError
-from perturb.store.records import ScoreRow, TrainRow, scores_csv, train_csv
+from perturb.store.records import ScoreRow, scores_csv
 from perturb.store.rundir import RunDir, write_atomic
+from perturb.store.states import step_id, step_state
 
 METRICS = (("motion_quality", "motion", "up"), ("colourfulness", "visual", "band"), ("ssim_drift", "drift", "down"))
 PROMPTS = {"a": "a red circle", "b": "a blue square"}
@@ -29,13 +30,13 @@ def make_run(path: Path, run_id: str, cell: tuple[str, str, str], tuned: Values,
     """A run of one training: (start, strategy, group), its values of the two prompts; ``changes`` to the manifest."""
     (start, strategy, group), run = cell, RunDir(path / run_id)
     rows = [
-        ScoreRow(run_id, start, group, 0, step, prompt, 0, metric, value)
+        ScoreRow(run_id, start, group, 0, step_id(step), prompt, 0, metric, value)
         for step, values in ((0, START), (300, tuned))
         for metric, pair in values.items()
         for prompt, value in zip(PROMPTS, pair, strict=True)
     ]
-    write_atomic(run.scores, scores_csv(rows))
-    write_atomic(run.train_log, train_csv(TrainRow(s, None, None, None, size) for s, size in ((0, 0.0), (300, 0.125))))
+    run.write_states([step_state(0, 0.0), step_state(300, 0.125)])
+    write_atomic(run.scores, scores_csv(rows, [step_id(0), step_id(300)]))
     lora = {"rank": 8} if strategy == "LoRA" else None
     sections: dict[str, Any] = {
         "run_id": run_id,

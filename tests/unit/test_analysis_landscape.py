@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from cell_runs import CELLS, SCALES, landscape
 from rich.console import Console
 from scipy import stats
+from state_runs import CELLS, SCALES, landscape
 
-from perturb.analysis.cells import BOTH_MODELS, read_tables
 from perturb.analysis.landscape.__main__ import analyse, main
 from perturb.analysis.landscape.landscape import Landscape, excess, interaction, interaction_rows
+from perturb.analysis.replicates import BOTH_MODELS, PART, read_replicates
 from perturb.errors import UserError
 from perturb.store.rundir import RunDir
 
@@ -23,7 +23,7 @@ def study(root: Path) -> Landscape:
     for training in ("full", "partial"):
         for seed in (0, 1):
             landscape(root, training, seed)
-    return Landscape.of(read_tables([root], "landscape"))
+    return Landscape.of(read_replicates([root], "spatial", "temporal"))
 
 
 def rows(found: Landscape, **wanted: object) -> pd.DataFrame:
@@ -112,29 +112,29 @@ def test_files_figure_and_table(tmp_path: Path):
 
 def test_one_model_alone_is_enough_and_has_no_difference(tmp_path: Path):
     landscape(tmp_path, "partial")
-    found = Landscape.of(read_tables([tmp_path], "landscape"))
+    found = Landscape.of(read_replicates([tmp_path], "spatial", "temporal"))
     assert found.trainings == ["partial"]
     landscape(tmp_path, "full", seed=1)  # of another LoRA seed: not a pair
-    assert Landscape.of(read_tables([tmp_path], "landscape")).trainings == ["full", "partial"]
+    assert Landscape.of(read_replicates([tmp_path], "spatial", "temporal")).trainings == ["full", "partial"]
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = landscape(tmp_path / "a", "full")
-    with pytest.raises(UserError, match="No ablation among"):
-        read_tables([run.path], "ablation")
+    with pytest.raises(UserError, match=r"No run with states by part among .* experiment=ablation"):
+        read_replicates([run.path], PART)
     landscape(tmp_path / "b", "partial", cells=CELLS[:6])
-    with pytest.raises(UserError, match="differ in their cells"):
-        read_tables([tmp_path], "landscape")
+    with pytest.raises(UserError, match="differ in their states"):
+        read_replicates([tmp_path], "spatial", "temporal")
     landscape(tmp_path / "c", "full")
     assert main([str(tmp_path / "a"), str(tmp_path / "c"), "-o", str(tmp_path / "out")]) == 2
     assert "hold the same run" in capsys.readouterr().err
     text = run.scores.read_text().splitlines(keepends=True)
-    run.scores.write_text("".join(line for line in text if ",both,0,8," not in line))
-    with pytest.raises(UserError, match=r"has scores of the cells \[0, 1, 2, 3, 4, 5, 6, 7\], not of all 9"):
-        read_tables([run.path], "landscape")
+    run.scores.write_text("".join(line for line in text if ",spatial_1_temporal_1," not in line))
+    with pytest.raises(UserError, match=r"has no scores of spatial_1_temporal_1\. Run it again"):
+        read_replicates([run.path], "spatial", "temporal")
 
 
 def test_the_fits_inside_a_landscape_are_no_runs_of_their_own(tmp_path: Path):
     run = landscape(tmp_path, "full")
     RunDir(run.path / "fits" / "spatial").update_manifest(perturbation={"kind": "lora"})
-    assert [table.training for table in read_tables([tmp_path], "landscape")] == ["full"]
+    assert [model.training for model in read_replicates([tmp_path], "spatial", "temporal")] == ["full"]

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from cell_runs import ablation
 from rich.console import Console
+from state_runs import ablation
 
-from perturb.analysis.cells import BOTH_MODELS, read_tables
 from perturb.analysis.layers.__main__ import analyse, main
 from perturb.analysis.layers.layers import effects, energies
+from perturb.analysis.replicates import BOTH_MODELS, PART, read_replicates
 from perturb.errors import UserError
 
 T2 = 4.302652729911275  # t(0.975, 2)
@@ -19,7 +19,7 @@ T2 = 4.302652729911275  # t(0.975, 2)
 def test_energy_is_summed_over_the_layers_of_a_level_and_role(tmp_path: Path):
     ablation(tmp_path, "full")
     ablation(tmp_path, "full", seed=1)
-    found = {(each.level, each.role): each for each in energies(read_tables([tmp_path], "ablation"))}
+    found = {(each.level, each.role): each for each in energies(read_replicates([tmp_path], PART))}
     # ‖Δ‖²: a 1, b 4, c 1, d 4, together 10; ‖θ‖² of a and b 200
     convolution, query, last = (found["down.0", "convolution"], found["down.1", "query"], found["up.0", "convolution"])
     assert len(found) == 3
@@ -31,7 +31,7 @@ def test_energy_is_summed_over_the_layers_of_a_level_and_role(tmp_path: Path):
 def test_a_part_is_compared_with_none(tmp_path: Path):
     for training in ("full", "partial"):
         ablation(tmp_path, training)
-    motion = {e.training: e for e in effects(read_tables([tmp_path], "ablation")) if e.metric == "motion_quality"}
+    motion = {e.training: e for e in effects(read_replicates([tmp_path], PART)) if e.metric == "motion_quality"}
     assert set(motion) == {"full", "partial", BOTH_MODELS}
     whole = motion["full"].of("all").over_prompts
     assert whole.mean == pytest.approx(-0.38)  # .4, less .01, .02, .03
@@ -71,6 +71,6 @@ def test_what_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main([str(run.path), "-o", str(tmp_path / "out")]) == 2
     assert "has no part 'all'" in capsys.readouterr().err
     run = ablation(tmp_path / "b", "full")
-    (run.adapter(1) / "magnitude.csv").unlink()
+    (run.adapter("part_all") / "magnitude.csv").unlink()
     with pytest.raises(UserError, match=r"magnitude\.csv is missing"):
         analyse([run.path], tmp_path / "out", Console(file=io.StringIO()))

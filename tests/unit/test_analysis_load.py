@@ -35,7 +35,7 @@ def test_everything_written_is_loaded(run: RunDir) -> None:
 
 def test_missing_values_are_counted(bare: RunDir) -> None:
     lines = bare.scores.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if ",50,p003,0,noise," not in line and ",100,*,-1," not in line]
+    kept = [line for line in lines if ",step_000050,p003,0,noise," not in line and ",step_000100,*,-1," not in line]
     bare.scores.write_text("".join(kept))
     assert completeness(load([bare.path]).scores).missing == 2
     assert "2 missing" in printed(bare)
@@ -54,15 +54,18 @@ def test_two_runs_make_one_frame_and_one_twice_is_refused(run: RunDir, bare: Run
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
-        ("scores.csv", "\nr1,full,spatial,0,0,*,-1,watermark,", "\nr9,full,spatial,0,0,*,-1,watermark,", "rows of run"),
+        ("scores.csv", "\nr1,full,spatial,0,step_000000,*", "\nr9,full,spatial,0,step_000000,*", "rows of run"),
         ("scores.csv", ",watermark,", ",lustre,", "metrics .'lustre'. that the manifest does not describe"),
         ("scores.csv", ",p003,", ",p999,", "prompts .'p999'. that the manifest does not list"),
         ("scores.csv", ",ok,", ",fine,", "status 'fine'; allowed"),
         ("scores.csv", ",unavailable,", ",ok,", "a value that is ok is a finite number"),
         ("scores.csv", "seed,metric", "seed,measure", "has the columns"),
-        ("scores.csv", ",spatial,0,0,p000", ",spatial,0,zero,p000", "not of its column's type"),
+        ("scores.csv", ",spatial,0,step_000000,p000", ",spatial,zero,step_000000,p000", "not of its column's type"),
+        ("scores.csv", ",step_000050,", ",step_000051,", "has states .'step_000051'. that .*states.csv does not list"),
+        ("states.csv", '"magnitude"', '"size"', "has the columns .* expected state, coordinates, magnitude"),
+        ("states.csv", '"step_000020",20,', '"step_000020",x,', "is no table of states"),
         ("manifest.json", '"axis": "motion"', '"axis": "taste"', "has the axis 'taste'; allowed"),
-        ("manifest.json", '"schema_version": 1', '"schema_version": 99', "schema version 99"),
+        ("manifest.json", '"schema_version": 2', '"schema_version": 99', "schema version 99"),
     ],
 )
 def test_spoilt_files_are_refused_by_name(bare: RunDir, file: str, old: str, new: str, message: str) -> None:

@@ -6,15 +6,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from cell_runs import CELLS, landscape
 from coupling_runs import STEPS, TEXTS, Key, make_study, motion
+from state_runs import CELLS, landscape
 
-from perturb.analysis.cells import read_tables
 from perturb.analysis.coupling.comparisons import Results
 from perturb.analysis.coupling.coupling import contrast_rows
 from perturb.analysis.coupling.design import Design
 from perturb.analysis.load import find_runs, load
-from perturb.analysis.prompts import FILE, Clips, of_tables, write_prompts
+from perturb.analysis.prompts import FILE, Clips, of_replicates, write_prompts
+from perturb.analysis.replicates import SCALES, read_replicates
 from perturb.analysis.statistics.contrast import weights
 
 
@@ -57,7 +57,7 @@ def test_the_primary_endpoint_can_be_computed_from_it(tmp_path: Path) -> None:
 
 def test_cells_are_named_and_noises_kept_apart(tmp_path: Path) -> None:
     landscape(tmp_path / "runs", "full")
-    (one,) = of_tables(read_tables([tmp_path / "runs"], "landscape"))
+    (one,) = of_replicates(read_replicates([tmp_path / "runs"], *SCALES))
     again = dataclasses.replace(one, scores=pd.concat([one.scores, one.scores.assign(seed=1)]))
     table = pd.read_csv(write_prompts(tmp_path, [again]))
     corner: Any = table[(table.spatial == 1) & (table.temporal == 0.5)]

@@ -8,19 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cell_runs import landscape
 from coupling_runs import STEPS, TEXTS, make_study
 from PIL import Image
+from state_runs import ablation, landscape, make_run
 
 from perturb.analysis.report.content import Report, shared_facts
 from perturb.analysis.report.page import page
 from perturb.analysis.report.paper import tables
+from perturb.analysis.report.pictures import drawn
 from perturb.analysis.report.player import Settings, player
 from perturb.analysis.report.verdict import verdict
 from perturb.analysis.report.write import run_report
 from perturb.errors import UserError
 from perturb.report import main
 from perturb.store.rundir import RunDir
+from perturb.store.states import step_id
 
 NO_CLIPS = Settings(budget=0)
 HOSTILE = '</script><img src=x onerror="alert(1)">'
@@ -44,10 +46,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def with_clips(run: RunDir, size: tuple[int, int]) -> None:
     for step in STEPS:
-        run.clips(step).mkdir(parents=True, exist_ok=True)
+        run.clips(step_id(step)).mkdir(parents=True, exist_ok=True)
         for prompt in range(len(TEXTS)):
             shade = 40 * prompt + step
-            np.save(run.clip(step, f"p{prompt:03d}", 0), np.full((4, *size, 3), shade, np.uint8))
+            np.save(run.clip(step_id(step), f"p{prompt:03d}", 0), np.full((4, *size, 3), shade, np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,8 @@ def test_a_difference_that_may_be_none_is_no_verdict(tmp_path: Path) -> None:
         if key.training == "full":
             lines = run.scores.read_text().splitlines()
             lines = [
-                line.replace(line.split(",")[8], "2.5") if ",100,p002,0,motion" in line else line for line in lines
+                line.replace(line.split(",")[8], "2.5") if ",step_000100,p002,0,motion" in line else line
+                for line in lines
             ]
             run.scores.write_text("\n".join(lines) + "\n")
     said = verdict(Report.of([tmp_path]))
@@ -186,9 +189,63 @@ def test_mistakes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not page.exists()
     assert main([str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
-    landscape(tmp_path, "full")
-    assert main([str(tmp_path)]) == 2
-    assert "has cells of a table in the place of steps. Leave it out" in capsys.readouterr().err
+
+
+# states that are no steps -------------------------------------------------------------------------------------------
+
+
+def adapters(root: Path, clips: bool = True) -> RunDir:
+    """Two adapters beside the untouched model: motion .5, .6, .7 by prompt, and .3 and .1 less."""
+    names, less = ("none", "mine", "yours"), (0.0, 0.3, 0.1)
+    run = make_run(
+        root, [{"adapter": name} for name in names], lambda k, i, metric: 0.5 + 0.1 * i - less[k],
+        kind="adapters", training="full", group="spatial", seed=0,
+    )  # fmt: skip
+    for k, state in enumerate(run.states() if clips else ()):
+        run.clips(state.id).mkdir(parents=True)
+        for prompt in run.manifest().prompts:
+            np.save(run.clip(state.id, prompt, 0), np.full((4, 8, 16, 3), 50 * k, np.uint8))
+    return run
+
+
+def test_adapters_are_compared_with_the_model_without_any(tmp_path: Path) -> None:
+    report = Report.of([adapters(tmp_path).path])
+    said = verdict(report)
+    assert said.headline.endswith(
+        "in 3 states: motion quality lies between 0.30 (adapter mine) and 0.60 (adapter none)."
+    )
+    assert "in 2 of 2 states" in said.sentences[0]
+    assert [figure.value for figure in said.figures] == ["0.30", "2.0 %"]
+    data = player(report, Settings())
+    assert (data["unit"], data["names"], data["steps"]) == ("adapter", ["none", "mine", "yours"], [0, 1, 2])
+    (pair,) = data["pairs"]
+    assert [side["label"] for side in pair["sides"]] == ["adapter none", "M_F'"]
+    assert pair["sides"][1]["scores"]["motion_quality"][0] == [0.5, 0.2, 0.4]
+    assert sprite(pair["sides"][1]["sprites"][0]).size == (4 * 16, 3 * 8)
+    html = page(report, Settings())
+    specs = json.loads(html.split('id="specs">')[1].split("</script>")[0])
+    shown = [[row["state"] for row in spec["data"]["values"]] for spec in specs]
+    assert [states[:3] for states in shown] == [["none", "mine", "yours"]] * 2
+    (table,) = tables(report)
+    assert table.rows[1] == ["mine", "1.00", "0.300±0.248", "−0.300±0.000"]
+    assert ("states", "by adapter: none; mine; yours") in list(shared_facts(report.runs))
+
+
+def test_all_kinds_of_runs_are_in_one_report_with_their_figures(folder: Path, tmp_path: Path) -> None:
+    made = [landscape(tmp_path, "full"), ablation(tmp_path, "full"), adapters(tmp_path, clips=False)]
+    RunDir(made[0].path / "fits" / "spatial").update_manifest(perturbation={"kind": "lora"})  # a part of its run
+    alone = Report.of([tmp_path])
+    assert alone.reason.startswith("No run goes along the steps of a fit")
+    assert [picture.title for picture in drawn(alone.runs)] == ["landscape", "layers full"]
+    assert page(alone, NO_CLIPS).count('class="chart"') == 3
+    mixed = Report.of([folder, tmp_path])
+    assert mixed.coupling is not None
+    assert verdict(mixed).headline.startswith("Inconclusive")
+    assert len(page(mixed, NO_CLIPS).split('alt="landscape"')) == 2
+    written = tmp_path / "out" / "report.md"
+    assert main([str(tmp_path), "-o", str(written), "--format", "md"]) == 0
+    assert (written.parent / "report_figures" / "landscape.png").is_file()
+    assert "adapter" in written.read_text()
 
 
 # player -------------------------------------------------------------------------------------------------------------
@@ -239,7 +296,7 @@ def test_clips_of_different_sizes_are_refused(tmp_path: Path) -> None:
     make_study(tmp_path, lambda key: key.group == "spatial" and key.kind == "lora" and key.seed == 0)
     for path in tmp_path.glob("*/*"):
         with_clips(RunDir(path), size=(8, 8))
-    np.save(RunDir(next(tmp_path.glob("*/*"))).clip(50, "p000", 0), np.zeros((4, 9, 8, 3), np.uint8))
+    np.save(RunDir(next(tmp_path.glob("*/*"))).clip(step_id(50), "p000", 0), np.zeros((4, 9, 8, 3), np.uint8))
     with pytest.raises(UserError, match="differ in size"):
         player(Report.of([tmp_path]), Settings())
 

@@ -23,10 +23,23 @@ from perturb.store.records import SCORE_COLUMNS
 def frame(values: Mapping[tuple[int, str, int], float | None], metric: str = "m") -> pd.DataFrame:
     """Scores of one run from {(step, prompt, seed): value}; None is a failed value."""
     rows = [
-        ("r", "full", "spatial", 0, step, prompt, seed, metric, value, "failed" if value is None else "ok", "")
+        (
+            "r",
+            "full",
+            "spatial",
+            0,
+            str(step),
+            prompt,
+            seed,
+            metric,
+            value,
+            "failed" if value is None else "ok",
+            "",
+            step,
+        )
         for (step, prompt, seed), value in values.items()
     ]
-    return pd.DataFrame(rows, columns=list(SCORE_COLUMNS)).astype({"value": float})
+    return pd.DataFrame(rows, columns=[*SCORE_COLUMNS, "step"]).astype({"value": float})
 
 
 def test_interval_is_that_of_scipy() -> None:
@@ -72,7 +85,7 @@ def test_change_is_paired_by_prompt_and_noise() -> None:
     # the levels differ by 100 between prompts, the changes are exactly −1 and −3: mean −2 ± t(.975, 1)·√2/√2
     scores = frame({(0, "a", 0): 5.0, (0, "b", 0): 105.0, (50, "a", 0): 4.0, (50, "b", 0): 102.0})
     curve = change_curve(scores, "m")
-    assert curve.steps == (0, 50)
+    assert curve.points == (0, 50)
     assert (curve.at(0).mean, curve.at(0).half_width) == (0.0, 0.0)
     assert curve.at(50).mean == -2.0
     assert curve.at(50).half_width == pytest.approx(12.7062, abs=1e-4)
@@ -91,7 +104,7 @@ def test_a_metric_without_values_has_an_empty_curve_over_all_steps() -> None:
     scores = pd.concat([frame({(0, "a", 0): 1.0, (7, "a", 0): 1.0}), frame({(0, "a", 0): None}, metric="absent")])
     curve = level_curve(scores, "absent")
     assert not curve.measured
-    assert curve.steps == (0, 7)
+    assert curve.points == (0, 7)
     assert curve.at(7).n == 0
     assert not change_curve(scores, "absent").measured
 

@@ -16,6 +16,7 @@ from perturb.analysis.coupling.stepwise_figure import collapse_rate, figures, ga
 from perturb.analysis.load import find_runs, load
 from perturb.analysis.plots import contact_sheet
 from perturb.analysis.strips import load_pairs
+from perturb.store.states import step_id
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +80,10 @@ def test_frames_of_both_models(tmp_path: Path) -> None:
     runs = make_study(tmp_path, lambda key: key.group == "spatial" and key.kind == "lora" and key.seed == 0)
     for key, run in runs.items():
         for step in STEPS:
-            run.clips(step).mkdir(parents=True)
+            run.clips(step_id(step)).mkdir(parents=True)
             for prompt in range(3):
                 shade = 100 * (key.training == "full") + 10 * prompt + step // 50
-                np.save(run.clip(step, f"p{prompt:03d}", 0), np.full((2, 8, 8, 3), shade, np.uint8))
+                np.save(run.clip(step_id(step), f"p{prompt:03d}", 0), np.full((2, 8, 8, 3), shade, np.uint8))
     design = Design.of(load(find_runs([tmp_path])))
     typical, worst = load_pairs(design, PRIMARY_CONDITION)
     assert (typical.prompt, worst.prompt) == ("a blue star", "a cyan square")  # gaps −.2, −.21, −.22

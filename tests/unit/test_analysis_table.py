@@ -53,7 +53,9 @@ def test_partial_failure_is_a_footnote_and_the_rest_is_used(tmp_path: Path) -> N
     bare = make_run(tmp_path, clips=False)
     lines = bare.scores.read_text().splitlines()
     spoilt = [
-        ",".join([*line.split(",")[:8], "", "failed", "frames are [red]"]) if ",20,p001,0,noise," in line else line
+        ",".join([*line.split(",")[:8], "", "failed", "frames are [red]"])
+        if ",step_000020,p001,0,noise," in line
+        else line
         for line in lines
     ]
     bare.scores.write_text("\n".join(spoilt) + "\n")

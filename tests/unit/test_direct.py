@@ -18,6 +18,7 @@ from perturb.perturbation.moved import FILE
 from perturb.perturbation.partition import Partition
 from perturb.store.records import read_train
 from perturb.store.rundir import RunDir
+from perturb.store.states import step_id
 from perturb.store.tensors import hash_modules, moved
 from perturb.study.fit import fit
 
@@ -267,7 +268,7 @@ def test_the_fit_stage_fits_it(tiny_system: VideoSystem, tmp_path: Path, group: 
     assert rows[0].magnitude == 0
     assert rows[-1].magnitude == direct.magnitude().total
     assert (rows[2].magnitude or 0) > 0
-    assert read_magnitude(RunDir(tmp_path).adapter(3)) == direct.magnitude().per_layer
+    assert read_magnitude(RunDir(tmp_path).adapter(step_id(3))) == direct.magnitude().per_layer
     direct.detach()
     assert equal(weights(tiny_system.unet), start)
     manifest = RunDir(tmp_path).manifest()
@@ -298,6 +299,6 @@ def test_a_fit_stopped_in_between_goes_on_to_the_same_bits(
     monkeypatch.setattr(fit_module, "_loss", real)
     run_fit(tiny_system, tmp_path / "cut", "spatial").detach()
     for step in (0, 2, 3):
-        whole, cut = (load_file(RunDir(tmp_path / kind).adapter(step) / FILE) for kind in ("whole", "cut"))
+        whole, cut = (load_file(RunDir(tmp_path / kind).adapter(step_id(step)) / FILE) for kind in ("whole", "cut"))
         assert equal(whole, cut)
     assert (tmp_path / "whole" / "train.csv").read_bytes() == (tmp_path / "cut" / "train.csv").read_bytes()

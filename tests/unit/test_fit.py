@@ -19,6 +19,7 @@ from perturb.perturbation import LoraPerturbation
 from perturb.perturbation.partition import Partition
 from perturb.store.records import read_train
 from perturb.store.rundir import RunDir
+from perturb.store.states import step_id
 from perturb.store.tensors import hash_modules, moved, summarise
 from perturb.study.fit import FitConfig, fit
 from perturb.study.fit_data import Batch, FitData
@@ -221,7 +222,7 @@ def test_fitting_lowers_the_loss(tiny_system: VideoSystem, tmp_path: Path) -> No
     before = _loss_of(tiny_system, batch)
     lora = run_fit(tiny_system, tmp_path, config, probe_steps=(0, 6))
     assert _loss_of(tiny_system, batch) < 0.95 * before
-    lora.load(RunDir(tmp_path).adapter(0))
+    lora.load(RunDir(tmp_path).adapter(step_id(0)))
     assert _loss_of(tiny_system, batch) == pytest.approx(before, rel=1e-6)
 
 

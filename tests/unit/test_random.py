@@ -17,6 +17,7 @@ from perturb.perturbation.files import read_magnitude, write_magnitude
 from perturb.perturbation.partition import Partition
 from perturb.perturbation.random import Rank
 from perturb.store.rundir import RunDir
+from perturb.store.states import step_id, step_state
 from perturb.store.tensors import hash_modules
 
 RANKS: tuple[Rank, ...] = ("full", "reference")
@@ -60,8 +61,8 @@ def test_every_layer_is_moved_as_far_as_in_the_reference(tiny_system: VideoSyste
     control = attached(unet, run, rank)
     measured = control.magnitude()
     for step in (5, 0, 2):
-        control.at(step)
-        wanted = read_magnitude(run.adapter(step))
+        control.at(step_state(step))
+        wanted = read_magnitude(run.adapter(step_id(step)))
         assert set(wanted) == set(layers)
         for layer in layers:
             delta = (weight(unet, layer).double() - start[layer].double()).norm()
@@ -69,16 +70,16 @@ def test_every_layer_is_moved_as_far_as_in_the_reference(tiny_system: VideoSyste
         measured = control.magnitude()
         assert measured.per_layer == pytest.approx(wanted, rel=1e-4)
     control.detach()
-    reference = LoraPerturbation.restore(unet, run.adapter(2))
+    reference = LoraPerturbation.restore(unet, run.adapter(step_id(2)))
     assert measured.total == pytest.approx(reference.magnitude().total, rel=1e-4)
 
 
 def test_the_full_direction_is_the_layer_s_own_gaussian(tiny_system: VideoSystem, tmp_path: Path):
     unet, run = tiny_system.unet, finished(tiny_system.unet, tmp_path)
     start = weight(unet, "conv_in")
-    attached(unet, run, seed=7).at(5)
+    attached(unet, run, seed=7).at(step_state(5))
     gaussian = torch.randn(start.shape, generator=sample_generator("random", 7, "conv_in"))
-    ratio = read_magnitude(run.adapter(5))["conv_in"]
+    ratio = read_magnitude(run.adapter(step_id(5)))["conv_in"]
     expected = start + ratio * start.norm() / gaussian.norm() * gaussian
     torch.testing.assert_close(weight(unet, "conv_in"), expected, atol=1e-6, rtol=1e-5)
 
@@ -88,9 +89,9 @@ def test_the_direction_stays_and_only_the_size_grows(tiny_system: VideoSystem, t
     unet, run = tiny_system.unet, finished(tiny_system.unet, tmp_path)
     layer = "middle.stage.spatial.project_in"
     start, control = weight(unet, layer), attached(unet, run, rank)
-    control.at(2)
+    control.at(step_state(2))
     small = weight(unet, layer) - start
-    control.at(5)
+    control.at(step_state(5))
     large = weight(unet, layer) - start
     assert large.norm() > 2 * small.norm()
     torch.testing.assert_close(large / large.norm(), small / small.norm(), atol=1e-4, rtol=0)
@@ -100,7 +101,7 @@ def test_the_direction_stays_and_only_the_size_grows(tiny_system: VideoSystem, t
     else:
         assert singular[2] > 0.5 * singular[0]
     control.detach()
-    reference = LoraPerturbation.restore(unet, run.adapter(5))
+    reference = LoraPerturbation.restore(unet, run.adapter(step_id(5)))
     theirs = weight(unet, layer) - start
     cosine = float((large * theirs).sum() / large.norm() / theirs.norm())
     assert abs(cosine) < 0.15  # about 1/√(number of weights)
@@ -119,11 +120,11 @@ def test_equal_seeds_are_equal_bits_and_detach_gives_the_network_back(
         torch.manual_seed(len(outputs))  # the global state has no say
         control = attached(unet, run, rank, seed=seed)
         torch.testing.assert_close(call(unet), plain, atol=1e-6, rtol=1e-5)  # nothing yet
-        control.at(5)
+        control.at(step_state(5))
         outputs.append(call(unet))
         assert control.parameters() == []
         assert not any(parameter.requires_grad for parameter in unet.parameters())
-        control.at(0)
+        control.at(step_state(0))
         torch.testing.assert_close(call(unet), plain, atol=1e-6, rtol=1e-5)
         control.detach()
         control.detach()
@@ -138,15 +139,15 @@ def test_equal_seeds_are_equal_bits_and_detach_gives_the_network_back(
 def test_saved_scaled_and_loaded(tiny_system: VideoSystem, tmp_path: Path, rank: Rank):
     unet, run = tiny_system.unet, finished(tiny_system.unet, tmp_path / "run")
     plain, control = call(unet), attached(unet, run, rank)
-    control.at(5)
+    control.at(step_state(5))
     expected = call(unet)
     control.save(tmp_path / "kept")
     whole = control.magnitude()
     control.scale(0.5)
     assert control.magnitude().total == pytest.approx(0.5 * whole.total, rel=1e-4)
     assert control.magnitude().per_layer["conv_in"] == pytest.approx(0.5 * whole.per_layer["conv_in"], rel=1e-4)
-    control.at(2)  # back to α = 1
-    assert control.magnitude().per_layer == pytest.approx(read_magnitude(run.adapter(2)), rel=1e-4)
+    control.at(step_state(2))  # back to α = 1
+    assert control.magnitude().per_layer == pytest.approx(read_magnitude(run.adapter(step_id(2))), rel=1e-4)
     control.load(tmp_path / "kept")
     assert torch.equal(call(unet), expected)
     control.scale(0.0)
@@ -164,7 +165,7 @@ def test_every_group(tiny_system: VideoSystem, tmp_path: Path, group: str, rank:
     parts = ("spatial", "temporal") if group == "both" else (group,)
     run = finished(tiny_system.unet, tmp_path, group)
     control = attached(tiny_system.unet, run, rank, group=group)
-    control.at(2)
+    control.at(step_state(2))
     described = control.describe()
     layers = {layer for part in parts for layer in partition.layers(part)}
     assert set(described["layers"]) == layers
@@ -172,7 +173,7 @@ def test_every_group(tiny_system: VideoSystem, tmp_path: Path, group: str, rank:
         assert described["parameters"] == sum(math.prod(partition.shapes[f"{layer}.weight"]) for layer in layers)
     assert described["rank"] == ("full" if rank == "full" else 2)
     assert described["reference"] == {"run": tmp_path.name, "kind": "lora", "seed": 4}
-    assert control.magnitude().per_layer == pytest.approx(read_magnitude(run.adapter(2)), rel=1e-4)
+    assert control.magnitude().per_layer == pytest.approx(read_magnitude(run.adapter(step_id(2))), rel=1e-4)
 
 
 def test_a_directly_fine_tuned_reference_is_matched_in_every_parameter(tiny_system: VideoSystem, tmp_path: Path):
@@ -185,13 +186,14 @@ def test_a_directly_fine_tuned_reference_is_matched_in_every_parameter(tiny_syst
     with torch.no_grad():
         for parameter in direct.parameters():
             parameter.mul_(1.1)
-    direct.save(run.adapter(3))
-    write_magnitude(run.adapter(3), direct.magnitude())
+    direct.save(run.adapter(step_id(3)))
+    write_magnitude(run.adapter(step_id(3)), direct.magnitude())
+    run.write_states([step_state(3)])
     run.update_manifest(perturbation={"group": "spatial", **direct.describe()})
     run.mark_done("fit", "all")
     direct.detach()
     control = attached(unet, run)
-    control.at(3)
+    control.at(step_state(3))
     ratios = control.magnitude().per_layer
     assert len(ratios) == Partition.of(unet).tensors("spatial")
     assert list(ratios.values()) == pytest.approx([0.1] * len(ratios), rel=1e-4)
@@ -210,32 +212,31 @@ def test_what_cannot_be_matched_is_refused_with_a_reason(tiny_system: VideoSyste
         with pytest.raises(UserError, match=rf"perturbed the group 'spatial', this run is to perturb '{group}'"):
             attached(unet, run, group=group)
     with pytest.raises(UserError, match="not attached"):
-        RandomPerturbation(str(run.path)).at(0)
+        RandomPerturbation(str(run.path)).at(step_state(0))
     control = attached(unet, run)
-    with pytest.raises(UserError, match=r"no adapter of step 3; allowed in probe_steps: 0, 2, 5"):
-        control.at(3)
     with pytest.raises(UserError, match="attached already"):
         attached(unet, run)
     with pytest.raises(UserError, match="attached already"):
         control.attach(nn.Linear(2, 2), Partition.of(unet), "spatial", 0)
     control.detach()
-    table = run.adapter(0) / "magnitude.csv"
+    table = run.adapter(step_id(0)) / "magnitude.csv"
     whole = table.read_text()
     table.write_text("layer,delta_ratio,base_norm\nsomewhere,0.1,1\n")
     with pytest.raises(UserError, match="perturbed somewhere, which is not in the group 'spatial' of this model"):
         attached(unet, run)
     table.write_text(whole)
     control = attached(unet, run)
-    table = run.adapter(2) / "magnitude.csv"
+    table = run.adapter(step_id(2)) / "magnitude.csv"
     table.write_text("layer,delta_ratio,base_norm\nconv_in,inf,1\nconv_out,0.1,1\n")
     with pytest.raises(UserError, match=r"moved 1 layers whose weights are 0, e\.g\. conv_in"):
-        control.at(2)
+        control.at(step_state(2))
     table.write_text("layer,size\nconv_in,1\n")
     with pytest.raises(UserError, match=r"magnitude\.csv is no table of layer,delta_ratio"):
-        control.at(2)
+        control.at(step_state(2))
     table.unlink()
     with pytest.raises(UserError, match=r"magnitude\.csv is missing"):
-        control.at(2)
+        control.at(step_state(2))
+    assert [state.id for state in control.states()] == [step_id(step) for step in (0, 2, 5)]
     (run.path / ".done" / "fit" / "all").unlink()
     with pytest.raises(UserError, match="no run whose fit is finished"):
-        control.at(2)
+        control.states()

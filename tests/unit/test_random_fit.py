@@ -10,13 +10,13 @@ from random_case import STEPS, finished, fitted_on
 from perturb.cli.identity import identity
 from perturb.errors import UserError
 from perturb.models.videocrafter.system import VideoSystem
-from perturb.perturbation import RandomPerturbation
+from perturb.perturbation import LoraPerturbation, Perturbation, RandomPerturbation
 from perturb.perturbation.files import read_magnitude
 from perturb.perturbation.random import Rank
-from perturb.store.records import read_train
 from perturb.store.rundir import RunDir
+from perturb.store.states import step_id
 from perturb.store.tensors import hash_modules
-from perturb.study.fit import fit
+from perturb.study.states import make_states
 
 RANKS: tuple[Rank, ...] = ("full", "reference")
 
@@ -25,6 +25,18 @@ RANKS: tuple[Rank, ...] = ("full", "reference")
 def _frozen(tiny_system: VideoSystem) -> None:
     """As a control leaves it: torch's matmul looks at requires_grad when it picks a kernel, and kernels round."""
     tiny_system.unet.requires_grad_(False)
+
+
+def make(
+    system: VideoSystem,
+    perturbation: Perturbation,
+    run: RunDir,
+    images: Stills | None = None,
+    *,
+    probe_steps: list[int] | None = None,
+) -> None:
+    pictures = images or Stills()
+    make_states(system, perturbation, pictures, probe_steps=probe_steps, config=SMALL, run=run, group="spatial")
 
 
 @pytest.mark.parametrize("part", ["unet", "vae"])
@@ -37,15 +49,15 @@ def test_a_reference_of_another_model_is_refused_before_anything_is_made(
         weight.flatten()[0] += 1
     control = RandomPerturbation(str(reference.path))
     with pytest.raises(UserError, match=rf"ref is a run of another model \(tiny, here\): {part} differ\."):
-        fit(tiny_system, control, Stills(), probe_steps=(0, 2), config=SMALL, run=run, group="spatial")
+        make(tiny_system, control, run)
     assert not run.path.exists()
     fitted_on(tiny_system, reference)
-    fit(tiny_system, control, Stills(), probe_steps=(0, 2), config=SMALL, run=run, group="spatial")
-    assert control.magnitude().total > 0
+    make(tiny_system, control, run)
+    assert [state.magnitude > 0 for state in run.states() if state.magnitude is not None] == [False, True, True]
 
 
 @pytest.mark.parametrize("rank", RANKS)
-def test_the_fit_stage_writes_it_at_every_probe_step_and_sees_no_image(
+def test_it_is_written_in_every_state_of_the_reference_and_sees_no_image(
     tiny_system: VideoSystem, tmp_path: Path, rank: Rank
 ):
     reference = fitted_on(tiny_system, finished(tiny_system.unet, tmp_path / "reference"))
@@ -53,19 +65,19 @@ def test_the_fit_stage_writes_it_at_every_probe_step_and_sees_no_image(
 
     def control() -> RandomPerturbation:
         made = RandomPerturbation(str(reference.path), rank)
-        fit(tiny_system, made, images, probe_steps=tuple(STEPS), config=SMALL, run=run, group="spatial")
+        make(tiny_system, made, run, images)
         return made
 
     first = control()
     assert images.loaded == []
     for step in STEPS:
-        written, wanted = (read_magnitude(each.adapter(step)) for each in (run, reference))
+        written, wanted = (read_magnitude(each.adapter(step_id(step))) for each in (run, reference))
         assert written == pytest.approx(wanted, rel=1e-4)
-    rows = read_train(run.train_log)
-    assert [row.step for row in rows] == list(STEPS)
-    assert all(row.loss is None for row in rows)
-    assert rows[-1].magnitude == first.magnitude().total
-    assert first.magnitude().per_layer == pytest.approx(read_magnitude(reference.adapter(5)), rel=1e-4)
+    assert [state.id for state in run.states()] == [step_id(step) for step in STEPS]
+    assert not run.train_log.exists()
+    first.load(run.adapter(step_id(5)))
+    assert run.states()[-1].magnitude == first.magnitude().total
+    assert first.magnitude().per_layer == pytest.approx(read_magnitude(reference.adapter(step_id(5))), rel=1e-4)
     manifest = run.manifest()
     assert manifest.perturbation["kind"] == "random"
     assert manifest.frozen["unchanged"] is True
@@ -74,19 +86,21 @@ def test_the_fit_stage_writes_it_at_every_probe_step_and_sees_no_image(
     assert hash_modules(tiny_system.modules()) == before
     content = {path: path.read_bytes() for path in run.path.glob("adapters/*/*")}
     again = control()  # a finished one only attaches
-    assert again.magnitude().total == rows[-1].magnitude
+    assert again.magnitude().total == 0.0
     again.detach()
     (run.path / ".done" / "fit" / "all").unlink()  # a killed one writes the same bytes again
     control().detach()
     assert {path: path.read_bytes() for path in run.path.glob("adapters/*/*")} == content
 
 
-def test_a_fit_to_a_step_that_the_reference_lacks_names_it(tiny_system: VideoSystem, tmp_path: Path):
-    reference = fitted_on(tiny_system, finished(tiny_system.unet, tmp_path / "reference"))
+def test_probe_steps_are_for_fits_alone(tiny_system: VideoSystem, tmp_path: Path):
+    reference, run = finished(tiny_system.unet, tmp_path / "reference"), RunDir(tmp_path / "run")
     control = RandomPerturbation(str(reference.path))
-    with pytest.raises(UserError, match=r"no adapter of step 4; allowed in probe_steps: 0, 2, 5"):
-        fit(tiny_system, control, Stills(), probe_steps=(0, 4), config=SMALL, run=RunDir(tmp_path), group="spatial")
-    assert not RunDir(tmp_path).is_done("fit", "all")
+    with pytest.raises(UserError, match=r"probe_steps is \[0, 2\], but this .* is not fitted: .* 3 in number"):
+        make(tiny_system, control, run, probe_steps=[0, 2])
+    with pytest.raises(UserError, match="probe_steps is null; allowed for a fit"):
+        make(tiny_system, LoraPerturbation(), run)
+    assert not run.path.exists()
 
 
 def test_the_run_is_named_by_what_the_reference_holds(tiny_system: VideoSystem, tmp_path: Path):

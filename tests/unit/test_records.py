@@ -18,28 +18,35 @@ from perturb.store.records import (
     train_csv,
 )
 
-ROW = ScoreRow("ab12", "full", "spatial", 0, 20, "p001", 0, "dynamics", 0.1 + 0.2)
+ROW = ScoreRow("ab12", "full", "spatial", 0, "step_000020", "p001", 0, "dynamics", 0.1 + 0.2)
+ORDER = ["none", "step_000020"]
 
 
 def test_score_columns_begin_as_designed():
-    designed = "run_id training group lora_seed step prompt_id seed metric value status"
+    designed = "run_id training group lora_seed state prompt_id seed metric value status"
     assert list(SCORE_COLUMNS[:10]) == designed.split()
 
 
 def test_scores_are_sorted_and_exact(tmp_path: Path):
     rows = [
         ROW,
-        dataclasses.replace(ROW, step=0, value=1 / 3),
+        dataclasses.replace(ROW, state="none", value=1 / 3),
         dataclasses.replace(ROW, prompt_id="*", seed=-1, metric="watermark", value=math.pi * 1e-17),
         dataclasses.replace(ROW, metric="lpips", value=None, status="unavailable", reason='looked for "a,b"\nthere'),
     ]
     path = tmp_path / "scores.csv"
-    path.write_text(scores_csv(rows), encoding="utf-8", newline="")
+    path.write_text(scores_csv(rows, ORDER), encoding="utf-8", newline="")
     back = read_scores(path)
     assert [row.metric for row in back] == ["dynamics", "watermark", "dynamics", "lpips"]
     assert set(back) == set(rows)
-    assert scores_csv(reversed(back)) == path.read_text(encoding="utf-8")
+    assert scores_csv(reversed(back), ORDER) == path.read_text(encoding="utf-8")
     assert "0.30000000000000004" in path.read_text()
+
+
+def test_rows_of_schema_1_name_a_step(tmp_path: Path):
+    path = tmp_path / "scores.csv"
+    path.write_text(scores_csv([ROW], ORDER).replace("state", "step").replace("step_000020", "20"))
+    assert read_scores(path) == [ROW]
 
 
 def test_train_rows_keep_missing_values(tmp_path: Path):

@@ -19,12 +19,11 @@ def test_run_id_is_a_stable_content_hash():
 
 def test_paths_follow_the_layout(tmp_path: Path):
     run = RunDir(tmp_path)
-    assert run.adapter(100) == tmp_path / "adapters/step_000100"
-    assert run.clip(100, "p003", 1) == tmp_path / "clips/step_000100/p003_s1.npy"
+    assert run.adapter("step_000100") == tmp_path / "adapters/step_000100"
+    assert run.clip("part_down-key", "p003", 1) == tmp_path / "clips/part_down-key/p003_s1.npy"
     assert not any(tmp_path.iterdir())
-    for step in (20, 0, 100):
-        run.clips(step).mkdir(parents=True)
-    assert run.steps() == [0, 20, 100]
+    assert run.states() == []
+    assert RunDir(tmp_path / "nowhere").states() == []
 
 
 def test_write_atomic_leaves_the_old_file_when_writing_fails(tmp_path: Path):

@@ -15,6 +15,7 @@ from perturb.models.videocrafter.spec import ModelSpec
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.store.records import ScoreRow, read_scores, scores_csv
 from perturb.store.rundir import RunDir
+from perturb.store.states import step_id
 from perturb.store.video import write_contact_sheet, write_mp4
 from perturb.study.sample import ClipFormat, Generator, SampleConfig, save_clip
 from perturb.study.score import Labels, Sampled, score
@@ -88,19 +89,20 @@ class Brightness:
         return {"brightness": [Value.of(value) for value in values]}
 
 
-def test_scores_grow_by_finished_steps_and_replace_what_a_killed_process_left(tmp_path: Path):
+def test_scores_grow_by_finished_states_and_replace_what_a_killed_process_left(tmp_path: Path):
     run, samples = RunDir(tmp_path), [("p000", 0), ("p001", 0)]
     for step, level in ((0, 10), (5, 30)):
         for prompt, _ in samples:
-            save_clip(run.clip(step, prompt, 0), np.full((2, 4, 4, 3), level, np.uint8))
-    stale = ScoreRow("id", "full", "spatial", 0, 5, "p000", 0, "brightness", 99.0)
-    run.scores.write_text(scores_csv([stale]))
+            save_clip(run.clip(step_id(step), prompt, 0), np.full((2, 4, 4, 3), level, np.uint8))
+    stale = ScoreRow("id", "full", "spatial", 0, step_id(5), "p000", 0, "brightness", 99.0)
+    run.scores.write_text(scores_csv([stale], [step_id(5)]))
     labels = Labels("id", "full", "spatial", 0)
-    sampled = Sampled(samples, {}, [0, 5], Format(8, 2, 4, 4))
+    sampled = Sampled(samples, {}, [step_id(0), step_id(5)], Format(8, 2, 4, 4))
     score([Brightness()], sampled, run, labels=labels, images=None, cache=None)
-    values = [(row.step, row.prompt_id, row.value) for row in read_scores(run.scores)]
-    assert values == [(0, "p000", 0.0), (0, "p001", 0.0), (5, "p000", 20.0), (5, "p001", 20.0)]
+    values = [(row.state, row.prompt_id, row.value) for row in read_scores(run.scores)]
+    none, five = step_id(0), step_id(5)
+    assert values == [(none, "p000", 0.0), (none, "p001", 0.0), (five, "p000", 20.0), (five, "p001", 20.0)]
     content = run.scores.read_bytes()
-    run.clip(5, "p000", 0).unlink()
+    run.clip(step_id(5), "p000", 0).unlink()
     score([Brightness()], sampled, run, labels=labels, images=None, cache=None)
     assert run.scores.read_bytes() == content

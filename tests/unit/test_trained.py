@@ -13,13 +13,13 @@ from perturb.cli.identity import identity
 from perturb.errors import UserError
 from perturb.models.videocrafter.checkpoint import load_system, save_system
 from perturb.models.videocrafter.system import VideoSystem
-from perturb.perturbation import Prescribed
+from perturb.perturbation import Unfitted
 from perturb.perturbation.base import parts
 from perturb.perturbation.partition import Partition
-from perturb.store.records import read_train
 from perturb.store.rundir import RunDir
+from perturb.store.states import step_id
 from perturb.store.tensors import hash_modules, summarise
-from perturb.study.fit import fit
+from perturb.study.states import make_states
 from perturb.training.recipes import LoraConfig, Trained
 from perturb.training.trained import TrainedPerturbation
 from perturb.training.twins import write_trace
@@ -56,12 +56,13 @@ def test_a_study_passes_from_the_start_to_the_trained_model(tiny_system: VideoSy
     before = {name: tensor.clone() for name, tensor in tiny_system.unet.state_dict().items()}
     after = load_system(folder).unet.state_dict()
     perturbation, run = TrainedPerturbation(str(folder)), RunDir(tmp_path / "run")
-    assert isinstance(perturbation, Prescribed)
-    fit(tiny_system, perturbation, Stills(), probe_steps=[0, STEPS], config=SMALL, run=run, group=recipe.group)
+    assert isinstance(perturbation, Unfitted)
+    make_states(tiny_system, perturbation, Stills(), probe_steps=None, config=SMALL, run=run, group=recipe.group)
+    perturbation.load(run.adapter(step_id(STEPS)))
     now = tiny_system.unet.state_dict()
     assert all(torch.equal(now[name], tensor) for name, tensor in after.items())
     assert not all(torch.equal(before[name], tensor) for name, tensor in after.items())
-    perturbation.load(run.adapter(0))
+    perturbation.load(run.adapter(step_id(0)))
     now = tiny_system.unet.state_dict()
     assert all(torch.equal(now[name], tensor) for name, tensor in before.items())
 
@@ -69,14 +70,13 @@ def test_a_study_passes_from_the_start_to_the_trained_model(tiny_system: VideoSy
     names = names if recipe.lora is None else [n for n in names if not torch.equal(before[n], after[n])]
     delta = sum(float((after[n].double() - before[n].double()).square().sum()) for n in names)
     theta = sum(float(before[n].double().square().sum()) for n in names)
-    sizes = [row.magnitude for row in read_train(run.train_log)]
-    assert sizes == [0.0, pytest.approx(math.sqrt(delta / theta), rel=1e-6)]
+    assert [state.magnitude for state in run.states()] == [0.0, pytest.approx(math.sqrt(delta / theta), rel=1e-6)]
     section = run.manifest().perturbation
     assert (section["kind"], section["seed"], section["group"]) == ("trained", 3, recipe.group)
     assert (section["lora"] is None) == (recipe.lora is None)
 
 
-def test_another_start_another_group_and_another_step_are_refused(tiny_system: VideoSystem, tmp_path: Path):
+def test_another_start_and_another_group_are_refused(tiny_system: VideoSystem, tmp_path: Path):
     folder = trained(tiny_system, tmp_path, TIME)
     perturbation, partition = TrainedPerturbation(str(folder)), Partition.of(tiny_system.unet)
     perturbation.check(summarise(hash_modules(tiny_system.modules())))
@@ -84,8 +84,7 @@ def test_another_start_another_group_and_another_step_are_refused(tiny_system: V
         with pytest.raises(UserError, match=f"trained temporal, and group is '{group}'"):
             perturbation.attach(tiny_system.unet, partition, group, 0)
     perturbation.attach(tiny_system.unet, partition, "temporal", 0)
-    with pytest.raises(UserError, match=r"allowed in probe_steps: \[0,3\]"):
-        perturbation.at(2)
+    assert [state.id for state in perturbation.states()] == [step_id(0), step_id(3)]
     perturbation.detach()
     with torch.no_grad():
         tiny_system.unet.get_parameter(partition.names("spatial")[0]).add_(1)

@@ -7,9 +7,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from perturb.analysis.cells import interval_columns
 from perturb.analysis.coupling.comparisons import LEADING, PRIMARY_CONDITION, PRIMARY_METRIC, Results, Row
 from perturb.analysis.load import completeness
+from perturb.analysis.replicates import interval_columns
 from perturb.analysis.statistics.estimates import Estimate
 from perturb.analysis.statistics.significance import FOOTNOTE
 from perturb.analysis.table import cell, decimals, number

@@ -71,7 +71,7 @@ class Design:
     @staticmethod
     def of(study: Study) -> "Design":
         """Sort the runs into cells. Raises UserError for runs that do not make one complete study, and says which."""
-        scores = {str(run_id): rows for run_id, rows in study.scores.groupby("run_id", sort=False)}
+        scores = study.frames
         runs = _by_cell(study.runs, scores)
         _check_grid(runs)
         check_alike((run, _shared(run, scores[run.manifest.run_id])) for run in study.runs)
@@ -202,7 +202,7 @@ def _check_doses(runs: Iterable[Run], scores: Mapping[str, pd.DataFrame]) -> Non
                 "more. Set probe_steps and run it again."
             )
         if unknown := [step for step in steps if step not in run.magnitude]:
-            raise UserError(f"{run.directory.train_log} has no ‖Δ‖/‖θ‖ at the probe steps {unknown}. Run it again.")
+            raise UserError(f"{run.directory.states_path} has no ‖Δ‖/‖θ‖ at the probe steps {unknown}. Run it again.")
         if not run.magnitude[steps[-1]] > run.magnitude[0]:
             raise UserError(
                 f"{run.directory.path}: ‖Δ‖/‖θ‖ did not grow, nothing was perturbed. Look at its train.csv."

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from perturb.analysis.cells import interval_columns
 from perturb.analysis.coupling.comparisons import PRIMARY_METRIC, SEED, Results
 from perturb.analysis.coupling.design import KINDS, TRAININGS, Cell, Condition, Design
+from perturb.analysis.replicates import interval_columns
 from perturb.analysis.statistics.aggregates import (
     KEPT,
     STATIC,

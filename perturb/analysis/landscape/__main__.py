@@ -22,21 +22,21 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
     import pandas as pd
     from rich.text import Text
 
-    from perturb.analysis.cells import MOTION, read_tables
     from perturb.analysis.landscape.figure import landscape_figure
     from perturb.analysis.landscape.landscape import Landscape, interaction_rows, interaction_table, surface_rows
     from perturb.analysis.plots import save
-    from perturb.analysis.prompts import of_tables, write_prompts
+    from perturb.analysis.prompts import of_replicates, write_prompts
+    from perturb.analysis.replicates import MOTION, SCALES, read_replicates
     from perturb.analysis.summary import WIDEST
     from perturb.store.rundir import write_atomic
 
-    landscape = Landscape.of(read_tables(paths, "landscape"))
+    landscape = Landscape.of(read_replicates(paths, *SCALES))
     written = []
     for name, rows in (("surfaces", surface_rows), ("interactions", interaction_rows)):
         path = output / f"{name}.csv"
         write_atomic(path, pd.DataFrame(rows(landscape)).to_csv(index=False, float_format="%.6g"))
         written.append(path)
-    written.append(write_prompts(output, of_tables(landscape.tables)))
+    written.append(write_prompts(output, of_replicates(landscape.models)))
     if not console.is_terminal:
         console = Console(file=console.file, width=WIDEST)
     for training in landscape.trainings:

@@ -10,10 +10,10 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from perturb.analysis import style
-from perturb.analysis.cells import BOTH_MODELS, MOTION
 from perturb.analysis.heat import DIVERGING, estimate_map
 from perturb.analysis.landscape.landscape import Landscape, Surface
 from perturb.analysis.plots import titled
+from perturb.analysis.replicates import BOTH_MODELS, MOTION
 from perturb.analysis.statistics.contrast import Floats, Nested
 
 VISUAL = "colourfulness"
@@ -43,7 +43,7 @@ def landscape_figure(landscape: Landscape) -> Figure:
         _cells(axes[:, 2], landscape, "Beyond the sum", sums)
         _cells(axes[:, 3], landscape, "Beyond the product of shares", products)
         text = (
-            f"Scale 1: the LoRAs at step {landscape.step}. Dots: sampled cells. Motion quality beyond the sum: "
+            f"Scale 1: the LoRAs at step {landscape.step}. Dots: sampled states. Motion quality beyond the sum: "
             "Y(α_S, α_T) − Y(α_S, 0) − Y(0, α_T) + Y(0, 0).\nBeyond the product, of shares K = Y/Y(0, 0): "
             "K(α_S, α_T) − K(α_S, 0) K(0, α_T). Means over prompts ± half-width of the 95 % interval, bold where it "
             "excludes 0."

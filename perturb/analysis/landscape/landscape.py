@@ -19,18 +19,25 @@ from typing import Any
 
 import numpy as np
 from rich import box
-from rich.table import Table as TextTable
+from rich.table import Table
 from rich.text import Text
 
-from perturb.analysis.cells import BOTH_MODELS, Table, by_prompt, interval_columns, paired
 from perturb.analysis.coupling.comparisons import SEED
+from perturb.analysis.replicates import (
+    BOTH_MODELS,
+    SCALES,
+    Replicates,
+    by_prompt,
+    interval_columns,
+    paired,
+)
 from perturb.analysis.statistics.contrast import Floats, Nested, holm, share
 from perturb.analysis.statistics.resampling import without_dust
 from perturb.analysis.statistics.significance import PairedTest
 from perturb.analysis.table import cell
 
 INNER_MEAN = "mean"
-"""Stands for both scales in the row that averages I over all cells where both are above 0."""
+"""Stands for both scales in the row that averages I over all states where both are above 0."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +67,16 @@ class Landscape:
     spatial: tuple[float, ...]
     temporal: tuple[float, ...]
     step: int
-    tables: tuple[Table, ...]
+    models: tuple[Replicates, ...]
     surfaces: tuple[Surface, ...]
 
     @staticmethod
-    def of(tables: Sequence[Table]) -> "Landscape":
+    def of(models: Sequence[Replicates]) -> "Landscape":
         """Read every measure; with both models of the same LoRA seeds, their difference too."""
-        cells = tables[0].cells
-        spatial, temporal = (tuple(sorted({cell[axis] for cell in cells})) for axis in ("spatial", "temporal"))
-        surfaces = [s for measure in tables[0].measures for s in _surfaces(tables, measure.name, measure.is_ratio)]
-        step = int(tables[0].first.manifest.perturbation["step"])
-        return Landscape(spatial, temporal, step, tuple(tables), tuple(surfaces))
+        spatial, temporal = (tuple(sorted({float(scale) for scale in models[0].column(axis)})) for axis in SCALES)
+        surfaces = [s for measure in models[0].measures for s in _surfaces(models, measure.name, measure.is_ratio)]
+        step = int(models[0].first.manifest.perturbation["step"])
+        return Landscape(spatial, temporal, step, tuple(models), tuple(surfaces))
 
     def surface(self, training: str, metric: str) -> Surface | None:
         """The one of a model and a measure, if there is."""
@@ -106,17 +112,17 @@ def excess(shares: Floats) -> Floats:
     return shares - time * shares[..., :, :1] - space * shares[..., :1, :] + space * time
 
 
-def _surfaces(tables: Sequence[Table], metric: str, is_ratio: bool) -> Iterator[Surface]:
-    shape = tuple(len({cell[axis] for cell in tables[0].cells}) for axis in ("spatial", "temporal"))
-    grids = [y.reshape(*y.shape[:2], *shape) for y in by_prompt(tables, metric)]
-    starts = is_ratio and all(table.trajectories(metric).has_start for table in tables)
+def _surfaces(models: Sequence[Replicates], metric: str, is_ratio: bool) -> Iterator[Surface]:
+    shape = tuple(len(set(models[0].column(axis))) for axis in SCALES)
+    grids = [y.reshape(*y.shape[:2], *shape) for y in by_prompt(models, metric)]
+    starts = is_ratio and all(model.trajectories(metric).has_start for model in models)
     shares = [_shares(y) if starts else None for y in grids]
     found = [
-        Surface(table.training, metric, values, relative, None if relative is None else excess(relative))
-        for table, values, relative in zip(tables, grids, shares, strict=True)
+        Surface(model.training, metric, values, relative, None if relative is None else excess(relative))
+        for model, values, relative in zip(models, grids, shares, strict=True)
     ]
     yield from found
-    if paired(tables):
+    if paired(models):
         one, other = found
         pairs = (one.values, other.values), (one.shares, other.shares), (one.excess, other.excess)
         values, relative, beyond = (None if a is None or b is None else a - b for a, b in pairs)
@@ -132,7 +138,7 @@ def _shares(y: Floats) -> Floats:
 
 def surface_rows(landscape: Landscape) -> Iterator[dict[str, Any]]:
     """surfaces.csv: a row per model, measure and cell."""
-    sizes = {table.training: table.dose.mean(axis=0) for table in landscape.tables}
+    sizes = {model.training: model.dose.mean(axis=0) for model in landscape.models}
     for surface in landscape.surfaces:
         for k, (i, j) in enumerate(np.ndindex(surface.values.shape[2:])):
             size = float(sizes[surface.training][k]) if surface.training in sizes else np.nan
@@ -183,9 +189,9 @@ def _size(surface: Surface, scale: str) -> float:
     return float(np.abs(compared).max(initial=0.0))
 
 
-def interaction_table(landscape: Landscape, surface: Surface) -> TextTable:
+def interaction_table(landscape: Landscape, surface: Surface) -> Table:
     """I with its 95 % interval, bold where that excludes 0: a row per α_S and a column per α_T."""
-    table = TextTable(box=box.SIMPLE_HEAD, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("α_S \\ α_T")
     for scale in landscape.temporal[1:]:
         table.add_column(f"{scale:g}", justify="right")

@@ -22,17 +22,17 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
     import pandas as pd
     from rich.text import Text
 
-    from perturb.analysis.cells import MOTION, read_tables
     from perturb.analysis.layers.figure import layers_figure
     from perturb.analysis.layers.layers import effect_rows, effect_table, effects, energies
     from perturb.analysis.plots import save
-    from perturb.analysis.prompts import of_tables, write_prompts
+    from perturb.analysis.prompts import of_replicates, write_prompts
+    from perturb.analysis.replicates import MOTION, PART, read_replicates
     from perturb.analysis.summary import WIDEST
     from perturb.store.rundir import write_atomic
 
-    tables = read_tables(paths, "ablation")
-    found, energy = list(effects(tables)), list(energies(tables))
-    frames = {"energy": pd.DataFrame(energy), "ablation": pd.DataFrame(effect_rows(found, tables))}
+    models = read_replicates(paths, PART)
+    found, energy = list(effects(models)), list(energies(models))
+    frames = {"energy": pd.DataFrame(energy), "ablation": pd.DataFrame(effect_rows(found, models))}
     for name, frame in frames.items():
         write_atomic(output / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
     if not console.is_terminal:
@@ -41,8 +41,8 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
     heading = "\nChange of motion quality when only this part is perturbed; bold: 95 % interval excludes 0"
     console.print(Text(heading, style="bold"))
     console.print(effect_table(motion))
-    written = [*(output / f"{name}.csv" for name in frames), write_prompts(output, of_tables(tables))]
-    for training in dict.fromkeys(table.training for table in tables):
+    written = [*(output / f"{name}.csv" for name in frames), write_prompts(output, of_replicates(models))]
+    for training in dict.fromkeys(model.training for model in models):
         mine = [effect for effect in motion if effect.training == training]
         figure = layers_figure(training, mine, [each for each in energy if each.training == training])
         written += save(figure, output / f"layers_{training}.png")

@@ -20,14 +20,17 @@ ROLES = ("convolution", "query", "key", "value", "out", "feed_forward", "project
 
 def layers_figure(training: str, motion: Sequence[Effect], energy: Sequence[Energy]) -> Figure:
     """A column per perturbed group: its energy by level and role above, its effect on motion by part below."""
-    groups = list(dict.fromkeys(each.group for each in energy))
+    groups = list(dict.fromkeys(each.group for each in motion))
     with mpl.rc_context(style.RC):
         figure = Figure(figsize=(WIDTH if len(groups) > 1 else 0.6 * WIDTH, 7.2), layout="constrained")
         axes = figure.subplots(2, len(groups), squeeze=False)
         spread = max((abs(e.of(part).over_prompts.mean) for e in motion for part in e.parts[1:]), default=1.0)
         for group, (above, below) in zip(groups, axes.T, strict=True):
             title = f"{group.capitalize()} perturbation: share of ‖Δ‖² in per cent"
-            energy_map(titled(above, title, "blank: no such layer"), [each for each in energy if each.group == group])
+            mine = [each for each in energy if each.group == group]
+            titled(above, title, "blank: no such layer" if mine else "unknown: the run came without its adapters")
+            if mine:
+                energy_map(above, mine)
             effect = next((e for e in motion if e.group == group), None)
             titled(below, "Change of motion quality when only this part has Δ", "± 95 %")
             if effect is not None:

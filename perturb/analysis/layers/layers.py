@@ -3,7 +3,7 @@
     energy     Σ ‖Δ_l‖² over the layers of one level and role, as a share of Σ ‖Δ_l‖² over all layers
     ablation   Y(part) − Y(none): what Δ does when only this part of the network has it
 
-The numbers of ablation are paired by prompt and LoRA seed. Axes: s LoRA seed, p prompt, k cell.
+The numbers of ablation are paired by prompt and LoRA seed. Axes: s LoRA seed, p prompt, k state.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,12 +12,20 @@ from typing import Any
 
 import numpy as np
 from rich import box
-from rich.table import Table as TextTable
+from rich.table import Table
 from rich.text import Text
 
-from perturb.analysis.cells import BOTH_MODELS, Table, by_prompt, grouped, interval_columns, paired
 from perturb.analysis.coupling.comparisons import SEED
 from perturb.analysis.load import Run
+from perturb.analysis.replicates import (
+    BOTH_MODELS,
+    PART,
+    Replicates,
+    by_prompt,
+    grouped,
+    interval_columns,
+    paired,
+)
 from perturb.analysis.statistics.contrast import Floats, Nested, holm, share
 from perturb.analysis.statistics.resampling import without_dust
 from perturb.analysis.statistics.significance import PairedTest
@@ -47,18 +55,18 @@ class Effect:
         return Nested.of(self.change[:, :, self.parts.index(part)] if part in self.parts else np.empty((0, 0)))
 
 
-def effects(tables: Sequence[Table]) -> Iterator[Effect]:
+def effects(replicates: Sequence[Replicates]) -> Iterator[Effect]:
     """Of every group, model and measure; of both models with the same LoRA seeds their difference too."""
-    for group, models in grouped(tables):
-        parts = tuple(str(each["part"]) for each in models[0].cells)
+    for group, models in grouped(replicates):
+        parts = tuple(map(str, models[0].column(PART)))
         for measure in models[0].measures:
             values = by_prompt(models, measure.name)
             scale = max(float(np.abs(y).max(initial=0.0)) for y in values)
             changes = [without_dust(y - y[:, :, :1], scale) for y in values]
-            starts = measure.is_ratio and all(table.trajectories(measure.name).has_start for table in models)
+            starts = measure.is_ratio and all(model.trajectories(measure.name).has_start for model in models)
             shares = [_shares(d, y[:, :, 0]) if starts else None for d, y in zip(changes, values, strict=True)]
-            for table, change, relative in zip(models, changes, shares, strict=True):
-                yield Effect(table.training, group, measure.name, parts, change, relative)
+            for model, change, relative in zip(models, changes, shares, strict=True):
+                yield Effect(model.training, group, measure.name, parts, change, relative)
             if paired(models):
                 relative = None if shares[0] is None or shares[1] is None else shares[0] - shares[1]
                 between = without_dust(changes[0] - changes[1], scale)
@@ -69,12 +77,12 @@ def _shares(change: Floats, start: Floats) -> Floats:
     return np.stack([share(each, start) for each in np.moveaxis(change, 2, 0)], axis=-1)
 
 
-def effect_rows(found: Iterable[Effect], tables: Sequence[Table]) -> Iterator[dict[str, Any]]:
+def effect_rows(found: Iterable[Effect], models: Sequence[Replicates]) -> Iterator[dict[str, Any]]:
     """ablation.csv: a row per model, group, measure, scale and part; Holm over the parts.
 
     The test is Student's t, of the difference of the two models sign flips.
     """
-    sizes = {(table.training, table.group): table.dose.mean(axis=0) for table in tables}
+    sizes = {(model.training, model.group): model.dose.mean(axis=0) for model in models}
     for effect in found:
         size = sizes.get((effect.training, effect.group))
         for scale, values in (("raw", effect.change), ("relative", effect.shares)):
@@ -111,27 +119,27 @@ class Energy:
     ratio: float
 
 
-def energies(tables: Sequence[Table]) -> Iterator[Energy]:
+def energies(models: Sequence[Replicates]) -> Iterator[Energy]:
     """Of every model and group.
 
-    Raises UserError when no cell has the whole perturbation, or its table of magnitudes is not there.
+    Raises UserError when no state has the whole perturbation, or its table of magnitudes is not there.
     """
-    for table in tables:
-        parts = [each["part"] for each in table.cells]
+    for model in models:
+        parts = model.column(PART)
         if WHOLE not in parts:
-            raise UserError(f"{table.first.directory.path} has no part {WHOLE!r}: add it to perturbation.parts")
-        sums = [_sums(run, parts.index(WHOLE)) for run in table.runs.values()]
+            raise UserError(f"{model.first.directory.path} has no part {WHOLE!r}: add it to perturbation.parts")
+        sums = [_sums(run, run.states[parts.index(WHOLE)].id) for run in model.runs.values()]
         for place in sums[0]:
             shares = [one[place][1] / sum(delta for _, delta, _ in one.values()) for one in sums]
             ratios = [(one[place][1] / one[place][2]) ** 0.5 for one in sums]
             count = sums[0][place][0]
-            yield Energy(table.training, table.group, *place, count, float(np.mean(shares)), float(np.mean(ratios)))
+            yield Energy(model.training, model.group, *place, count, float(np.mean(shares)), float(np.mean(ratios)))
 
 
-def _sums(run: Run, step: int) -> dict[tuple[str, str, str], tuple[int, float, float]]:
+def _sums(run: Run, state: str) -> dict[tuple[str, str, str], tuple[int, float, float]]:
     """(block, level, role) → number of layers, Σ‖Δ‖², Σ‖θ‖²."""
     sums: dict[tuple[str, str, str], tuple[int, float, float]] = {}
-    for layer, size in read_sizes(run.directory.adapter(step)).items():
+    for layer, size in read_sizes(run.directory.adapter(state)).items():
         place = run.manifest.perturbation["places"][layer]
         key = (place["block"], place["level"], place["role"])
         count, delta, base = sums.get(key, (0, 0.0, 0.0))
@@ -139,9 +147,9 @@ def _sums(run: Run, step: int) -> dict[tuple[str, str, str], tuple[int, float, f
     return sums
 
 
-def effect_table(motion: Sequence[Effect]) -> TextTable:
+def effect_table(motion: Sequence[Effect]) -> Table:
     """The change of motion quality that every part makes, with its interval."""
-    table = TextTable(box=box.SIMPLE_HEAD, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("part")
     for effect in motion:
         table.add_column(f"{effect.training}, {effect.group}", justify="right")

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from perturb.analysis.cells import interval_columns
 from perturb.analysis.coupling.comparisons import PRIMARY_METRIC, SEED, Comparison, comparisons
 from perturb.analysis.coupling.design import Design
+from perturb.analysis.replicates import interval_columns
 from perturb.analysis.statistics.contrast import Floats, Nested, Trajectories, holm
 from perturb.analysis.statistics.resampling import without_dust
 from perturb.analysis.statistics.significance import PairedTest

@@ -40,22 +40,16 @@ class Report:
 
     @staticmethod
     def of(paths: Iterable[str | Path]) -> "Report":
-        """From run directories, or folders with run directories anywhere beneath.
-
-        Raises UserError for none, and for a landscape or an ablation: its steps are cells and no path.
-        """
+        """From run directories, or folders with run directories anywhere beneath. Raises UserError for none."""
         study = load(find_runs(paths))
-        if of_cells := [run for run in study.runs if "cells" in run.manifest.perturbation]:
-            raise UserError(
-                f"{of_cells[0].directory.path} has cells of a table in the place of steps. Leave it out; "
-                "`python -m perturb.analysis.landscape` and `python -m perturb.analysis.layers` draw such "
-                "runs; --figures shows what they drew."
-            )
         runs = tuple(Result.of(study, run) for run in study.runs)
+        curves = tuple(result.run for result in runs if result.is_curve)
+        if not curves:
+            return Report(runs, None, "No run goes along the steps of a fit, so none is part of a coupling study.")
         if len(runs) == 1:
             return Report(runs, None, "One run holds one model; a contrast needs its twin under the same perturbation.")
         try:
-            results = Results.of(Design.of(study))
+            results = Results.of(Design.of(Study(curves, study.frames)))
         except UserError as error:
             return Report(runs, None, _named(study, str(error)))
         return Report(runs, Coupling(results, Stepwise.of(results)), "")
@@ -90,7 +84,7 @@ def run_facts(result: Result) -> dict[str, Any]:
     """One line of the table of runs: which model was perturbed, how, how far, and how complete it is."""
     manifest, counts = result.run.manifest, result.counts
     perturbation, system = manifest.perturbation, manifest.system
-    magnitude = result.run.magnitude.get(result.steps[-1])
+    magnitude = max(result.run.magnitude.values(), default=None)
     return {
         "run": name(result.run),
         "model": f"{system.get('spec', 'unnamed')}, {result.training}",
@@ -100,7 +94,7 @@ def run_facts(result: Result) -> dict[str, Any]:
         "by": str(perturbation.get("kind", "")),
         "stills": str(manifest.images.get("as_video", "")).replace("_", " "),
         "seed": perturbation.get("seed", ""),
-        "‖Δ‖/‖θ‖ at the end": "unknown" if magnitude is None else f"{magnitude:.2%}",
+        "largest ‖Δ‖/‖θ‖": "unknown" if magnitude is None else f"{magnitude:.2%}",
         "values": counts.expected,
         "missing": counts.missing,
         "failed": counts.failed,
@@ -131,6 +125,11 @@ def _images(result: Result) -> str:
     return f"{count} from {leaf(source)}{skipped}" if source else ""
 
 
+def _states(result: Result) -> str:
+    """``by spatial and temporal: 0, 0; 0, 1; 1, 0; 1, 1``."""
+    return f"by {' and '.join(result.run.coordinates)}: {'; '.join(result.labels.values())}"
+
+
 def _perturbation(result: Result) -> str:
     perturbation = result.run.manifest.perturbation
     known = {key: perturbation[key] for key in ("rank", "alpha", "dropout", "targets") if key in perturbation}
@@ -142,7 +141,8 @@ def _perturbation(result: Result) -> str:
 
 FACTS = {
     "sample": lambda result: result.size,
-    "probe steps": lambda result: ", ".join(map(str, result.steps)),
+    "probe steps": lambda result: ", ".join(result.labels.values()) if result.is_curve else "",
+    "states": lambda result: "" if result.is_curve else _states(result),
     "clips": _clips,
     "sampler": lambda result: str(result.run.manifest.clips.get("sampler", "")),
     "precision": lambda result: str(result.run.manifest.clips.get("precision", "")),

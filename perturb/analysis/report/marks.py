@@ -20,7 +20,7 @@ LORA_LINE, RANDOM_LINE = "LoRA", "random"
 HEIGHT = 210
 STEP, DOSE, VALUE = "step:Q", "dose:Q", "mean:Q"
 SHARE = alt.Axis(format=".0%", tickMinStep=0.01)
-WORDS = {"training", "kind", "what", "when", "contrast"}
+WORDS = {"training", "kind", "what", "when", "contrast", "state"}
 BOUNDS = ("training", "kind", "step", "dose", "mean", "low", "high", "seed low", "seed high")
 Rows = list[dict[str, Any]]
 
@@ -62,6 +62,18 @@ def lines(
         band.encode(alt.Y("low:Q", axis=y_axis), alt.Y2("high:Q")),
         base.mark_line().encode(alt.Y(VALUE, title=y_title, axis=y_axis), dash, order=STEP),
         points(base, rows).encode(alt.Y(VALUE), tooltip=tips(known)),
+    ]
+
+
+def states(rows: Rows, x_title: str, y_title: str, *, chosen: str = "true") -> list[alt.Chart]:
+    """A point with its interval for every state that lies along no steps, in the order of the rows."""
+    axis = alt.Axis(labelAngle=-60, labelLimit=140)
+    base = chart(rows).transform_filter(chosen).encode(alt.X("state:N", sort=None, title=x_title, axis=axis))
+    base = base.encode(colour(rows))
+    known = [name for name in ("state", *BOUNDS) if any(row.get(name) is not None for row in rows)]
+    return [
+        base.mark_rule(strokeWidth=2).encode(alt.Y("low:Q", title=y_title), alt.Y2("high:Q")),
+        points(base, rows).encode(alt.Y(VALUE, title=y_title), tooltip=tips(known)),
     ]
 
 

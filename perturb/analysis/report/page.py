@@ -11,7 +11,7 @@ from perturb.analysis.report import run_charts, study_charts
 from perturb.analysis.report.content import Report, name, run_facts, shared_facts, without_folders
 from perturb.analysis.report.crosstalk import matrix
 from perturb.analysis.report.marks import Panel, Section
-from perturb.analysis.report.pictures import Picture
+from perturb.analysis.report.pictures import Picture, drawn
 from perturb.analysis.report.player import Settings, player
 from perturb.analysis.report.verdict import verdict
 
@@ -34,7 +34,7 @@ def page(report: Report, settings: Settings, pictures: tuple[Picture, ...] = ())
             specs=[panel.spec for panel in ([leading] if leading else []) + panels],
             player=player(report, settings),
             crosstalk=matrix(report.runs[0].run.manifest.metrics),
-            pictures=pictures,
+            pictures=(*drawn(report.runs), *pictures),
             facts=list(shared_facts(report.runs)),
             runs=[run_facts(result) for result in report.runs],
             prompts=report.runs[0].run.manifest.prompts,
@@ -66,7 +66,9 @@ def printed(text: str) -> Markup:
 
 def _charts(report: Report) -> tuple[Panel | None, list[Section]]:
     if report.coupling:
-        return study_charts.leading_panel(report.coupling), list(study_charts.sections(report.coupling))
+        others = [result for result in report.runs if not result.is_curve]
+        sections = [*study_charts.sections(report.coupling), *(run_charts.each(others) if others else ())]
+        return study_charts.leading_panel(report.coupling), sections
     if len(report.runs) == 1:
         return run_charts.leading_panel(report.runs[0]), list(run_charts.sections(report.runs[0]))
     return None, list(run_charts.each(report.runs))

@@ -15,10 +15,11 @@ from perturb.analysis.coupling.comparisons import LEADING, PRIMARY_METRIC, Row
 from perturb.analysis.coupling.design import LORA
 from perturb.analysis.coupling.stepwise import Kept
 from perturb.analysis.figure import summary_figure
-from perturb.analysis.load import Measure
+from perturb.analysis.load import Measure, Point
 from perturb.analysis.notation import title
 from perturb.analysis.plots import save
 from perturb.analysis.report.content import Report, name, run_facts, shared_facts
+from perturb.analysis.report.drawn import figures
 from perturb.analysis.report.verdict import verdict
 from perturb.analysis.report.words import contrast_in_words
 from perturb.analysis.result import Result
@@ -95,6 +96,7 @@ def tables(report: Report) -> Iterator[Table]:
     if not report.coupling:
         yield from map(_run_table, report.runs)
         return
+    yield from (_run_table(run) for run in report.runs if not run.is_curve)
     yield Table(
         ["motion quality", "first", "second", "first − second", "± over seeds", "p", "p Holm", "p BH"],
         list(_contrasts(report.coupling.results.rows)),
@@ -145,7 +147,9 @@ def _kept(kept: Kept) -> list[str]:
 
 
 def _run_table(result: Result) -> Table:
-    first, last = result.steps[0], result.steps[-1]
+    if not result.is_curve:
+        return _state_table(result)
+    first, last = result.points[0], result.points[-1]
 
     def line(measure: Measure) -> list[str]:
         levels, change = result.levels[measure.name], result.changes[measure.name].at(last)
@@ -160,6 +164,29 @@ def _run_table(result: Result) -> Table:
     )
 
 
+def _state_table(result: Result) -> Table:
+    """A row per state: its size, motion quality, and how it differs from the first state."""
+    levels, changes = result.levels.get(PRIMARY_METRIC), result.changes.get(PRIMARY_METRIC)
+
+    def line(point: Point) -> list[str]:
+        size = result.run.magnitude.get(point)
+        row = [result.labels[point], "–" if size is None else f"{100 * size:.2f}"]
+        if not levels or not changes or not levels.at(point).n:
+            return [*row, "–", "–"]
+        return [*row, cell(levels.at(point), 3), cell(changes.at(point), 3, sign="+")]
+
+    return Table(
+        [
+            f"{name(result.run)} ({title(result.run.manifest)})",
+            "‖Δ‖/‖θ‖ in %",
+            PRIMARY_METRIC.replace("_", " "),
+            "change",
+        ],
+        [line(point) for point in result.points],
+        f"By {', '.join(result.run.coordinates)}. Means {INTERVALS}; the change is paired by prompt and noise.",
+    )
+
+
 def _step(value: float) -> str:
     if math.isnan(value):
         return "–"
@@ -167,10 +194,13 @@ def _step(value: float) -> str:
 
 
 def _figures(report: Report) -> Iterable[tuple[str, Figure]]:
+    others = [run for run in report.runs if not run.is_curve]
+    own = ((label.replace(" ", "_"), figure) for label, figure in figures(others))
     if report.coupling:
         results = report.coupling.results
-        return chain(coupling_figure.figures(results), stepwise_figure.figures(results, report.coupling.stepwise))
-    return ((run.run.manifest.run_id, summary_figure(run)) for run in report.runs)
+        study = chain(coupling_figure.figures(results), stepwise_figure.figures(results, report.coupling.stepwise))
+        return chain(study, own)
+    return chain(((run.run.manifest.run_id, summary_figure(run)) for run in report.runs), own)
 
 
 def markdown(text: str) -> str:

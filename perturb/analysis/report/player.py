@@ -1,6 +1,6 @@
 """The clips of the player: small sprites inside the page, and the scores beside them.
 
-Axis letters: t frames, h w pixels. One sprite per run and clip, a row of frames per step: dragging never waits.
+Axis letters: t frames, h w pixels. One sprite per run and clip, a row of frames per state: dragging never waits.
 """
 
 import base64
@@ -15,6 +15,7 @@ from PIL import Image
 from perturb.analysis import style
 from perturb.analysis.coupling.comparisons import PRIMARY_METRIC
 from perturb.analysis.coupling.design import KINDS, LORA, TRAININGS, Cell
+from perturb.analysis.load import Point
 from perturb.analysis.notation import model_in_words, symbol
 from perturb.analysis.report.content import Report, name
 from perturb.analysis.result import Result
@@ -56,13 +57,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two clips: what it is called, its run, and the only step it shows, where that does not follow."""
+    """One of the two clips: what it is called, its run, and the only point it shows, where that does not follow."""
 
     label: str
     words: str
     colour: str
     run: Result
-    only: int | None = None
+    only: Point | None = None
 
 
 @dataclass
@@ -90,8 +91,10 @@ def player(report: Report, settings: Settings) -> dict[str, Any]:
     return {
         "pairs": [_plain(pair, [m.name for m in measures]) for pair in shown],
         "reasons": reasons,
-        "steps": list(first.steps),
-        "magnitudes": [[side.run.run.magnitude.get(step) for step in first.steps] for side in shown[0].sides],
+        "unit": "perturbation step" if first.is_curve else ", ".join(first.run.coordinates),
+        "steps": list(first.points) if first.is_curve else list(range(len(first.points))),
+        "names": list(first.labels.values()),
+        "magnitudes": [[side.run.run.magnitude.get(point) for point in first.points] for side in shown[0].sides],
         "fps": float(manifest.clips.get("fps", 8)),
         "prompts": manifest.prompts,
         "measures": [{"name": m.name, "label": m.label} for m in measures],
@@ -113,7 +116,7 @@ def _pairs(report: Report) -> Iterator[Pair]:
                 yield Pair(f"{control}{condition}, LoRA seed {seed}", (full, partial))
     elif len(report.runs) == 1:
         (result,) = report.runs
-        start = Side("step 0", "not perturbed", style.QUIET, result, only=result.steps[0])
+        start = Side(result.named(result.points[0]), "not perturbed", style.QUIET, result, only=result.points[0])
         yield Pair(name(result.run), (start, _side(result)))
 
 
@@ -126,11 +129,7 @@ def _fill(pair: Pair, left: float, settings: Settings) -> int:
     """Put clips into a pair while there is room for ``left`` characters; returns how many it took."""
     runs = [side.run for side in pair.sides]
     keys = _keys(runs[0])
-    whole = [
-        key
-        for key in keys
-        if all(result.run.directory.clip(s, *key).is_file() for result in runs for s in result.steps)
-    ]
+    whole = [key for key in keys if all(result.run.clip(s, *key).is_file() for result in runs for s in result.points)]
     if not whole:
         pair.reason = f"{pair.title}: its clips are not here; a run copied without its folder clips/ has scores only."
         return 0
@@ -164,8 +163,8 @@ def _spread(keys: Sequence[Key]) -> list[Key]:
 
 
 def _sprite(result: Result, key: Key, side: int) -> str:
-    """The clip of every step in one picture, steps below each other."""
-    clips = [read_clip(result.run.directory.clip(step, *key)) for step in result.steps]
+    """The clip of every state in one picture, states below each other."""
+    clips = [read_clip(result.run.clip(point, *key)) for point in result.points]
     if len({clip.shape for clip in clips}) > 1:
         raise UserError(f"The clips of {key[0]} in {result.run.directory.path} differ in size. Sample the run again.")
     return sprite(clips, side, quality=QUALITY)
@@ -201,8 +200,8 @@ def _plain(pair: Pair, measures: Sequence[str]) -> dict[str, Any]:
                 "label": side.label,
                 "words": side.words,
                 "colour": side.colour,
-                "only": None if side.only is None else side.run.steps.index(side.only),
-                "frames": int(read_clip(side.run.run.directory.clip(side.run.steps[0], *keys[0])).shape[0]),
+                "only": None if side.only is None else side.run.points.index(side.only),
+                "frames": int(read_clip(side.run.run.clip(side.run.points[0], *keys[0])).shape[0]),
                 "sprites": [sprites[key] for key in keys],
                 "scores": {measure: _scores(side.run, measure, keys) for measure in measures},
             }
@@ -212,8 +211,8 @@ def _plain(pair: Pair, measures: Sequence[str]) -> dict[str, Any]:
 
 
 def _scores(result: Result, measure: str, keys: Sequence[Key]) -> list[list[float | None]]:
-    """Clip × step; None where there is no value."""
-    table = trajectories(result.scores, measure).reindex(keys)
+    """Clip × state; None where there is no value."""
+    table = trajectories(result.scores, measure, result.run.along).reindex(keys)
     return [
         [None if np.isnan(value) else float(f"{value:.4g}") for value in row] for row in table.to_numpy(dtype=float)
     ]

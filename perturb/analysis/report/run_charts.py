@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import altair as alt
 
 from perturb.analysis.coupling.comparisons import PRIMARY_METRIC
+from perturb.analysis.load import Point
 from perturb.analysis.notation import symbol
 from perturb.analysis.report.content import name
 from perturb.analysis.report.marks import (
@@ -19,13 +20,17 @@ from perturb.analysis.report.marks import (
     is_chosen,
     lines,
     spec,
+    states,
     with_player,
 )
 from perturb.analysis.result import Result
 
 
 def leading_panel(result: Result) -> Panel:
-    """Motion quality along the steps."""
+    """Motion quality along the steps, or in every state."""
+    if not result.is_curve:
+        detail = "Mean over prompts with its 95 % interval, in every state."
+        return Panel("Motion quality", detail, spec(alt.layer(*_motion(result)), 260))
     detail = "Mean over prompts with its 95 % interval. The upright line is where the player stands."
     return Panel("Motion quality", detail, spec(with_player(_motion(result)), 260))
 
@@ -48,7 +53,7 @@ def sections(result: Result) -> Iterator[Section]:
         for row in _rows(result, measure.name)
     ]
     if rows:
-        layers = lines(rows, STEP, "perturbation step", "mean", chosen=is_chosen("measure"))
+        layers = _layers(result, rows, "mean", chosen=is_chosen("measure"))
         menu = choice("measure", rows, "colourfulness")
         panel = Panel(
             "Explorer", "Means over prompts with 95 % intervals.", spec(alt.layer(*layers).add_params(menu), 260)
@@ -57,14 +62,24 @@ def sections(result: Result) -> Iterator[Section]:
 
 
 def _motion(result: Result) -> list[alt.Chart]:
-    return lines(_rows(result, PRIMARY_METRIC), STEP, "perturbation step", "motion quality")
+    return _layers(result, _rows(result, PRIMARY_METRIC), "motion quality")
+
+
+def _layers(result: Result, rows: Rows, title: str, chosen: str = "true") -> list[alt.Chart]:
+    if result.is_curve:
+        return lines(rows, STEP, "perturbation step", title, chosen=chosen)
+    return states(rows, ", ".join(result.run.coordinates), title, chosen=chosen)
 
 
 def _rows(result: Result, metric: str) -> Rows:
     curve = result.levels.get(metric)
     who = {"training": NAMES.get(result.training, result.training), "kind": LORA_LINE}
     return [
-        {**who, "step": step, "dose": result.run.magnitude.get(step), **bounds(curve.at(step))}
-        for step in result.steps
+        {**who, **_place(result, point), "dose": result.run.magnitude.get(point), **bounds(curve.at(point))}
+        for point in result.points
         if curve
     ]
+
+
+def _place(result: Result, point: Point) -> dict[str, Point]:
+    return {"step": point} if result.is_curve else {"state": result.labels[point]}

@@ -4,17 +4,23 @@ from collections.abc import Iterator
 
 from perturb.analysis.coupling.comparisons import PRIMARY_METRIC
 from perturb.analysis.coupling.stepwise import COLLAPSE
+from perturb.analysis.load import Point
 from perturb.analysis.notation import in_words
 from perturb.analysis.report.words import Figure, Verdict, absent, between, capital
 from perturb.analysis.result import Result
 from perturb.analysis.table import decimals, number
 
+LEAK = "Spatial damage leaks into measures of motion; read a loss of motion together with the visual measures."
+
 
 def of_run(result: Result, reason: str) -> Verdict:
+    """What became of its motion and its look along the steps, or how its states compare."""
+    if not result.is_curve:
+        return _of_states(result)
     words = in_words(result.training, result.group)
     cautions = [
         "Prompts and noises do not cover the randomness of fitting: another seed gives another Δ.",
-        "Spatial damage leaks into measures of motion; read a loss of motion together with the visual measures.",
+        LEAK,
         *absent((result,)),
     ]
     headline = f"{capital(words)}: {change(result)}."
@@ -24,11 +30,45 @@ def of_run(result: Result, reason: str) -> Verdict:
     return Verdict(headline, sentences, tuple(_run_figures(result)), tuple(cautions))
 
 
+def _of_states(result: Result) -> Verdict:
+    first, *others = result.points
+    changes = result.changes.get(PRIMARY_METRIC)
+    moved = [point for point in others if changes and changes.at(point).excludes_zero]
+    sentences = (
+        f"Beyond its 95 % interval motion quality differs from that of {result.named(first)} in {len(moved)} of "
+        f"{len(others)} states; each interval is of one state by itself.",
+    )
+    figures = []
+    if levels := _measured(result):
+        low = min(levels, key=lambda point: levels[point])
+        figures.append(Figure("Lowest motion quality", number(levels[low], 2), result.named(low)))
+    if magnitude := result.run.magnitude:
+        largest = max(magnitude, key=lambda point: magnitude[point])
+        figures.append(Figure("Largest Δ", f"{100 * magnitude[largest]:.1f} %", f"‖Δ‖/‖θ‖ of {result.named(largest)}"))
+    headline = f"{capital(in_words(result.training, result.group))}, in {len(result.points)} states: {change(result)}."
+    return Verdict(headline, sentences, tuple(figures), (LEAK, *absent((result,))))
+
+
+def _measured(result: Result) -> dict[Point, float]:
+    """Motion quality of the states where it has a value."""
+    levels = result.levels.get(PRIMARY_METRIC)
+    return {point: levels.at(point).mean for point in result.points if levels.at(point).n} if levels else {}
+
+
+def _range(result: Result) -> str:
+    levels = _measured(result)
+    low, high = (choose(levels, key=lambda point: levels[point]) for choose in (min, max))
+    ends = (f"{number(levels[point], 2)} ({result.named(point)})" for point in (low, high))
+    return f"motion quality lies between {' and '.join(ends)}"
+
+
 def change(result: Result) -> str:
-    """``motion quality falls from 0.43 to 0.12``."""
-    levels, first, last = result.levels.get(PRIMARY_METRIC), result.steps[0], result.steps[-1]
+    """``motion quality falls from 0.43 to 0.12``, or between what it lies in states along no steps."""
+    levels, first, last = result.levels.get(PRIMARY_METRIC), result.points[0], result.points[-1]
     if not levels or not levels.measured:
         return "motion quality was not measured"
+    if not result.is_curve:
+        return _range(result)
     start, end = levels.at(first), levels.at(last)
     if first == last:
         return f"motion quality is {number(start.mean, 2)} at step {first}, the only one"
@@ -43,9 +83,9 @@ def _looks(result: Result) -> Iterator[str]:
     """The visual measures that changed, in one sentence."""
     said = []
     for measure in result.measures:
-        levels, moved = result.levels[measure.name], result.changes[measure.name].at(result.steps[-1])
+        levels, moved = result.levels[measure.name], result.changes[measure.name].at(result.points[-1])
         if measure.axis == "visual" and moved.excludes_zero:
-            start, end = levels.at(result.steps[0]).mean, levels.at(result.steps[-1]).mean
+            start, end = levels.at(result.points[0]).mean, levels.at(result.points[-1]).mean
             digits = decimals([start, end])
             said.append(f"{measure.name.replace('_', ' ')} {number(start, digits)} → {number(end, digits)}")
     if said:
@@ -53,7 +93,7 @@ def _looks(result: Result) -> Iterator[str]:
 
 
 def _run_figures(result: Result) -> Iterator[Figure]:
-    first, last = result.steps[0], result.steps[-1]
+    first, last = result.points[0], result.points[-1]
     moved = result.changes[PRIMARY_METRIC].at(last) if PRIMARY_METRIC in result.changes else None
     if moved and moved.n and first != last:
         yield Figure(

@@ -39,19 +39,25 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Curve:
-    """One estimate per perturbation step."""
+    """One estimate per point: a perturbation step, or the id of a state that lies along no steps."""
 
     metric: str
-    steps: tuple[int, ...]
+    points: tuple[int, ...] | tuple[str, ...]
     estimates: tuple[Estimate, ...]
 
-    def at(self, step: int) -> Estimate:
-        """The estimate at a step; one without a value (n = 0) when there is none."""
-        return dict(zip(self.steps, self.estimates, strict=True)).get(step, Estimate(np.nan, np.nan, 0))
+    def at(self, point: int | str) -> Estimate:
+        """The estimate at a point; one without a value (n = 0) when there is none."""
+        return dict(zip(self.points, self.estimates, strict=True)).get(point, Estimate(np.nan, np.nan, 0))
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Where the points lie on an axis: steps as they are, states one after another."""
+        steps = tuple(point for point in self.points if isinstance(point, int))
+        return steps if len(steps) == len(self.points) else tuple(range(len(self.points)))
 
     @property
     def measured(self) -> bool:
-        """Whether any step has a value."""
+        """Whether any point has a value."""
         return any(estimate.n for estimate in self.estimates)
 
 
@@ -73,28 +79,32 @@ def mean_interval(values: ArrayLike) -> Estimate:
     return Estimate(float(x.mean()), quantile * float(x.std(ddof=1)) / n**0.5, n)
 
 
-def trajectories(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The values of one metric of one run: index (prompt_id, seed), columns steps ascending, NaN where not ok."""
+def trajectories(scores: pd.DataFrame, metric: str, along: str = "step") -> pd.DataFrame:
+    """The values of one metric of one run: index (prompt_id, seed), NaN where not ok.
+
+    Columns: steps ascending, or the values of another column ``along`` in the order of the rows.
+    """
     assert scores.run_id.nunique() <= 1, "trajectories are of one run; select it first"
     rows = scores[(scores.metric == metric) & (scores.status == "ok")]
-    table = rows.pivot(index=["prompt_id", "seed"], columns="step", values="value")
-    return table.reindex(columns=sorted(scores.step.unique()))
+    table = rows.pivot(index=["prompt_id", "seed"], columns=along, values="value")
+    points = scores[along].unique()
+    return table.reindex(columns=sorted(points) if along == "step" else list(points))
 
 
-def changes(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Paired change Y(step) − Y(first step) of each (prompt, noise seed); NaN when either is missing."""
-    values = trajectories(scores, metric)
+def changes(scores: pd.DataFrame, metric: str, along: str = "step") -> pd.DataFrame:
+    """Paired change Y(point) − Y(first point) of each (prompt, noise seed); NaN when either is missing."""
+    values = trajectories(scores, metric, along)
     return values.sub(values.iloc[:, 0], axis="index") if values.shape[1] else values
 
 
-def level_curve(scores: pd.DataFrame, metric: str) -> Curve:
-    """The mean over prompts at every step, with its interval."""
-    return _curve(metric, trajectories(scores, metric))
+def level_curve(scores: pd.DataFrame, metric: str, along: str = "step") -> Curve:
+    """The mean over prompts at every point, with its interval."""
+    return _curve(metric, trajectories(scores, metric, along))
 
 
-def change_curve(scores: pd.DataFrame, metric: str) -> Curve:
-    """The mean paired change from the first step, with its interval: exactly 0 ± 0 at the first step."""
-    return _curve(metric, changes(scores, metric))
+def change_curve(scores: pd.DataFrame, metric: str, along: str = "step") -> Curve:
+    """The mean paired change from the first point, with its interval: exactly 0 ± 0 at the first one."""
+    return _curve(metric, changes(scores, metric, along))
 
 
 def typical_and_most_changed(change: pd.Series) -> dict[str, tuple[str, int]]:
@@ -112,5 +122,5 @@ def typical_and_most_changed(change: pd.Series) -> dict[str, tuple[str, int]]:
 
 def _curve(metric: str, table: pd.DataFrame) -> Curve:
     by_prompt = pd.DataFrame(table.groupby(level="prompt_id").mean())
-    steps = tuple(int(step) for step in table.columns)
-    return Curve(metric, steps, tuple(mean_interval(values) for values in by_prompt.to_numpy().T))
+    estimates = tuple(mean_interval(values) for values in by_prompt.to_numpy().T)
+    return Curve(metric, tuple(table.columns.tolist()), estimates)

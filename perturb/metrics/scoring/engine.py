@@ -175,7 +175,7 @@ def score_clips(
 def _held(clip: Clip, original: ClipSource | None) -> ClipSource:
     """A clip in memory as a source."""
     return ClipSource(
-        clip.prompt_id, lambda: (clip.frames, clip.fps), clip.prompt_id, clip.seed, clip.step, clip.prompt, original
+        clip.prompt_id, lambda: (clip.frames, clip.fps), clip.prompt_id, clip.seed, clip.state, clip.prompt, original
     )
 
 

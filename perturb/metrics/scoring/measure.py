@@ -23,7 +23,7 @@ class ClipSource:
     read: Callable[[], tuple[np.ndarray, float]]
     prompt_id: str
     seed: int = 0
-    step: int = 0
+    state: str | int = ""
     prompt: str = ""
     original: "ClipSource | None" = None
 
@@ -35,7 +35,7 @@ class ClipSource:
     def load(self) -> Clip:
         """The clip. UserError when it cannot be scored at all, see `clip_problem`; whatever ``read`` raises passes."""
         frames, fps = self.read()
-        clip = Clip(frames, fps, self.prompt_id, self.seed, self.step, self.prompt)
+        clip = Clip(frames, fps, self.prompt_id, self.seed, self.state, self.prompt)
         if problem := clip_problem(clip):
             raise UserError(problem)
         return clip

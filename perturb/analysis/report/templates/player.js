@@ -68,8 +68,8 @@ function play(data) {
     clip.value = at.clip;
     step.value = at.step;
     const dose = data.magnitudes[1][at.step];
-    get("step-name").textContent = data.steps[at.step] + (dose === null ? "" : ` (‖Δ‖/‖θ‖ ${(100 * dose).toPrecision(2)} %)`);
-    step.setAttribute("aria-valuetext", `step ${data.steps[at.step]}`);
+    get("step-name").textContent = data.names[at.step] + (dose === null ? "" : ` (‖Δ‖/‖θ‖ ${(100 * dose).toPrecision(2)} %)`);
+    step.setAttribute("aria-valuetext", `${data.unit} ${data.names[at.step]}`);
     sides.forEach((side, i) => {
       const caption = figures[i].querySelector("figcaption");
       caption.style.borderColor = side.colour;
@@ -122,7 +122,7 @@ function play(data) {
       node("line", { x1: x(at.step), x2: x(at.step), y1: 4, y2: y(0), stroke: "#5d656e", "stroke-dasharray": "3 3" }),
       node("text", { ...grey, x: 0, y: y(top) + 8 }, top.toFixed(2)),
       node("text", { ...grey, x: 0, y: y(0) }, "0"),
-      node("text", { ...grey, x: left, y: H - 4 }, "motion quality of this prompt, by step"),
+      node("text", { ...grey, x: left, y: H - 4 }, `motion quality of this prompt, by ${data.unit}`),
       ...lines.map(([colour, values]) => node("polyline", { fill: "none", stroke: colour, "stroke-width": 2,
         points: values.map((value, k) => (value === null ? "" : `${x(k)},${y(value)}`)).join(" ") })),
       ...lines.filter(([, values]) => typeof values[at.step] === "number")

@@ -1,4 +1,4 @@
-"""Runs whose probe steps are cells of a table: landscapes and ablations, by training, perturbed group and LoRA seed."""
+"""Runs of one set of states that are no steps: landscapes and ablations, by training, perturbed group and LoRA seed."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,19 +14,22 @@ from perturb.analysis.statistics.estimates import trajectories
 from perturb.errors import UserError
 from perturb.store.records import SET_PROMPT
 from perturb.store.rundir import RunDir
+from perturb.store.states import STATE, Coordinate, State
 
+SCALES, PART = ("spatial", "temporal"), "part"
+"""The coordinates of a landscape, and that of an ablation."""
+EXPERIMENTS = {SCALES: "landscape_full", (PART,): "ablation"}
 MOTION = "motion_quality"
 BOTH_MODELS = f"{TRAININGS[0]} − {TRAININGS[1]}"
 """Stands for a training where the paired difference of the two models is meant."""
 
 
 @dataclass(frozen=True)
-class Table:
-    """The runs of one model, one per LoRA seed, which share their ``cells``: what the manifest says of each."""
+class Replicates:
+    """The runs of one model, one per LoRA seed, which share their states."""
 
     training: str
     group: str
-    cells: tuple[Mapping[str, Any], ...]
     runs: Mapping[int, Run]
     study: Study
 
@@ -43,30 +46,42 @@ class Table:
         return next(iter(self.runs.values()))
 
     @property
+    def states(self) -> tuple[State, ...]:
+        """Those of every run, with the magnitudes of the first."""
+        return self.first.states
+
+    def column(self, coordinate: str) -> tuple[Coordinate, ...]:
+        """One coordinate of every state."""
+        return tuple(state.coordinates[coordinate] for state in self.states)
+
+    @property
     def dose(self) -> Floats:
-        """s k: ‖Δ‖/‖θ‖ of every cell."""
-        cells = range(len(self.cells))
-        return np.array([[run.magnitude.get(k, np.nan) for k in cells] for run in self.runs.values()])
+        """s k: ‖Δ‖/‖θ‖ of every state."""
+        return np.array([[run.magnitude.get(state.id, np.nan) for state in self.states] for run in self.runs.values()])
 
     def trajectories(self, metric: str) -> Trajectories:
-        """One metric at every cell, in the place of a step."""
-        tables = [trajectories(self.study.of(run), metric) for run in self.runs.values()]
+        """One metric in every state, by its number."""
+        tables = [trajectories(self.study.of(run), metric, STATE) for run in self.runs.values()]
         return Trajectories(
             values=np.stack([table.reindex(tables[0].index).to_numpy(dtype=float) for table in tables]),
             prompts=tuple(str(prompt) for prompt, _ in tables[0].index),
-            steps=tuple(range(len(self.cells))),
+            steps=tuple(range(len(self.states))),
             dose=self.dose,
             seeds=tuple(self.runs),
         )
 
 
-def read_tables(paths: Iterable[str | Path], kind: str) -> list[Table]:
-    """The runs of a kind among those given, or beneath folders given, in a fixed order.
+def read_replicates(paths: Iterable[str | Path], *coordinates: str) -> list[Replicates]:
+    """The runs whose states have these coordinates, of those given or beneath folders given, in a fixed order.
 
-    Raises UserError when there are none, and for runs that cannot be compared: of unlike prompts, cells or settings,
-    twice the same, or without all cells.
+    Raises UserError when there are none, and for runs that cannot be compared: of unlike prompts, states or settings,
+    twice the same, or without all states.
     """
-    study = load(_runs_of(paths, kind))
+    return replicates(load(_runs_of(paths, coordinates)))
+
+
+def replicates(study: Study) -> list[Replicates]:
+    """Those of a study. Raises UserError for runs that cannot be compared."""
     check_alike((run, _shared(run, study)) for run in study.runs)
     found: dict[tuple[str, str], dict[int, Run]] = {}
     for run in study.runs:
@@ -79,38 +94,30 @@ def read_tables(paths: Iterable[str | Path], kind: str) -> list[Table]:
         seeds[seed] = run
     order = {name: i for i, name in enumerate(TRAININGS)}
     keys = sorted(found, key=lambda key: (key[1], order.get(key[0], len(order)), key[0]))
-    cells = _cells(study.runs[0])
-    return [Table(*key, cells, dict(sorted(found[key].items())), study) for key in keys]
+    return [Replicates(*key, dict(sorted(found[key].items())), study) for key in keys]
 
 
-def _runs_of(paths: Iterable[str | Path], kind: str) -> list[Path]:
-    """Run directories of one kind; the fits inside a landscape and runs of other kinds are passed over."""
+def _runs_of(paths: Iterable[str | Path], coordinates: tuple[str, ...]) -> list[Path]:
+    """Run directories whose states have these coordinates; others, as the fits inside a landscape, are passed over."""
     found = find_runs(given := list(paths))
-    kinds = {path: RunDir(path).manifest().perturbation.get("kind") for path in found}
-    if chosen := [path for path in found if kinds[path] == kind]:
+    states = {path: RunDir(path).states() for path in found}
+    if chosen := [path for path in found if states[path] and tuple(states[path][0].coordinates) == coordinates]:
         return chosen
     raise UserError(
-        f"No {kind} among {', '.join(map(str, given))}: make one with `python -m perturb.run experiment={kind}…`, and "
-        "give its run directory or a folder above it."
+        f"No run with states by {' and '.join(coordinates)} among {', '.join(map(str, given))}: make one with "
+        f"`python -m perturb.run experiment={EXPERIMENTS[coordinates]}`, and give its directory or a folder above it."
     )
 
 
-def _cells(run: Run) -> tuple[Mapping[str, Any], ...]:
-    return tuple(run.manifest.perturbation["cells"])
-
-
 def _shared(run: Run, study: Study) -> dict[str, Any]:
-    """What all runs must have in common. Raises UserError when a cell is absent."""
-    scores, perturbation = study.of(run), run.manifest.perturbation
-    steps = sorted(int(step) for step in scores.step.unique())
-    if steps != list(range(len(_cells(run)))):
-        raise UserError(
-            f"{run.directory.path} has scores of the cells {steps}, not of all {len(_cells(run))}. Run it again."
-        )
+    """What all runs must have in common. Raises UserError when a state has no scores."""
+    scores, made = study.of(run), run.directory.states()
+    if absent := [state.id for state in made if state not in run.states]:
+        raise UserError(f"{run.directory.path} has no scores of {', '.join(absent[:3])}. Run it again.")
     clips = scores.loc[scores.prompt_id != SET_PROMPT, ["prompt_id", "seed"]].drop_duplicates()
     return {
-        "cells": tuple(tuple(cell.items()) for cell in _cells(run)),
-        "step of the fit": perturbation["step"],
+        "states": tuple(state.label for state in run.states),
+        "step of the fit": run.manifest.perturbation.get("step"),
         "prompts": run.manifest.prompts,
         "prompts and noise seeds": tuple(sorted(clips.itertuples(index=False, name=None))),
         "clip settings": run.manifest.clips,
@@ -118,14 +125,14 @@ def _shared(run: Run, study: Study) -> dict[str, Any]:
     }
 
 
-def paired(tables: Sequence[Table]) -> bool:
+def paired(models: Sequence[Replicates]) -> bool:
     """Whether these are the full and the partial model, with the same LoRA seeds."""
-    return [table.training for table in tables] == list(TRAININGS) and len({tuple(t.runs) for t in tables}) == 1
+    return [model.training for model in models] == list(TRAININGS) and len({tuple(m.runs) for m in models}) == 1
 
 
-def by_prompt(tables: Sequence[Table], metric: str) -> list[Floats]:
-    """s p k of each table, over the trajectories that are complete in all of them."""
-    read = [table.trajectories(metric) for table in tables]
+def by_prompt(models: Sequence[Replicates], metric: str) -> list[Floats]:
+    """s p k of each model, over the trajectories that are complete in all of them."""
+    read = [model.trajectories(metric) for model in models]
     keep = np.logical_and.reduce([each.complete for each in read])
     return [each.by_prompt(keep) for each in read]
 
@@ -146,7 +153,7 @@ def interval_columns(name: str, value: Nested) -> dict[str, float]:
     }
 
 
-def grouped(tables: Sequence[Table]) -> Iterator[tuple[str, list[Table]]]:
-    """Tables by perturbed group."""
-    for group in dict.fromkeys(table.group for table in tables):
-        yield group, [table for table in tables if table.group == group]
+def grouped(models: Sequence[Replicates]) -> Iterator[tuple[str, list[Replicates]]]:
+    """Models by perturbed group."""
+    for group in dict.fromkeys(model.group for model in models):
+        yield group, [model for model in models if model.group == group]

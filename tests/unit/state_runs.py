@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perturb.store.records import SET_PROMPT, SET_SEED, ScoreRow, TrainRow, scores_csv, train_csv
+from perturb.store.records import SET_PROMPT, SET_SEED, ScoreRow, scores_csv
 from perturb.store.rundir import RunDir, write_atomic
+from perturb.store.states import State
 
 PROMPTS = {"p000": "a red circle", "p001": "a blue star", "p002": "a cyan square"}
 METRICS = (  # name, axis
@@ -28,25 +29,26 @@ PLACES = {  # layer: block, level, role, ‖Δ‖/‖θ‖, ‖θ‖
 def make_run(
     root: Path, cells: Sequence[Mapping[str, Any]], value: Callable[[int, int, str], float], **perturbation: Any
 ) -> RunDir:
-    """One run directory; ``value`` of (cell, prompt, metric)."""
+    """One run directory with a state of each of these coordinates; ``value`` of (its number, prompt, metric)."""
     kind, training, group, seed = (perturbation[name] for name in ("kind", "training", "group", "seed"))
     run_id = f"{kind}-{training}-{group}-{seed}"
     run = RunDir(root / f"{group}_{training}_{kind}" / run_id)
     labels = (run_id, training, group, seed)
+    states = [State.of(cell, 0.01 * k) for k, cell in enumerate(cells)]
     rows = [
-        ScoreRow(*labels, k, prompt, 0, metric, value(k, i, metric))
-        for k in range(len(cells))
+        ScoreRow(*labels, state.id, prompt, 0, metric, value(k, i, metric))
+        for k, state in enumerate(states)
         for i, prompt in enumerate(PROMPTS)
         for metric in ("motion_quality", "colourfulness")
     ]
-    rows += [ScoreRow(*labels, k, SET_PROMPT, SET_SEED, "watermark", 0.1) for k in range(len(cells))]
-    write_atomic(run.scores, scores_csv(rows))
-    write_atomic(run.train_log, train_csv(TrainRow(k, None, None, None, 0.01 * k) for k in range(len(cells))))
+    rows += [ScoreRow(*labels, state.id, SET_PROMPT, SET_SEED, "watermark", 0.1) for state in states]
+    run.write_states(states)
+    write_atomic(run.scores, scores_csv(rows, [state.id for state in states]))
     run.update_manifest(
         run_id=run_id,
         experiment=f"{group}_{training}_{kind}",
         system={"spec": "nano", "training": training},
-        perturbation={"step": 100, "cells": list(cells), **perturbation},
+        perturbation={"step": 100, **perturbation},
         prompts=PROMPTS,
         clips={"height": 64, "seeds": [0]},
         metrics=[{"name": n, "axis": a, "unit": "1", "range": [0, None], "direction": "up"} for n, a in METRICS],
@@ -86,6 +88,6 @@ def ablation(root: Path, training: str, group: str = "spatial", seed: int = 0, p
     if "all" in parts:
         lines = [f"{layer},{ratio},{base}" for layer, (*_, ratio, base) in PLACES.items()]
         write_atomic(
-            run.adapter(parts.index("all")) / "magnitude.csv", "\n".join(["layer,delta_ratio,base_norm", *lines]) + "\n"
+            run.adapter("part_all") / "magnitude.csv", "\n".join(["layer,delta_ratio,base_norm", *lines]) + "\n"
         )
     return run

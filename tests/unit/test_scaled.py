@@ -1,4 +1,4 @@
-"""Landscape and ablation: fitted LoRAs in shares, which add up to what was fitted."""
+"""Landscape and ablation: fitted LoRAs at scales in parts, which add up to what was fitted."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from perturb.diffusion import sample_generator
 from perturb.errors import UserError
 from perturb.models.videocrafter.system import VideoSystem
-from perturb.perturbation import AblationPerturbation, LandscapePerturbation, LoraPerturbation, Prescribed
+from perturb.perturbation import LoraPerturbation, ScaledPerturbation, Unfitted, scaled
 from perturb.perturbation.anatomy import BLOCKS
 from perturb.perturbation.partition import Partition
+from perturb.perturbation.reference import Reference
 from perturb.store.rundir import RunDir
+from perturb.store.states import step_id
 from perturb.store.tensors import hash_modules, summarise
 
 SEED, STEP = 4, 5  # of the runs that `finished` makes
@@ -38,23 +40,23 @@ def runs(unet: nn.Module, root: Path) -> dict[str, RunDir]:
     return {group: finished(unet, root / group, group) for group in ("spatial", "temporal")}
 
 
-def landscape(unet: nn.Module, sources: dict[str, RunDir], **changes: object) -> LandscapePerturbation:
+def landscape(unet: nn.Module, sources: dict[str, RunDir], **changes: object) -> ScaledPerturbation:
     settings = {"spatial_scales": SCALES, "temporal_scales": SCALES, "step": STEP, "lora": LoraPerturbation(rank=2)}
     paths = {group: str(run.path) for group, run in sources.items()}
-    perturbation = LandscapePerturbation(**(settings | paths | changes))  # pyright: ignore[reportArgumentType]
+    perturbation = scaled.landscape(**(settings | paths | changes))  # pyright: ignore[reportArgumentType]
     perturbation.attach(unet, Partition.of(unet), "both", SEED)
     return perturbation
 
 
-def ablation(unet: nn.Module, run: RunDir, *parts: str, group: str = "spatial") -> AblationPerturbation:
-    perturbation = AblationPerturbation(str(run.path), ["none", *parts], STEP)
+def ablation(unet: nn.Module, run: RunDir, *parts: str, group: str = "spatial") -> ScaledPerturbation:
+    perturbation = scaled.ablation(reference=str(run.path), parts=["none", *parts], step=STEP)
     perturbation.attach(unet, Partition.of(unet), group, SEED)
     return perturbation
 
 
 def alone(unet: nn.Module, run: RunDir, alpha: float) -> Tensor:
     """What the fitted LoRA does by itself, at a scale that is set in peft's own way."""
-    lora = LoraPerturbation.restore(unet, run.adapter(STEP))
+    lora = LoraPerturbation.restore(unet, run.adapter(step_id(STEP)))
     for factor in lora.parameters():
         factor.requires_grad_(False)
     lora.scale(alpha)
@@ -69,13 +71,13 @@ def test_the_edges_of_a_landscape_are_each_lora_alone(tiny_system: VideoSystem, 
     wanted = {(a, 0.0): alone(unet, sources["spatial"], a) for a in SCALES}
     wanted |= {(0.0, a): alone(unet, sources["temporal"], a) for a in SCALES}
     both = landscape(unet, sources)
-    assert isinstance(both, Prescribed)
-    pairs = [(cell["spatial"], cell["temporal"]) for cell in both.cells]
-    assert pairs == [(s, t) for s in SCALES for t in SCALES]
-    assert torch.equal(call(unet), plain)  # as attached: cell 0
+    assert isinstance(both, Unfitted)
+    pairs = {(float(s.coordinates["spatial"]), float(s.coordinates["temporal"])): s for s in both.states()}
+    assert list(pairs) == [(s, t) for s in SCALES for t in SCALES]
+    assert torch.equal(call(unet), plain)  # as attached: the first state
     outputs = {}
-    for i, pair in reversed(list(enumerate(pairs))):
-        both.at(i)
+    for pair, state in reversed(pairs.items()):
+        both.at(state)
         outputs[pair] = call(unet)
     assert torch.equal(outputs[0, 0], plain)
     for pair, output in wanted.items():
@@ -87,37 +89,37 @@ def test_the_edges_of_a_landscape_are_each_lora_alone(tiny_system: VideoSystem, 
     assert both.parameters() == []
 
 
-def test_the_size_of_a_cell_is_made_of_both_sizes(tiny_system: VideoSystem, tmp_path: Path):
+def test_the_size_of_a_state_is_made_of_both_sizes(tiny_system: VideoSystem, tmp_path: Path):
     unet = tiny_system.unet
     sources, squares = runs(unet, tmp_path), {}
     for group, run in sources.items():
-        lora = LoraPerturbation.restore(unet, run.adapter(STEP))
+        lora = LoraPerturbation.restore(unet, run.adapter(step_id(STEP)))
         size = lora.magnitude()
         squares[group] = sum((size.per_layer[layer] * size.bases[layer]) ** 2 for layer in size.bases)
         squares[f"{group} base"] = sum(base**2 for base in size.bases.values())
         lora.detach()
     both = landscape(unet, sources)
-    both.at(5)  # α_S = 1/2, α_T = 3/2
+    both.at(both.states()[5])  # α_S = 1/2, α_T = 3/2
     delta = 0.25 * squares["spatial"] + 2.25 * squares["temporal"]
     expected = (delta / (squares["spatial base"] + squares["temporal base"])) ** 0.5
     assert both.magnitude().total == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["landscape", "ablation"])
-def test_a_saved_cell_is_a_plain_adapter_and_detach_gives_the_network_back(
+def test_a_saved_state_is_a_plain_adapter_and_detach_gives_the_network_back(
     tiny_system: VideoSystem, tmp_path: Path, kind: str
 ):
     unet, sources = tiny_system.unet, runs(tiny_system.unet, tmp_path)
     before = hash_modules({"unet": unet})
-    part: Callable[[], LandscapePerturbation | AblationPerturbation] = {
+    part: Callable[[], ScaledPerturbation] = {
         "landscape": lambda: landscape(unet, sources),
         "ablation": lambda: ablation(unet, sources["spatial"], "all", "down attention"),
     }[kind]
     perturbation = part()
-    perturbation.at(2)
+    perturbation.at(perturbation.states()[2])
     expected = call(unet)
     perturbation.save(tmp_path / "kept")
-    perturbation.at(1)
+    perturbation.at(perturbation.states()[1])
     perturbation.load(tmp_path / "kept")
     assert torch.equal(call(unet), expected)
     perturbation.detach()
@@ -137,11 +139,11 @@ def test_the_parts_of_an_ablation_add_up_to_the_whole(
     run, plain = finished(unet, tmp_path, group), call(unet)
     cut = ablation(unet, run, "all", *names, group=group)
     assert torch.equal(call(unet), plain)
-    cut.at(1)
+    cut.at(cut.states()[1])
     whole, factors = call(unet), {layer: b.clone() for layer, (_, b) in cut._attached().factors().items()}
     total = {layer: torch.zeros_like(b) for layer, b in factors.items()}
     for i in range(len(names)):
-        cut.at(2 + i)
+        cut.at(cut.states()[2 + i])
         part = {layer: b for layer, (_, b) in cut._attached().factors().items()}
         moved = {layer for layer, b in part.items() if b.any()}
         assert moved
@@ -153,18 +155,19 @@ def test_the_parts_of_an_ablation_add_up_to_the_whole(
     assert torch.equal(whole, alone(unet, run, 1.0))
 
 
-def test_the_manifest_says_what_the_cells_are(tiny_system: VideoSystem, tmp_path: Path):
+def test_the_manifest_says_what_was_scaled_in_which_states(tiny_system: VideoSystem, tmp_path: Path):
     unet, sources = tiny_system.unet, runs(tiny_system.unet, tmp_path)
     both = landscape(unet, sources)
     described = both.describe()
     assert described["kind"] == "landscape"
-    assert described["cells"][:2] == [{"spatial": 0.0, "temporal": 0.0}, {"spatial": 0.0, "temporal": 0.5}]
+    assert [state.id for state in both.states()][:2] == ["spatial_0_temporal_0", "spatial_0_temporal_0.5"]
     origin = {"kind": "lora", "seed": SEED, "as_video": None}
     assert described["sources"] == {group: {"run": group, **origin} for group in ("spatial", "temporal")}
     both.detach()
     layers = Partition.of(unet).layers("temporal")
-    described = ablation(unet, sources["temporal"], "all", "query", group="temporal").describe()
-    assert described["cells"] == [{"part": "none"}, {"part": "all"}, {"part": "query"}]
+    cut = ablation(unet, sources["temporal"], "all", "down query", group="temporal")
+    assert [state.id for state in cut.states()] == ["part_none", "part_all", "part_down-query"]
+    described = cut.describe()
     assert list(described["sources"]) == ["temporal"]
     assert set(described["places"]) == set(described["layers"]) == set(layers)
     assert described["step"] == STEP
@@ -184,7 +187,7 @@ def test_what_cannot_be_put_together_is_refused_with_a_reason(tiny_system: Video
         landscape(unet, swapped)
     with pytest.raises(UserError, match=r"nowhere is no run whose fit is finished"):
         landscape(unet, sources, temporal=str(tmp_path / "nowhere"))
-    one = LandscapePerturbation(
+    one = scaled.landscape(
         spatial_scales=SCALES, temporal_scales=SCALES, step=STEP, lora=LoraPerturbation(),
         **{group: str(run.path) for group, run in sources.items()},
     )  # fmt: skip
@@ -193,14 +196,12 @@ def test_what_cannot_be_put_together_is_refused_with_a_reason(tiny_system: Video
     with pytest.raises(UserError, match=rf"was fitted with fit\.seed={SEED}, and fit\.seed is 0: set fit\.seed={SEED}"):
         one.attach(unet, Partition.of(unet), "both", 0)
     one.attach(unet, Partition.of(unet), "both", SEED)
-    with pytest.raises(UserError, match="there are 9 cells; allowed in probe_steps: 0 to 8"):
-        one.at(9)
     with pytest.raises(UserError, match="attached already"):
         landscape(unet, sources)
     one.detach()
 
     with pytest.raises(UserError, match=r"perturbation\.parts is \['all'\]; allowed: none and then"):
-        AblationPerturbation("x", ["all"], STEP)
+        scaled.ablation(reference="x", parts=["all"], step=STEP)
     with pytest.raises(UserError, match=r"perturbed no layer that is 'up\.7'; its layers are called .*, attention, "):
         ablation(unet, sources["spatial"], "up.7")
     with pytest.raises(UserError, match="perturbed the group 'spatial', this run is to perturb 'temporal'"):
@@ -222,10 +223,30 @@ def test_adapters_of_other_ranks_and_models_are_refused(tiny_system: VideoSystem
     ):
         both.check(other)
     with pytest.raises(UserError, match=r"perturbation\.reference=.* is a run of another model"):
-        AblationPerturbation(str(sources["spatial"].path), ["none", "all"], STEP).check(other)
+        scaled.ablation(reference=str(sources["spatial"].path), parts=["none", "all"], step=STEP).check(other)
     wider = LoraPerturbation(rank=3, alpha=3.0)
     wider.attach(unet, Partition.of(unet), "temporal", 0)
-    wider.save(sources["temporal"].adapter(STEP))
+    wider.save(sources["temporal"].adapter(step_id(STEP)))
     wider.detach()
     with pytest.raises(UserError, match="have r = 2 and 3: fit them with one rank and alpha"):
         landscape(unet, sources)
+
+
+def test_an_index_of_ones_own_walks_parts_at_scales(tiny_system: VideoSystem, tmp_path: Path):
+    unet = tiny_system.unet
+    run, plain = finished(unet, tmp_path), call(unet)
+    rows = [({"down": 0.0}, {}), ({"down": 0.5}, {"down": 0.5}), ({"down": 2.0}, {"down": 1.5, "spatial down": 0.5})]
+    settings = [scaled.Setting(coordinates, scales) for coordinates, scales in rows]
+    reference = Reference("perturbation.reference", run)
+    dial = ScaledPerturbation("dial", settings, sources={"spatial": reference}, step=STEP)
+    dial.attach(unet, Partition.of(unet), "spatial", SEED)
+    assert torch.equal(call(unet), plain)
+    sizes = {}
+    for state in dial.states():
+        dial.at(state)
+        sizes[state.id] = dial.magnitude()
+    half, double = sizes["down_0.5"], sizes["down_2"]
+    moved = {layer for layer, ratio in half.per_layer.items() if ratio}
+    assert moved
+    assert all(layer.startswith("down.") for layer in moved)
+    assert double.total == pytest.approx(4 * half.total, rel=1e-6)  # the scales of all parts that a layer is in add up

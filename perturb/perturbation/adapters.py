@@ -1,0 +1,92 @@
+"""Given adapters, anybody's: each is a state beside the model without any."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from perturb.errors import UserError
+from perturb.perturbation.base import check_within, refuse_second
+from perturb.perturbation.delegating import Given
+from perturb.perturbation.lora import LoraPerturbation
+from perturb.perturbation.moved import FILE, MovedWeights
+from perturb.perturbation.reference import Reference
+from perturb.store.paths import distinct_names, resolve
+from perturb.store.rundir import RunDir
+from perturb.store.states import State
+
+if TYPE_CHECKING:
+    from perturb.perturbation.partition import Partition
+
+ADAPTER, NONE = "adapter", "none"
+
+
+class AdaptersPerturbation(Given[MovedWeights | LoraPerturbation]):
+    """The adapters in ``adapters``, which may differ in rank and layers; the first state has none.
+
+    Each is a folder in peft's format, <run>/adapters/<state>, or the moved weights of a fine-tuning there. A state is
+    called after its folder, with as much of the path as tells all of them apart. Nothing is trained. Raises UserError
+    when none is given, or one twice.
+    """
+
+    def __init__(self, adapters: Sequence[str]) -> None:
+        super().__init__()
+        if not adapters:
+            raise UserError("perturbation.adapters is empty; give folders, for example [loras/a,loras/b]")
+        self.folders = dict(zip(distinct_names(adapters), map(resolve, adapters), strict=True))
+        self._network: tuple[nn.Module, Partition, str] | None = None
+
+    def check(self, base: Mapping[str, Any]) -> None:
+        """Raise UserError when one is from a run of another model than that whose components have these hashes."""
+        for folder in self.folders.values():
+            run = RunDir(folder.absolute().parents[1])
+            if run.manifest().frozen:
+                Reference("perturbation.adapters", run).check_model(base)
+
+    def states(self) -> list[State]:
+        """None, then each adapter in the order given."""
+        return [State.of({ADAPTER: name}) for name in (NONE, *self.folders)]
+
+    def attach(self, unet: nn.Module, partition: Partition, group: str, seed: int) -> None:
+        """Attach the first adapter with Δ = 0.
+
+        Raises UserError when something is attached already, for a folder without an adapter, and for one that does
+        not fit this network or reaches beyond ``group``.
+        """
+        del seed
+        refuse_second(unet, self._delegate)
+        self._network = unet, partition, group
+        self.at(self.states()[0])
+
+    def at(self, state: State) -> None:
+        """Attach the adapter of a state in the place of the one before, at α = 1."""
+        name = state.coordinates[ADAPTER]
+        if name == NONE:
+            self.load(next(iter(self.folders.values())))
+            self._attached().zero()
+        else:
+            self.load(self.folders[str(name)])
+
+    def load(self, folder: Path) -> None:
+        """Attach what ``folder`` holds in the place of what is attached."""
+        if self._network is None:
+            raise UserError("the adapters are not attached to a network: call attach() first")
+        unet, partition, group = self._network
+        self.detach()
+        self._delegate = (MovedWeights if (folder / FILE).is_file() else LoraPerturbation).restore(unet, folder)
+        if isinstance(self._delegate, LoraPerturbation):
+            for factor in self._delegate.parameters():
+                factor.requires_grad_(False)
+        try:
+            check_within(self._delegate.describe()["layers"], partition, group, f"perturbation.adapters: {folder}")
+        except UserError:
+            self.detach()
+            raise
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest: the folders by state; size and layers of the one that is attached."""
+        folders = {name: str(folder) for name, folder in self.folders.items()}
+        return {**self._attached().describe(), "kind": "adapters", "adapters": folders}

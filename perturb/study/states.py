@@ -1,0 +1,88 @@
+"""Make every state of a study: fit the perturbation, or walk through what is known of it beforehand.
+
+Either way the run directory has, at the end, adapters/<state>/, states.csv and the manifest sections perturbation,
+images and frozen, and the perturbation is attached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perturb.data.images import ImageSet
+from perturb.errors import UserError
+from perturb.models.videocrafter.system import VideoSystem
+from perturb.perturbation import Perturbation, Unfitted
+from perturb.perturbation.partition import Partition
+from perturb.store.rundir import RunDir
+from perturb.store.states import State
+from perturb.store.tensors import hash_modules, moved, summarise
+from perturb.study.fit import FINISHED, FitConfig, fit, save_state
+from perturb.study.fit_data import FitData
+
+
+def make_states(
+    system: VideoSystem,
+    perturbation: Perturbation,
+    images: ImageSet,
+    *,
+    probe_steps: Sequence[int] | None,
+    config: FitConfig,
+    run: RunDir,
+    group: str,
+) -> list[State]:
+    """All states of the study, the unperturbed model first; the same call again continues where it was stopped.
+
+    Raises UserError for a fit without probe steps and for anything else with them.
+    """
+    check_probe_steps(perturbation, probe_steps)
+    if probe_steps is not None:
+        fit(system, perturbation, images, probe_steps=probe_steps, config=config, run=run, group=group)
+        return run.states()
+    assert isinstance(perturbation, Unfitted)
+
+    def inner(perturbation: Perturbation, group: str, probe_steps: Sequence[int]) -> RunDir:
+        source = RunDir(run.path / "fits" / group)
+        fit(system, perturbation, images, probe_steps=probe_steps, config=config, run=source, group=group)
+        return source
+
+    perturbation.prepare(inner)
+    if not run.is_done("fit", FINISHED):
+        _walk(system, perturbation, FitData(system, images, config), run=run, group=group, seed=config.seed)
+    perturbation.attach(system.unet, Partition.of(system.unet), group, config.seed)
+    return run.states()
+
+
+def check_probe_steps(perturbation: Perturbation, probe_steps: Sequence[int] | None) -> None:
+    """Raise UserError unless there are probe steps for what is fitted, and none for what is not."""
+    if isinstance(perturbation, Unfitted) and probe_steps is not None:
+        raise UserError(
+            f"probe_steps is {list(probe_steps)}, but this perturbation is not fitted: it has states of its own, "
+            f"{len(perturbation.states())} in number. Leave probe_steps out"
+        )
+    if not isinstance(perturbation, Unfitted) and probe_steps is None:
+        raise UserError("probe_steps is null; allowed for a fit: rising whole numbers from 0, for example [0,20,50]")
+
+
+def _walk(system: VideoSystem, perturbation: Unfitted, data: FitData, *, run: RunDir, group: str, seed: int) -> None:
+    """Set Δ to each state in turn and save it; what a killed process left is written again, the same.
+
+    RuntimeError if any weight of the system is another one afterwards.
+    """
+    before = hash_modules(system.modules())
+    perturbation.check(summarise(before))
+    perturbation.attach(system.unet, Partition.of(system.unet), group, seed)
+    try:
+        described = {"group": group, "seed": seed, **perturbation.describe()}
+        run.update_manifest(perturbation=described, images=data.describe(), frozen={"before": summarise(before)})
+        states = []
+        for state in perturbation.states():
+            perturbation.at(state)
+            states.append(save_state(perturbation, state, run))
+        run.write_states(states)
+    finally:
+        perturbation.detach()
+    after = hash_modules(system.modules())
+    if changed := moved(before, after):
+        raise RuntimeError(f"perturbing {group} changed {len(changed)} tensors of the model, e.g. {changed[:3]}")
+    run.update_manifest(frozen={"after": summarise(after), "unchanged": True})
+    run.mark_done("fit", FINISHED)
