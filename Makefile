@@ -1,5 +1,7 @@
-# Two commands on a fresh machine with Python 3.11 and git: `make study` runs the main job, `make test` the tests.
-PYTHON ?= python3.11
+# Two commands on a fresh machine with git and Python 3.11, 3.12 or 3.13: `make study` runs the main job, `make test` the
+# tests. The newest of these that is there, works and can make a virtual environment is taken; PYTHON=… names another.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11; do \
+	$$python -c 'import ensurepip, venv' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 ARGS ?=
 
@@ -8,7 +10,9 @@ ARGS ?=
 venv: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
+	@python='$(PYTHON)'; if [ -z "$$python" ]; then echo "make: no Python 3.11, 3.12 or 3.13 with venv was found. Install \
+	one (Debian, Ubuntu: apt install python3-venv; Fedora: dnf install python3.13; macOS: brew install python@3.13), or \
+	name it: make PYTHON=/path/to/python3.13" >&2; exit 1; fi; echo "$$python -m venv .venv"; "$$python" -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,analysis]'
 	touch $@
 

@@ -69,6 +69,7 @@ def print_plan(values: Mapping[str, Any]) -> None:
     perturbation = build("perturbation", config.perturbation)
     form, fit = ClipFormat.of(config.sample, spec), config.fit
     forward, decode = sampling_cost(system, form), decoding_cost(system, form)
+    weights = _weight_bytes(config, system)  # before anything is attached
     perturbation.attach(system.unet, partition, config.group, fit.seed)
     described = perturbation.describe()
     trained = sum(parameter.numel() for parameter in perturbation.parameters())
@@ -87,11 +88,11 @@ def print_plan(values: Mapping[str, Any]) -> None:
         "fit": f"{steps:,} steps of {fit.batch_size} images" if steps else "nothing: this perturbation is not fitted",
         "clips": f"{clips:,}{unknown}: {count or '?'} prompts × {seeds} noises × {states} states, "
         f"each {form.frames} frames of {form.height}×{form.width}",
-        "memory": _study_memory(config, system, trained=trained, still=still, forward=forward, decode=decode),
+        "memory": _study_memory(config, weights, trained=trained, still=still, forward=forward, decode=decode),
     }
     if still is not None:
         lines["time to fit"] = _spent(steps, _fit_seconds(config, spec, still))
-    lines["time to sample"] = _sampling_time(config, form, spec, forward, clips) + unknown
+    lines["time to sample"] = _sampling_time(config, form, spec, forward, clips)
     lines |= {f"needed {i + 1}": problem for i, problem in enumerate(needed(values, spec))}
     _print(lines, config.system.get("device", "auto"))
 
@@ -133,11 +134,14 @@ def _still(config: RunConfig, spec: ModelSpec) -> Shape:
     return spec.vae.latent_channels, frames, (fit.height or defaults.height) // f, (fit.width or defaults.width) // f
 
 
+def _weight_bytes(config: RunConfig, system: VideoSystem) -> float:
+    kept = {"unet": BYTES[config.system.get("dtype", "float32")]}
+    return sum(kept.get(name, 4) * size(part) for name, part in system.modules().items())
+
+
 def _study_memory(
-    config: RunConfig, system: VideoSystem, *, trained: int, still: Cost | None, forward: Cost, decode: Cost
+    config: RunConfig, weights: float, *, trained: int, still: Cost | None, forward: Cost, decode: Cost
 ) -> str:
-    stored = {name: BYTES[config.system.get("dtype", "float32")] if name == "unet" else 4 for name in system.modules()}
-    weights = sum(stored[name] * size(part) for name, part in system.modules().items()) - 4 * trained
     guidance = 2 * config.sample.batch_size * forward.largest * BYTES[config.sample.precision] / 4  # 2: both sides
     sampling = weights + LIVE * max(guidance, decode.largest)
     if still is None:
@@ -317,9 +321,10 @@ def _gib(size: float) -> str:
 
 
 def _print(lines: dict[str, str], device: str) -> None:
-    lines["measured"] = (
-        f"one step, on {pick_device(device)} now ({torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} on "
-        f"{os.cpu_count()} cores), with random weights; loading, encoding, scoring and saving come on top"
-    )
+    if any("time" in name and not text.startswith("not measured") for name, text in lines.items()):
+        lines["measured"] = (
+            f"one step, on {pick_device(device)} now ({torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} "
+            f"on {os.cpu_count()} cores), with random weights; loading, encoding, scoring and saving come on top"
+        )
     width = max(map(len, lines)) + 2
     print("\n".join(f"{name:{width}}{text}" for name, text in lines.items()))

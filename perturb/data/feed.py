@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from perturb.data.breakage import Breakage, BrokenReport
+from perturb.data.breakage import Breakage
 from perturb.data.shard_stream import Place, Raw, ShardStream, this_process
 from perturb.data.shards import Shards
 from perturb.data.source import BrokenSample, Sample, Source
@@ -41,15 +41,6 @@ class Feed(Protocol):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from the `state` that a feed made alike had in this process."""
-        ...
-
-    @property
-    def broken(self) -> BrokenReport:
-        """What could not be read so far, in this process."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """For the manifest."""
         ...
 
 
@@ -101,14 +92,14 @@ class IndexedFeed:
     """Samples of a source by number: a pure function of (seed, step, place), however places are divided.
 
     Epochs follow one another, each in an order drawn from (seed, epoch). A broken file is replaced by a sample drawn
-    from (seed, step, place, attempt).
+    from (seed, step, place, attempt), and counted in ``breakage``.
     """
 
     def __init__(self, source: Source, config: FeedConfig, breakage: Breakage | None = None) -> None:
         if len(source) == 0:
             raise UserError("the data holds no samples")
         self.source, self.config = source, config
-        self._broken = breakage or Breakage(config.max_broken_fraction)
+        self.breakage = breakage or Breakage(config.max_broken_fraction)
         self._decoders = Decoders(config.threads)
         self._permutation = lru_cache(maxsize=2)(self._permute)
 
@@ -119,21 +110,11 @@ class IndexedFeed:
 
     def state(self) -> dict[str, Any]:
         """The position is the step itself; only what was broken has to be kept."""
-        return {"broken": self._broken.state()}
+        return {"broken": self.breakage.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See `Feed.restore`."""
-        self._broken.restore(state["broken"])
-
-    @property
-    def broken(self) -> BrokenReport:
-        """See `Feed.broken`."""
-        return self._broken.report()
-
-    def describe(self) -> dict[str, Any]:
-        """For the manifest."""
-        order = {"order": "by (seed, epoch)", "seed": self.config.seed, "batch_size": self.config.batch_size}
-        return {**self.source.describe(), **order, **self.config.size}
+        self.breakage.restore(state["broken"])
 
     def _index(self, step: int, place: int) -> int:
         assert 0 <= place < self.config.batch_size
@@ -159,10 +140,10 @@ class IndexedFeed:
 
     def _account(self, sample: Sample | None, failures: list[BrokenSample]) -> Sample:
         for failure in failures:
-            self._broken.bad(failure)
+            self.breakage.bad(failure)
         if sample is None:
             raise UserError(f"{ATTEMPTS} files drawn in turn were broken, the last one {failures[-1]}")
-        self._broken.good()
+        self.breakage.good()
         return sample
 
 
@@ -184,7 +165,7 @@ class ShardFeed:
     ) -> None:
         self.data, self.config = data, config
         self._place = (rank, world)
-        self._broken = breakage or Breakage(config.max_broken_fraction)
+        self.breakage = breakage or Breakage(config.max_broken_fraction)
         self._decoders = Decoders(config.threads)
         self._lost = 0
         self._stream: ShardStream | None = None
@@ -212,32 +193,21 @@ class ShardFeed:
             raws = [self.stream.take() for _ in range(len(places) - len(found))]
             for result in self._decoders.map(self._decode, raws):
                 if isinstance(result, BrokenSample):
-                    self._broken.bad(result)
+                    self.breakage.bad(result)
                 else:
-                    self._broken.good()
+                    self.breakage.good()
                     found.append(result)
         return found
 
     def state(self) -> dict[str, Any]:
         """See `Feed.state`."""
-        return {"stream": self.stream.state(), "broken": self._broken.state(), "lost": self._lost}
+        return {"stream": self.stream.state(), "broken": self.breakage.state(), "lost": self._lost}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See `Feed.restore`. Raises UserError for the position of other shards, or of another number of processes."""
         self.stream.restore(state["stream"])
-        self._broken.restore(state["broken"])
+        self.breakage.restore(state["broken"])
         self._lost = state["lost"]
-
-    @property
-    def broken(self) -> BrokenReport:
-        """See `Feed.broken`; shards that could not be read to their end are among the files."""
-        return self._broken.report()
-
-    def describe(self) -> dict[str, Any]:
-        """For the manifest; it says that the order depends on the number of processes."""
-        world = self.stream.world
-        order = f"streamed, shards split among {world} processes: another number of processes sees other batches"
-        return {**self.data.describe(), "order": order, "seed": self.config.seed, **self.config.size}
 
     def _decode(self, taken: tuple[int, Place, Raw]) -> Sample | BrokenSample:
         epoch, place, raw = taken
@@ -250,7 +220,7 @@ class ShardFeed:
 
     def _lose(self, error: BrokenSample) -> None:
         """A shard that ends too early takes many samples with it: it is counted against the shards of the epoch."""
-        self._broken.note(error)
+        self.breakage.note(error)
         self._lost += 1
         if self._lost > self.config.max_broken_fraction * len(self.stream.order) * (self.stream.epoch + 1):
             raise UserError(

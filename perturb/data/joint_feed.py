@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perturb.data.breakage import BrokenReport
 from perturb.data.feed import Feed
 from perturb.data.source import Sample
 from perturb.diffusion import sample_generator
@@ -56,15 +55,3 @@ class JointFeed:
         """See `Feed.restore`."""
         self.images.restore(state["images"])
         self.videos.restore(state["videos"])
-
-    @property
-    def broken(self) -> BrokenReport:
-        """See `Feed.broken`: of both."""
-        images, videos = self.images.broken, self.videos.broken
-        files = {**images.files, **videos.files}
-        return BrokenReport(images.tried + videos.tried, len(files), files)
-
-    def describe(self) -> dict[str, Any]:
-        """For the manifest."""
-        both = {"images": self.images.describe(), "videos": self.videos.describe()}
-        return {"image_share": self.image_share, "seed": self.seed, **both}

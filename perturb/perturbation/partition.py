@@ -59,10 +59,6 @@ class Partition:
         """Number of parameters (scalars) in ``group``."""
         return sum(math.prod(self.shapes[name]) for name in self.names(group))
 
-    def tensors(self, group: str) -> int:
-        """Number of parameter tensors in ``group``."""
-        return len(self.names(group))
-
     def layers(self, group: str) -> tuple[str, ...]:
         """Exact names of the Linear and convolution modules of ``group``: what a low-rank adapter can reach."""
         self.names(group)

@@ -104,8 +104,8 @@ def test_a_feed_goes_on_without_damaged_files_or_names_them(tmp_path: Path):
     feed = IndexedFeed(VideoTable(table, stride=STEADY), size)
     samples = [sample for step in range(3) for sample in feed.samples(step, range(6))]
     assert {sample.key for sample in samples} == {f"00000{i}.mp4" for i in (0, 2, 3, 5)}
-    assert set(feed.broken.files) == {str(empty), str(cut)}
-    assert feed.broken.files[str(empty)] == "is empty (0 bytes)"
+    assert set(feed.breakage.report().files) == {str(empty), str(cut)}
+    assert feed.breakage.report().files[str(empty)] == "is empty (0 bytes)"
     strict = IndexedFeed(VideoTable(table, stride=STEADY), replace(size, max_broken_fraction=0.05))
     with pytest.raises(UserError, match=r"of \d+ files could not be read.*00000[14]\.mp4 \("):
         [strict.samples(step, range(6)) for step in range(6)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from perturb.data.breakage import BrokenReport
-from perturb.data.feed import FeedConfig, IndexedFeed, open_feed
+from perturb.data.feed import FeedConfig, IndexedFeed
 from perturb.data.joint_feed import JointFeed
 from perturb.data.source import BrokenSample, Sample
 from perturb.errors import UserError
@@ -82,9 +82,9 @@ def test_broken_files_are_replaced_logged_once_and_counted(caplog: pytest.LogCap
                 pair for i, pair in enumerate(intended) if i not in hit
             ]
             assert all(found[i][0] not in ("7.mp4", "13.mp4") for i in hit)
-    assert feed.broken.count == 2
-    assert feed.broken.files == {"7.mp4": "damaged", "13.mp4": "damaged"}
-    assert feed.broken.tried >= 60 + 6
+    assert feed.breakage.report().count == 2
+    assert feed.breakage.report().files == {"7.mp4": "damaged", "13.mp4": "damaged"}
+    assert feed.breakage.report().tried >= 60 + 6
     assert Counter(record.getMessage() for record in caplog.records) == {
         "left out: 7.mp4: damaged": 1,
         "left out: 13.mp4: damaged": 1,
@@ -92,7 +92,7 @@ def test_broken_files_are_replaced_logged_once_and_counted(caplog: pytest.LogCap
     # what was counted survives being written as JSON
     resumed = IndexedFeed(Numbers(20, [7, 13]), config(batch_size=20, max_broken_fraction=0.2))
     resumed.restore(json.loads(json.dumps(feed.state())))
-    assert resumed.broken == feed.broken != BrokenReport(0, 0, {})
+    assert resumed.breakage.report() == feed.breakage.report() != BrokenReport(0, 0, {})
     assert seen(resumed.samples(3, range(20))) == seen(feed.samples(3, range(20)))
 
 
@@ -146,19 +146,6 @@ def test_a_joint_feed_takes_whole_steps_from_stills_or_clips_and_keeps_their_epo
         assert [own for still, own in turns if still is kind] == list(range(sum(still is kind for still, _ in turns)))
     assert JointFeed(images, videos, image_share=1.0, seed=9).turn(77) == (True, 77)
     assert JointFeed(images, videos, image_share=0.0, seed=9).turn(77) == (False, 77)
-
-
-def test_the_manifest_says_where_the_order_comes_from():
-    described = open_feed(Numbers(3), config()).describe()
-    assert described == {
-        "count": 3,
-        "order": "by (seed, epoch)",
-        "seed": 5,
-        "batch_size": 8,
-        "frames": 4,
-        "height": 2,
-        "width": 2,
-    }
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"max_broken_fraction": 1.5}, {"threads": 0}, {"frames": 0}])

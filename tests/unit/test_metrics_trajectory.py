@@ -7,8 +7,7 @@ from perturb.errors import UserError
 from perturb.metrics.calibration.clips import clip, pan
 from perturb.metrics.embedded.flow import optical_flow
 from perturb.metrics.embedded.frames import luma
-from perturb.metrics.embedded.trajectory import agreement, centroids
-from perturb.world import frame_times, object_mask, scene
+from perturb.metrics.embedded.trajectory import agreement
 
 
 def test_by_hand() -> None:
@@ -21,16 +20,6 @@ def test_by_hand() -> None:
     assert np.isnan(agreement(true, np.zeros((2, 2))).direction_error)
     with pytest.raises(UserError, match=r"one shape \(n, 2\)"):
         agreement(true, true[:1])
-
-
-def test_centroids_follow_the_object() -> None:
-    here = scene(5, 3)
-    found, true = centroids(object_mask(here)) + 0.5, here.position(frame_times())
-    got = agreement(np.diff(found, axis=0), np.diff(true, axis=0))
-    assert got.end_point_error < 0.05
-    assert got.direction_error < 1
-    with pytest.raises(UserError, match="frame 1 shows nothing"):
-        centroids(np.stack([np.ones((4, 4)), np.zeros((4, 4))]))
 
 
 def test_the_flow_of_a_pan_goes_where_the_pan_goes() -> None:

@@ -195,7 +195,7 @@ def test_a_directly_fine_tuned_reference_is_matched_in_every_parameter(tiny_syst
     control = attached(unet, run)
     control.at(step_state(3))
     ratios = control.magnitude().per_layer
-    assert len(ratios) == Partition.of(unet).tensors("spatial")
+    assert len(ratios) == len(Partition.of(unet).names("spatial"))
     assert list(ratios.values()) == pytest.approx([0.1] * len(ratios), rel=1e-4)
     control.detach()
     with pytest.raises(UserError, match=r"adapter_config\.json is missing"):

@@ -22,14 +22,21 @@ from perturb.errors import UserError
 from perturb.metrics.base import Clip, Gathered, MetricInfo, Sets, Unavailable, Value
 from perturb.metrics.embedded.visual import colourfulness
 
-WINDOW, WINDOW_SIGMA = (7, 7), 7 / 6  # as BRISQUE
-NATURAL = 5  # of the statistics are of m
-LOCAL_FLOOR = 0.02  # luma; five grey levels, not BRISQUE's one: rounding on a flat area is no texture
-FLAT = 1e-8  # mean square of m that is rounding
+WINDOW, WINDOW_SIGMA = (7, 7), 7 / 6
+"""Of the Gaussian, in pixels: as BRISQUE (Mittal et al. 2012, section III-A)."""
+NATURAL = 5
+"""So many of the statistics are of m."""
+LOCAL_FLOOR = 0.02
+"""Luma; five grey levels of 255, not BRISQUE's one: rounding on a flat area is no texture."""
+FLAT = 1e-8
+"""Mean square of m that is rounding of float32."""
 FEWEST_CLIPS = 8
+"""More than the five statistics, so that Σ before it is shrunk has full rank."""
 FEWEST_IMAGES = 16
+"""Twice the eight statistics, for the same reason; set by hand."""
 SPREAD_FLOOR = np.array([0.01, 0.01, 0.01, 0.01, 0.05, 0.01, 0.01, 1.0])
-"""What counts as no difference in each statistic: the smallest standard deviation a set is taken to have."""
+"""What counts as no difference in each statistic: the smallest standard deviation a set is taken to have. Set by hand:
+a hundredth of the range of what lies between 0 and 1, .05 of the local contrast's octaves, 1 of colourfulness."""
 
 
 def natural_statistics(light: np.ndarray) -> np.ndarray:

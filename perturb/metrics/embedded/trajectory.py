@@ -34,12 +34,3 @@ def agreement(found: np.ndarray, true: np.ndarray) -> Agreement:
     angle = np.abs(np.arctan2(f[:, 0] * t[:, 1] - f[:, 1] * t[:, 0], (f * t).sum(-1)))
     apart = np.linalg.norm(found - true, axis=-1).mean()
     return Agreement(float(apart), float(np.degrees(angle.mean())) if len(angle) else float("nan"), len(found))
-
-
-def centroids(mask: np.ndarray) -> np.ndarray:
-    """Centre of mass of each frame of weights `t h w`, as (x, y) `t 2`. UserError for a frame without weight."""
-    total = mask.sum((1, 2))
-    if (total <= 0).any():
-        raise UserError(f"frame {int(np.argmin(total))} shows nothing to follow")
-    y, x = np.mgrid[: mask.shape[1], : mask.shape[2]]
-    return np.column_stack([(mask * axis).sum((1, 2)) / total for axis in (x, y)])

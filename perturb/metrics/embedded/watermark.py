@@ -12,11 +12,18 @@ import numpy as np
 from perturb.errors import UserError
 from perturb.metrics.base import Clip, Gathered, MetricInfo, Sets, Unavailable, Value
 
-MIN_PROMPTS, MAX_PROMPTS = 4, 64
+MIN_PROMPTS = 4
+"""The fewest whose median is not the mean of two: one scene of four can then not pass for a mark. Set by hand."""
+MAX_PROMPTS = 64
+"""Bounds memory; the standard error of a median of 64 is a sixth of the spread of one scene."""
 LEVELS = 65535
+"""The largest uint16."""
 MARK_PERCENTILE = 99.5
-MARK_FLOOR = 0.02  # luma per px; a common gradient below this is no mark
-MARK_SUPPORT = 0.5  # of the strength
+"""Of a frame of 64×64 the 20 pixels of the steepest common gradient: fewer than the outline of a mark has. By hand."""
+MARK_FLOOR = 0.02
+"""Luma per pixel, five grey levels of 255: a common gradient below this is no mark. Set by hand, not fitted."""
+MARK_SUPPORT = 0.5
+"""Of the strength: half maximum, the usual extent of a peak."""
 
 _SOURCE = "after Dekel et al. 2017"
 
