@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from perturb.cli.command import check_paths, run_command
 from perturb.cli.identity import identity
+from perturb.loop.rank import is_main_process
 from perturb.store.paths import resolve
 from perturb.store.rundir import RunDir, run_id, write_atomic
 
@@ -29,23 +30,29 @@ def run(values: dict[str, Any]) -> None:
 
         return print_plan(values)
     check_paths(values)
-    directory = RunDir(resolve(values["runs_dir"]) / str(values["name"]) / run_id(identity(values)))
+    path = resolve(values["runs_dir"]) / str(values["name"]) / run_id(identity(values))
+    directory = RunDir(path, writes=is_main_process())
     if not directory.is_done("study", "all"):
         from perturb.cli.config import RunConfig
         from perturb.structured import read
 
         config = read(RunConfig, values)
         with directory.lock():
-            write_atomic(directory.config, OmegaConf.to_yaml(OmegaConf.create(values)))
+            if directory.writes:
+                write_atomic(directory.config, OmegaConf.to_yaml(OmegaConf.create(values)))
             study(config, directory)
-    return show(directory)
+    return show(directory) if directory.writes else None
 
 
 def study(config: RunConfig, run: RunDir) -> None:
-    """Load the system, perturb one group of it on images, sample at each probe step, score; resumes what was begun."""
+    """Load the system, perturb one group of it on images, sample at each probe step, score; resumes what was begun.
+
+    Several processes fit together; the one that writes the run does the rest.
+    """
     from perturb.cli.config import load
     from perturb.cli.provenance import record
     from perturb.data.prompts import load_prompts
+    from perturb.loop.processes import part
     from perturb.metrics import Format
     from perturb.perturbation import LandscapePerturbation
     from perturb.perturbation.partition import Partition
@@ -62,7 +69,7 @@ def study(config: RunConfig, run: RunDir) -> None:
     prompts = load_prompts(config.prompts.file, config.prompts.limit)
     generate = Generator(system, sampler, prompts, config.sample, image=config.image)
     record(run, config, system=system, partition=partition, images=images, generate=generate, metrics=metrics)
-    if skipped := images.describe()["skipped"]:
+    if (skipped := images.describe()["skipped"]) and run.writes:
         print(f"{len(skipped)} damaged images are left out: {', '.join(skipped[:5])}", file=sys.stderr)
 
     steps = config.probe_steps
@@ -73,6 +80,9 @@ def study(config: RunConfig, run: RunDir) -> None:
         if isinstance(perturbation, LandscapePerturbation):
             fit_sources(system, perturbation, images, config=config.fit, run=run)
         fit(system, perturbation, images, probe_steps=steps, config=config.fit, run=run, group=config.group)
+    part()
+    if not run.writes:
+        return
     with run.stage("sample"):
         sample(generate, perturbation, steps, run, playback_fps=config.sample.playback_fps)
     with run.stage("score"):  # the runs of a folder share what was measured: step 0 of a model is the same in all

@@ -15,6 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from perturb.errors import UserError
+from perturb.loop.rank import is_main_process
+from perturb.loop.stop import STOPPED, Stopped
 from perturb.store.paths import conf_dir, resolve
 from perturb.structured import MISSING_VALUE, unknown_key
 
@@ -42,8 +44,8 @@ QUOTING = "Text with , ' ( ) or [ ] needs two pairs of quotes: 'prompt=\"a cat, 
 def run_command(task: Callable[[dict[str, Any]], None], config_name: str) -> None:
     """Compose ``config_name`` with the command line and call ``task`` with the resolved configuration.
 
-    With --multirun a job that ends in a UserError is named and the others go on. Exit code 2 after a UserError, 130
-    after Ctrl-C.
+    With --multirun a job that ends in a UserError is named and the others go on. Exit code 2 after a UserError, 75
+    after a loop that saved its state when it was asked to stop, 130 after Ctrl-C anywhere else.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra hands its exceptions over instead of printing them itself
     failed: list[str] = []
@@ -65,6 +67,10 @@ def run_command(task: Callable[[dict[str, Any]], None], config_name: str) -> Non
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {_explain(error, config_name)}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stopped:
+        if is_main_process():
+            print(stopped, file=sys.stderr)
+        sys.exit(STOPPED)
     except KeyboardInterrupt:
         print("stopped; a study or training goes on where it was when the same command is given again", file=sys.stderr)
         sys.exit(130)

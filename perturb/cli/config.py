@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from perturb.errors import UserError
+from perturb.loop.rank import local_rank
 from perturb.structured import Target, build, check_range
 from perturb.study.fit import FitConfig
 from perturb.study.sample import SampleConfig
@@ -84,8 +85,12 @@ class GenerateConfig:
 
 
 def load(system: Target) -> VideoSystem:
-    """The system of a configuration on the device it names; ``auto`` is a GPU where there is one, else the CPU."""
-    return build("system", system | {"device": pick_device(system)})
+    """The system of a configuration on the device it names; ``auto`` is a GPU where there is one, else the CPU.
+
+    Of several processes on a machine each has a GPU of its own.
+    """
+    device = pick_device(system)
+    return build("system", system | {"device": f"cuda:{local_rank()}" if device == "cuda" else device})
 
 
 def pick_device(system: Target) -> str:

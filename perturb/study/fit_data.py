@@ -1,21 +1,24 @@
-"""What a fitting step sees: latents, noise, timesteps and conditioning, as a pure function of (seed, step).
+"""What a fitting step sees: latents, noise, timesteps and conditioning, as a pure function of (seed, step, place).
 
 Axes: b batch, c channels, t frames, h w pixels or latents, l text tokens, m image tokens, d features.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
 from perturb.data.images import ImageSet
-from perturb.diffusion import Conditioning, sample_generator
+from perturb.diffusion import Conditioning
+from perturb.diffusion.draws import Shuffled, draw_sample
 from perturb.errors import UserError
+from perturb.loop.task import Drawn
 from perturb.models.videocrafter.spec import ModelSpec
 from perturb.models.videocrafter.system import VideoSystem
 
@@ -33,8 +36,8 @@ class Batch:
     cond: Conditioning
 
 
-class FitData:
-    """Batches of an image set for one model.
+class FitData(Drawn):
+    """Batches of an image set for one model, as the loop wants them.
 
     Each image is encoded by itself, so that its latent does not depend on where a run was resumed; captions likewise.
     """
@@ -50,47 +53,54 @@ class FitData:
         self._image_tokens: dict[int, Tensor] = {}
         self._texts: dict[str, Tensor] = {}
         self._null_image: Tensor | None = None
-        self._permutation = lru_cache(maxsize=2)(self._permute)
+        self.order = Shuffled(len(images), config.seed)
 
     def describe(self) -> dict[str, object]:
         """For the manifest: the image set and how its stills became videos."""
         shape = {"height": self.height, "width": self.width, "frames": self.frames, "fps": self.fps}
         return {**self.images.describe(), "as_video": self.images.as_video, **shape}
 
-    def batch(self, step: int) -> Batch:
-        """The batch of ``step`` (from 0). Every draw comes from a generator of (seed, step, place in the batch)."""
-        samples = [self._sample(step, place) for place in range(self.config.batch_size)]
-        x0, noise, t, text, image = zip(*samples, strict=True)
+    def load(self, step: int, places: range) -> None:
+        """Nothing: an image is read when its latent is wanted for the first time."""
+
+    def inputs(self, step: int, places: range, loaded: None = None) -> tuple[Batch]:
+        """``places`` of the batch of ``step`` (from 0); every draw comes from a generator of (seed, step, place)."""
+        del loaded
+        x0, noise, t, text, image = zip(*(self._sample(step, place) for place in places), strict=True)
         device = self.system.device
         cond = Conditioning(
             text=torch.stack(text),
-            fps=torch.full((len(samples),), self.fps, dtype=torch.long),
+            fps=torch.full((len(x0),), self.fps, dtype=torch.long),
             image=None if image[0] is None else torch.stack(image),
         )
-        return Batch(
-            torch.stack(x0).to(device), torch.stack(t).to(device), torch.stack(noise).to(device), cond.to(device)
-        )
+        x0, t, noise = (torch.stack(part).to(device) for part in (x0, t, noise))
+        return (Batch(x0, t, noise, cond.to(device)),)
+
+    def digest(self, steps: int, gather: Callable[[list[Any]], list[Any]]) -> str:
+        """SHA-256 of what the samples are a function of."""
+        del gather
+        return hashlib.sha256(f"{self.describe()} {self.config} {steps}".encode()).hexdigest()
 
     def _sample(self, step: int, place: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """x0 and noise c t h w, t, text l d, image tokens m d or None."""
-        generator = sample_generator("fit", self.config.seed, step, place)
-        t = torch.randint(self.system.spec.schedule.timesteps, (), generator=generator)
-        dropped = bool(torch.rand((), generator=generator) < self.config.text_dropout)
-        index = self._index(step, place)
+        index = self.order[step * self.config.batch_size + place]
         mean, std = self._posterior(index)
+        drawn = draw_sample(
+            "fit",
+            self.config.seed,
+            step,
+            place,
+            timesteps=self.system.spec.schedule.timesteps,
+            text_dropout=self.config.text_dropout,
+            latent=mean.shape,
+            frames=self.frames,
+        )
         # one latent for all frames: a repeated still does not flicker; only the diffusion noise differs
-        latent = self.system.spec.vae.scale_factor * (mean + std * torch.randn(mean.shape, generator=generator))
-        x0 = repeat(latent, "c 1 h w -> c t h w", t=self.frames)
-        noise = torch.randn(x0.shape, generator=generator)
-        return x0, noise, t, self._text("" if dropped else self.images.caption(index)), self._image(index, dropped)
-
-    def _index(self, step: int, place: int) -> int:
-        """Which image: shuffled epochs one after the other, each order a function of (seed, epoch)."""
-        epoch, offset = divmod(step * self.config.batch_size + place, len(self.images))
-        return self._permutation(epoch)[offset]
-
-    def _permute(self, epoch: int) -> list[int]:
-        return torch.randperm(len(self.images), generator=sample_generator("order", self.config.seed, epoch)).tolist()
+        x0 = repeat(
+            self.system.spec.vae.scale_factor * (mean + std * drawn.posterior), "c 1 h w -> c t h w", t=self.frames
+        )
+        text = self._text("" if drawn.dropped else self.images.caption(index))
+        return x0, drawn.noise, drawn.timestep, text, self._image(index, drawn.dropped)
 
     def _load(self, index: int) -> Tensor:
         return self.images.load(index, self.height, self.width)

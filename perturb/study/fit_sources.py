@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from perturb.data.images import ImageSet
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import LandscapePerturbation
@@ -17,7 +19,7 @@ def fit_sources(
     A fit that was stopped goes on; a finished one is taken as it is.
     """
     for group in landscape.unfitted:
-        source = RunDir(run.path / "fits" / group)
+        source = replace(run, path=run.path / "fits" / group)
         probes = (0, landscape.step)
         fit(system, landscape.lora, images, probe_steps=probes, config=config, run=source, group=group)
         landscape.lora.detach()

@@ -7,8 +7,15 @@ from torch import Tensor
 
 from perturb.data.images import Policy
 from perturb.study.fit import FitConfig
+from perturb.study.fit_data import Batch, FitData
 
 SMALL = FitConfig(batch_size=2, warmup_steps=2, save_every=3, learning_rate=0.01)
+
+
+def whole(data: FitData, step: int) -> Batch:
+    """The batch of ``step``, undivided."""
+    (batch,) = data.inputs(step, range(data.config.batch_size))
+    return batch
 
 
 class Stills:

@@ -69,7 +69,7 @@ def test_the_fit_stage_writes_it_at_every_probe_step_and_sees_no_image(
     manifest = run.manifest()
     assert manifest.perturbation["kind"] == "random"
     assert manifest.frozen["unchanged"] is True
-    assert not (run.path / "fit_state.pt").exists()
+    assert not (run.path / "checkpoints").exists()
     first.detach()
     assert hash_modules(tiny_system.modules()) == before
     content = {path: path.read_bytes() for path in run.path.glob("adapters/*/*")}
