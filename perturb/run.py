@@ -49,13 +49,12 @@ def study(config: RunConfig, run: RunDir) -> None:
 
     Several processes fit together; the one that writes the run does the rest.
     """
-    from perturb.cli.config import load
+    from perturb.cli.config import load, partition_of
     from perturb.cli.provenance import record
     from perturb.data.prompts import load_prompts
     from perturb.loop.processes import part
     from perturb.metrics import Format
     from perturb.perturbation import LandscapePerturbation
-    from perturb.perturbation.partition import Partition
     from perturb.structured import build
     from perturb.study.fit import fit
     from perturb.study.fit_sources import fit_sources
@@ -63,7 +62,7 @@ def study(config: RunConfig, run: RunDir) -> None:
     from perturb.study.score import Labels, Sampled, score, score_cache
 
     system = load(config.system)
-    partition = Partition.of(system.unet)
+    partition = partition_of(config.partition, system)
     perturbation, images = build("perturbation", config.perturbation), build("images", config.images)
     sampler, metrics = build("sampler", config.sampler), build("metrics", config.metrics)
     prompts = load_prompts(config.prompts.file, config.prompts.limit)
@@ -78,8 +77,17 @@ def study(config: RunConfig, run: RunDir) -> None:
     labels = Labels(run.path.name, config.training, config.group, config.fit.seed)
     with run.stage("fit"):
         if isinstance(perturbation, LandscapePerturbation):
-            fit_sources(system, perturbation, images, config=config.fit, run=run)
-        fit(system, perturbation, images, probe_steps=steps, config=config.fit, run=run, group=config.group)
+            fit_sources(system, perturbation, images, config=config.fit, run=run, partition=partition)
+        fit(
+            system,
+            perturbation,
+            images,
+            probe_steps=steps,
+            config=config.fit,
+            run=run,
+            group=config.group,
+            partition=partition,
+        )
     part()
     if not run.writes:
         return

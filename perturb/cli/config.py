@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,7 +14,8 @@ from perturb.study.fit import FitConfig
 from perturb.study.sample import SampleConfig
 
 if TYPE_CHECKING:
-    from perturb.models.videocrafter.system import VideoSystem
+    from perturb.models.base import VideoModel
+    from perturb.models.partition import Partition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +38,24 @@ class GeneratePromptsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartitionConfig:
+    """Group → regular expression of parameter names; None: the groups of the model's family."""
+
+    groups: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One study. ``training`` is how the model came about (full, partial, …), ``group`` what is perturbed.
 
-    The group "both" is spatial and temporal together. ``system, perturbation, images, sampler, metrics`` are
+    A group is one of the model's (spatial, temporal, conditioning, image) or of ``partition``; "both" is spatial and
+    temporal together. ``system, perturbation, images, sampler, metrics`` are
     the objects that `build` makes.
     """
 
     name: str
     training: str
-    group: Literal["spatial", "temporal", "both", "conditioning", "image"]
+    group: str
     probe_steps: tuple[int, ...]
     system: Target
     perturbation: Target
@@ -56,6 +65,7 @@ class RunConfig:
     prompts: PromptsConfig
     fit: FitConfig
     sample: SampleConfig
+    partition: PartitionConfig = PartitionConfig()
     image: str | None = None
     runs_dir: str = "runs"
     plan: bool = False
@@ -84,13 +94,20 @@ class GenerateConfig:
     output: str = "generated"
 
 
-def load(system: Target) -> VideoSystem:
+def load(system: Target) -> VideoModel:
     """The system of a configuration on the device it names; ``auto`` is a GPU where there is one, else the CPU.
 
     Of several processes on a machine each has a GPU of its own.
     """
     device = pick_device(system)
     return build("system", system | {"device": f"cuda:{local_rank()}" if device == "cuda" else device})
+
+
+def partition_of(config: PartitionConfig, model: VideoModel) -> Partition:
+    """The user's partition of the model's network where one is given, else the model's own."""
+    from perturb.models.partition import Partition
+
+    return model.partition() if config.groups is None else Partition.named(model.network, config.groups)
 
 
 def pick_device(system: Target) -> str:

@@ -21,12 +21,12 @@ from perturb.cli.command import WANTED, path_problems
 from perturb.cli.config import RunConfig, pick_device
 from perturb.data.prompts import load_prompts
 from perturb.errors import UserError
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.files import read_json
 from perturb.models.videocrafter.folder import SPEC_FILE, is_folder
 from perturb.models.videocrafter.skeleton import skeleton
 from perturb.models.videocrafter.spec import ModelSpec, get_spec
 from perturb.nn import VideoUNet
-from perturb.perturbation.partition import Partition
 from perturb.store.paths import resolve
 from perturb.structured import build, read
 from perturb.study.sample import ClipFormat
@@ -56,7 +56,8 @@ def print_plan(values: Mapping[str, Any]) -> None:
     spec = architecture(config)
     parts = skeleton(spec)
     unet = parts["unet"]
-    partition = Partition.of(unet)
+    named = config.partition.groups
+    partition = Partition.of(unet) if named is None else Partition.named(unet, named)
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     forward = sampling_cost(unet, spec, ClipFormat.of(config.sample, spec))
     decode = decoding_cost(parts["vae"], spec, ClipFormat.of(config.sample, spec))

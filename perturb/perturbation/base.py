@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from perturb.errors import UserError
 
 if TYPE_CHECKING:
-    from perturb.perturbation.partition import Partition
+    from perturb.models.partition import Partition
 
 BOTH = "both"
 """Stands for the groups "spatial" and "temporal" together, wherever a perturbation is attached."""

@@ -22,7 +22,7 @@ from perturb.perturbation.reference import Reference
 from perturb.structured import check_range
 
 if TYPE_CHECKING:
-    from perturb.perturbation.partition import Partition
+    from perturb.models.partition import Partition
 
 
 class CellPerturbation(Carried[LoraPerturbation]):

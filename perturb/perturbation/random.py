@@ -25,7 +25,7 @@ from perturb.store.paths import resolve
 from perturb.store.rundir import RunDir
 
 if TYPE_CHECKING:
-    from perturb.perturbation.partition import Partition
+    from perturb.models.partition import Partition
 
 Rank = Literal["full", "reference"]
 

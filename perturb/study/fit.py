@@ -18,21 +18,20 @@ import torch
 from torch import Tensor, nn
 
 from perturb.data.images import ImageSet
-from perturb.diffusion.loss import epsilon_loss
 from perturb.errors import UserError
 from perturb.loop.config import LoggingConfig, LoopConfig, StageConfig
 from perturb.loop.journal import Row
 from perturb.loop.loop import CHECKPOINTS, Loop
 from perturb.loop.processes import make_accelerator
 from perturb.loop.task import Task
-from perturb.models.videocrafter.system import VideoSystem
+from perturb.models.base import Batch, VideoModel
+from perturb.models.partition import Partition
 from perturb.perturbation import Perturbation, Prescribed, files
-from perturb.perturbation.partition import Partition
 from perturb.store.records import TrainRow, train_csv
 from perturb.store.rundir import RunDir, write_atomic
 from perturb.store.tensors import hash_modules, moved, summarise
 from perturb.structured import check_range
-from perturb.study.fit_data import Batch, FitData
+from perturb.study.fit_data import FitData
 
 FINISHED = "all"
 
@@ -75,7 +74,7 @@ class FitConfig:
 
 
 def fit(
-    system: VideoSystem,
+    model: VideoModel,
     perturbation: Perturbation,
     images: ImageSet,
     *,
@@ -83,25 +82,29 @@ def fit(
     config: FitConfig,
     run: RunDir,
     group: str,
+    partition: Partition | None = None,
 ) -> None:
     """Fit ``perturbation`` on ``group`` and save it at each probe step; it stays attached, loaded from the last one.
 
-    A `Prescribed` one is not fitted but set to each probe step and saved, after its check; it sees no image.
-    The same call again continues where the last one was stopped and ends with the same adapters, bit for bit; a
-    finished one only attaches. Processes that torchrun started share each batch; the one whose ``run`` writes keeps the
-    files. Raises UserError for probe steps that cannot be, for a run directory of another fit, and for a loss or
-    gradient that is not finite; Stopped after a signal; RuntimeError if anything but the perturbation moved.
+    ``partition`` None: the model's own. A `Prescribed` perturbation is not fitted but set to each probe step and saved,
+    after its check; it sees no image. The same call again continues where the last one was stopped and ends with the
+    same adapters, bit for bit; a finished one only attaches. Processes that torchrun started share each batch; the one
+    whose ``run`` writes keeps the files. Raises UserError for probe steps that cannot be, for a run directory of
+    another fit, and for a loss or gradient that is not finite; Stopped after a signal; RuntimeError if anything but the
+    perturbation moved.
     """
-    probes = _checked_probes(probe_steps)
+    probes, partition = _checked_probes(probe_steps), partition or model.partition()
     if not run.is_done("fit", FINISHED):
-        data = FitData(system, images, config)
-        _fit_and_verify(system, perturbation, data, probes=probes, config=config, run=run, group=group)
-    perturbation.attach(system.unet, Partition.of(system.unet), group, config.seed)
+        data = FitData(model, images, config)
+        _fit_and_verify(
+            model, perturbation, data, probes=probes, config=config, run=run, group=group, partition=partition
+        )
+    perturbation.attach(model.network, partition, group, config.seed)
     perturbation.load(run.adapter(probes[-1]))
 
 
 def _fit_and_verify(
-    system: VideoSystem,
+    model: VideoModel,
     perturbation: Perturbation,
     data: FitData,
     *,
@@ -109,29 +112,30 @@ def _fit_and_verify(
     config: FitConfig,
     run: RunDir,
     group: str,
+    partition: Partition,
 ) -> None:
-    """Attach, fit, detach; then every weight of the system must have the hash it had before."""
-    before = hash_modules(system.modules())
+    """Attach, fit, detach; then every weight of the model must have the hash it had before."""
+    before = hash_modules(model.modules())
     if isinstance(perturbation, Prescribed):
         perturbation.check(summarise(before))
-    checkpointing = system.unet.gradient_checkpointing
-    perturbation.attach(system.unet, Partition.of(system.unet), group, config.seed)
+    checkpointing = model.gradient_checkpointing
+    perturbation.attach(model.network, partition, group, config.seed)
     try:
         described = {"group": group, "seed": config.seed, **perturbation.describe()}
         run.update_manifest(perturbation=described, images=data.describe(), frozen={"before": summarise(before)})
-        system.unet.gradient_checkpointing = config.gradient_checkpointing
+        model.gradient_checkpointing = config.gradient_checkpointing
         # the frozen temporal convolutions have a dropout of their own: the network stays in eval mode
-        system.unet.eval()
+        model.network.eval()
         perturbation.train(True)
         if isinstance(perturbation, Prescribed):
             _prescribe(perturbation, probes, run)
         else:
             identity = {"base": summarise(before), "images": data.describe(), **described}
-            _fit(system, perturbation, data, probes=probes, config=config, run=run, identity=identity)
+            _fit(model, perturbation, data, probes=probes, config=config, run=run, identity=identity)
     finally:
         perturbation.detach()
-        system.unet.gradient_checkpointing = checkpointing
-    after = hash_modules(system.modules())
+        model.gradient_checkpointing = checkpointing
+    after = hash_modules(model.modules())
     if changed := moved(before, after):
         raise RuntimeError(f"fitting {group} changed {len(changed)} tensors that were frozen, e.g. {changed[:3]}")
     run.update_manifest(frozen={"after": summarise(after), "unchanged": True})
@@ -141,16 +145,15 @@ def _fit_and_verify(
 
 
 class Objective(nn.Module):
-    """The ε-loss of a batch, one value per sample; holds the network, so that processes can share its gradients."""
+    """The model's loss, one value per sample; holds the network, so that processes can share its gradients."""
 
-    def __init__(self, system: VideoSystem) -> None:
+    def __init__(self, model: VideoModel) -> None:
         super().__init__()
-        self.network, self.system = system.unet, system  # the system is no module: it registers nothing
+        self.network, self.loss = model.network, model.loss
 
     def forward(self, batch: Batch) -> Tensor:
         """→ b."""
-        system = self.system
-        return epsilon_loss(system.denoise, system.schedule, batch.x0, batch.t, batch.noise, batch.cond)
+        return self.loss(batch)
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ class _Probe:
 
 
 def _fit(
-    system: VideoSystem,
+    model: VideoModel,
     perturbation: Perturbation,
     data: FitData,
     *,
@@ -177,15 +180,15 @@ def _fit(
     identity: Mapping[str, Any],
 ) -> None:
     """Fit what is attached up to the last probe step, in all processes that were started together."""
-    probe, objective = _Probe(perturbation, run, probes), Objective(system)
+    probe, objective = _Probe(perturbation, run, probes), Objective(model)
     if probes[-1] == 0:  # the beginning alone
         return write_atomic(run.train_log, _train_log([{"step": 0, **probe(0)}]))
     names = {id(parameter): name for name, parameter in objective.named_parameters()}
     settings = _loop_config(config)
-    if system.device.type == "cuda":
-        torch.cuda.set_device(system.device)  # where accelerate will put everything
+    if model.device.type == "cuda":
+        torch.cuda.set_device(model.device)  # where accelerate will put everything
     accelerator = make_accelerator(
-        settings, device=system.device.type, folder=run.path, logging=LoggingConfig(tensorboard=False)
+        settings, device=model.device.type, folder=run.path, logging=LoggingConfig(tensorboard=False)
     )
     if config.batch_size % accelerator.num_processes:
         raise UserError(

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from perturb.diffusion import sample_generator
 from perturb.errors import UserError
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import AblationPerturbation, LandscapePerturbation, LoraPerturbation, Prescribed
 from perturb.perturbation.anatomy import BLOCKS
-from perturb.perturbation.partition import Partition
 from perturb.store.rundir import RunDir
 from perturb.store.tensors import hash_modules, summarise
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from fit_stills import SMALL, Stills, whole
+from fit_stills import SMALL, Stills, cut_after, whole
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -16,9 +16,9 @@ from perturb.data.images import Policy
 from perturb.diffusion.loss import epsilon_loss
 from perturb.errors import UserError
 from perturb.loop.dropout import PlacedDropout
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import LoraPerturbation
-from perturb.perturbation.partition import Partition
 from perturb.store.records import read_train
 from perturb.store.rundir import RunDir
 from perturb.store.tensors import hash_modules, moved, summarise
@@ -43,18 +43,6 @@ def contents(path: Path) -> dict[str, bytes]:
     """Every file that a fit leaves, but the manifest."""
     files = [*path.glob("adapters/*/*"), path / "train.csv"]
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
-
-
-def cut_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the loss be computed so often, and end the process after it (as far as a test can)."""
-    real, left = Objective.forward, iter(range(steps))
-
-    def forward(self: Objective, batch: Batch) -> Tensor:
-        if next(left, None) is None:
-            raise KeyError("power cut")
-        return real(self, batch)
-
-    monkeypatch.setattr(Objective, "forward", forward)
 
 
 def test_a_fit_is_what_is_written_out_by_hand_to_the_last_bit(tiny_system: VideoSystem, tmp_path: Path) -> None:

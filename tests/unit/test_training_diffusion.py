@@ -15,13 +15,13 @@ from perturb.diffusion.loss import epsilon_loss
 from perturb.errors import UserError
 from perturb.loop.loop import Loop
 from perturb.loop.task import Outcome
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.checkpoint import save_system
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.nano.latents import LatentSet
 from perturb.nn import VideoUNet
 from perturb.perturbation import LoraPerturbation
 from perturb.perturbation.base import parts
-from perturb.perturbation.partition import Partition
 from perturb.training.recipes import LoraConfig, Trained, trained_parameters
 from perturb.training.twins import differences, read_member, write_trace
 from tests.unit.training_case import FULL, apart, loop, made_up_latents, made_up_stream, train_tiny

@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 
 from perturb.cli.training_plan import _given, architecture, meta_system, print_training_plan, stage_cost, state_memory
 from perturb.errors import UserError
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.skeleton import skeleton
 from perturb.models.videocrafter.spec import SPECS
-from perturb.perturbation.partition import Partition
 from perturb.store.paths import conf_dir
 from perturb.structured import read
 from perturb.training.config import TrainConfig
