@@ -93,6 +93,8 @@ def fit(
     another fit, and for a loss or gradient that is not finite; Stopped after a signal; RuntimeError if anything but the
     perturbation moved.
     """
+    if isinstance(perturbation, Prescribed) and not run.writes:
+        return  # nothing to share
     probes, partition = _checked_probes(probe_steps), partition or model.partition()
     if not run.is_done("fit", FINISHED):
         data = FitData(model, images, config)

@@ -1,5 +1,6 @@
 """The norm-matched control in a run: what it accepts as reference, what it writes, what it is named by."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,17 @@ def test_the_fit_stage_writes_it_at_every_probe_step_and_sees_no_image(
         fit(tiny_system, made, images, probe_steps=tuple(STEPS), config=SMALL, run=run, group="spatial")
         return made
 
+    helper = replace(run, writes=False)
+    fit(
+        tiny_system,
+        RandomPerturbation(str(reference.path), rank),
+        images,
+        probe_steps=tuple(STEPS),
+        config=SMALL,
+        run=helper,
+        group="spatial",
+    )
+    assert not run.path.exists()  # what is not fitted is left to the process that writes
     first = control()
     assert images.loaded == []
     for step in STEPS:
