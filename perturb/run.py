@@ -62,7 +62,7 @@ def study(config: RunConfig, run: RunDir) -> None:
     from perturb.study.score import Labels, Sampled, score, score_cache
 
     system = load(config.system)
-    partition = partition_of(config.partition, system)
+    partition = partition_of(config, system)
     perturbation, images = build("perturbation", config.perturbation), build("images", config.images)
     sampler, metrics = build("sampler", config.sampler), build("metrics", config.metrics)
     prompts = load_prompts(config.prompts.file, config.prompts.limit)

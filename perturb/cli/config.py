@@ -9,13 +9,14 @@ import torch
 
 from perturb.errors import UserError
 from perturb.loop.rank import local_rank
+from perturb.models.partition import Partition
+from perturb.perturbation.base import parts
 from perturb.structured import Target, build, check_range
 from perturb.study.fit import FitConfig
 from perturb.study.sample import SampleConfig
 
 if TYPE_CHECKING:
     from perturb.models.base import VideoModel
-    from perturb.models.partition import Partition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +104,16 @@ def load(system: Target) -> VideoModel:
     return build("system", system | {"device": f"cuda:{local_rank()}" if device == "cuda" else device})
 
 
-def partition_of(config: PartitionConfig, model: VideoModel) -> Partition:
-    """The user's partition of the model's network where one is given, else the model's own."""
-    from perturb.models.partition import Partition
+def partition_of(config: RunConfig, model: VideoModel) -> Partition:
+    """The user's partition of the model's network where one is given, else the model's own.
 
-    return model.partition() if config.groups is None else Partition.named(model.network, config.groups)
+    Raises UserError unless the group that the study perturbs is in it.
+    """
+    groups = config.partition.groups
+    partition = model.partition() if groups is None else Partition.named(model.network, groups)
+    for part in parts(config.group):
+        partition.names(part)
+    return partition
 
 
 def pick_device(system: Target) -> str:

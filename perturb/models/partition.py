@@ -77,7 +77,7 @@ class Partition:
     def names(self, group: str) -> tuple[str, ...]:
         """Parameter names of ``group``."""
         if group not in self.groups:
-            raise UserError(f"unknown parameter group {group!r}; allowed: {', '.join(self.groups)}")
+            raise UserError(f"group is {group!r}; allowed: {', '.join(self.groups)}, and both for spatial and temporal")
         return self.groups[group]
 
     def count(self, group: str) -> int:

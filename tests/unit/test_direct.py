@@ -231,7 +231,7 @@ def test_one_perturbation_at_a_time(tiny_system: VideoSystem):
 
 
 def test_groups_and_precisions_that_cannot_be_moved(tiny_system: VideoSystem):
-    with pytest.raises(UserError, match="unknown parameter group 'spacial'"):
+    with pytest.raises(UserError, match="group is 'spacial'"):
         attached(tiny_system.unet, "spacial")
     with pytest.raises(UserError, match="'image' of this model has no parameters"):
         attached(tiny_system.unet, "image")

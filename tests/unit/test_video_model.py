@@ -83,5 +83,6 @@ def test_groups_are_those_the_user_names(values: dict[str, Any], tmp_path: Path)
     ours, theirs = load_file(adapter), load_file(both)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    with pytest.raises(UserError, match="unknown parameter group 'temporal'; allowed: early, late"):
+    with pytest.raises(UserError, match="group is 'temporal'; allowed: early, late"):
         studied(values, RunDir(tmp_path / "no"), group="temporal", partition={"groups": groups})
+    assert not (tmp_path / "no").exists()
