@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from perturb.face import Clips, Model, compare, load, sample, score
+    from perturb.models.partition import Partition
     from perturb.perturbation import LoraPerturbation as Lora
-    from perturb.perturbation.partition import Partition
 
 __version__: str
 
@@ -30,7 +30,7 @@ __all__ = ["Clips", "Lora", "Model", "Partition", "__version__", "compare", "loa
 
 _HOMES = {
     **dict.fromkeys(("Clips", "Model", "compare", "load", "sample", "score"), "perturb.face"),
-    "Partition": "perturb.perturbation.partition",
+    "Partition": "perturb.models.partition",
     "Lora": "perturb.perturbation",
 }
 _OTHER_NAMES = {"Lora": "LoraPerturbation"}

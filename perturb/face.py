@@ -26,10 +26,10 @@ from perturb.data.prompts import Prompt, load_prompts
 from perturb.diffusion import Sampler
 from perturb.errors import UserError
 from perturb.metrics import Clip, Context, Metric, SetMetric, embedded_metrics, score_clips
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import LoraPerturbation, restore
 from perturb.perturbation.base import Perturbation
-from perturb.perturbation.partition import Partition
 from perturb.progress import progress
 from perturb.store.paths import conf_dir, resolve
 from perturb.store.rundir import write_atomic

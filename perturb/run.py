@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from perturb.cli.command import check_paths, run_command
 from perturb.cli.identity import identity
+from perturb.loop.rank import is_main_process
 from perturb.store.paths import resolve
 from perturb.store.rundir import RunDir, run_id, write_atomic
 
@@ -25,50 +26,66 @@ def run(values: dict[str, Any]) -> None:
 
         return print_plan(values)
     check_paths(values)
-    directory = RunDir(resolve(values["runs_dir"]) / str(values["name"]) / run_id(identity(values)))
+    path = resolve(values["runs_dir"]) / str(values["name"]) / run_id(identity(values))
+    directory = RunDir(path, writes=is_main_process())
     if not directory.is_done("study", "all"):
         from perturb.cli.config import RunConfig
         from perturb.structured import read
 
         config = read(RunConfig, values)
         with directory.lock():
-            write_atomic(directory.config, OmegaConf.to_yaml(OmegaConf.create(values)))
+            if directory.writes:
+                write_atomic(directory.config, OmegaConf.to_yaml(OmegaConf.create(values)))
             study(config, directory)
-    return show(directory)
+    return show(directory) if directory.writes else None
 
 
 def study(config: RunConfig, run: RunDir) -> None:
-    """Load the system, perturb one group of it on images, sample in each state, score; resumes what was begun."""
-    from perturb.cli.config import load
+    """Load the system, perturb one group of it on images, sample in each state, score; resumes what was begun.
+
+    Several processes fit together; the one that writes the run does the rest.
+    """
+    from perturb.cli.config import load, partition_of
     from perturb.cli.provenance import record
     from perturb.data.prompts import load_prompts
+    from perturb.loop.processes import part
     from perturb.metrics import Format
-    from perturb.perturbation.partition import Partition
     from perturb.structured import build
     from perturb.study.sample import Generator, sample
     from perturb.study.score import Labels, Sampled, score, score_cache
     from perturb.study.states import check_probe_steps, make_states
 
     system = load(config.system)
-    partition = Partition.of(system.unet)
+    partition = partition_of(config, system)
     perturbation, images = build("perturbation", config.perturbation), build("images", config.images)
     check_probe_steps(perturbation, config.probe_steps)
     sampler, metrics = build("sampler", config.sampler), build("metrics", config.metrics)
     prompts = load_prompts(str(config.prompts.file), config.prompts.limit)
     generate = Generator(system, sampler, prompts, config.sample, image=config.image)
     record(run, config, system=system, partition=partition, images=images, generate=generate, metrics=metrics)
-    if skipped := images.describe()["skipped"]:
+    if (skipped := images.describe()["skipped"]) and run.writes:
         print(f"{len(skipped)} damaged images are left out: {', '.join(skipped[:5])}", file=sys.stderr)
 
-    probes, group = config.probe_steps, config.group
     with run.stage("fit"):
-        made = make_states(system, perturbation, images, probe_steps=probes, config=config.fit, run=run, group=group)
+        made = make_states(
+            system,
+            perturbation,
+            images,
+            probe_steps=config.probe_steps,
+            config=config.fit,
+            run=run,
+            group=config.group,
+            partition=partition,
+        )
+    part()
+    if not run.writes:
+        return
     states = [state.id for state in made]
     with run.stage("sample"):
         sample(generate, perturbation, states, run, playback_fps=config.sample.playback_fps)
     form = Format(**vars(generate.format))
     sampled = Sampled(generate.samples, {prompt.id: prompt.text for prompt in prompts}, states, form)
-    labels = Labels(run.path.name, config.training, group, config.fit.seed)
+    labels = Labels(run.path.name, config.training, config.group, config.fit.seed)
     with run.stage("score"):  # the runs of a folder share what was measured: the unperturbed clips are the same in all
         score(metrics, sampled, run, labels=labels, images=images, cache=score_cache(config.runs_dir))
     run.mark_done("study", "all")

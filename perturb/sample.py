@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from perturb.data.prompts import Prompt
-    from perturb.models.videocrafter.system import VideoSystem
+    from perturb.models.base import VideoModel
 
 STUDY_ONLY = ("training", "images", "fit", "probe_steps")
 """What a system's configuration brings for studies."""
@@ -40,7 +40,7 @@ def generate(values: dict[str, Any]) -> None:
     if config.adapter is not None:
         adapter = resolve(config.adapter)
         _note_origin(system, adapter)
-        restore(system.unet, adapter).scale(config.adapter_scale)
+        restore(system.network, adapter).scale(config.adapter_scale)
     make = Generator(system, build("sampler", config.sampler), prompts, config.sample, image=config.image)
 
     output, rows = resolve(config.output), []
@@ -55,7 +55,7 @@ def generate(values: dict[str, Any]) -> None:
     print(f"clips  {output} ({len(rows)})\nsheet  {output / 'sheet.png'}")
 
 
-def _note_origin(system: VideoSystem, adapter: Path) -> None:
+def _note_origin(system: VideoModel, adapter: Path) -> None:
     """Say so when the run that the adapter lies in perturbed another model: it may be meant, so it is no error."""
     from perturb.perturbation.reference import Reference
     from perturb.store.tensors import hash_modules, summarise

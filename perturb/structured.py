@@ -20,6 +20,14 @@ MISSING_VALUE = "???"
 Target = dict[str, Any]
 """``_target_`` (a class or function) and its arguments; `build` makes the object."""
 
+MOVED = {
+    "perturb.data.shapes": "perturb.world",
+    "perturb.videocrafter": "perturb.models.videocrafter",
+    "perturb.metrics.shapes": "perturb.metrics.embedded.shapes",
+    "perturb.stages.trained": "perturb.training.trained",
+}
+"""Modules whose old names stand in the configurations that runs of schema 1 recorded."""
+
 
 def read(cls: type[T], data: object, where: str = "") -> T:
     """``data`` as dataclass ``cls``; lists become tuples, whole numbers become floats where a float is wanted.
@@ -110,6 +118,7 @@ def check_range(where: str, value: float | None, *, low: float = float("-inf"), 
 def build(key: str, target: Target) -> Any:
     """The object a configuration names. UserError for an unknown target, unknown or missing arguments, bad values."""
     try:
+        target = target | {"_target_": _today(target["_target_"])}
         made = hydra.utils.get_object(target["_target_"])
     except KeyError:
         raise UserError(f"{key} lacks _target_: name the class to build, for example in conf/{key}/mine.yaml") from None
@@ -129,3 +138,13 @@ def build(key: str, target: Target) -> Any:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from error
         raise
+
+
+def _today(name: str) -> str:
+    """The name of a class as it is now.
+
+    >>> _today("perturb.data.shapes.HighGradeStills"), _today("mine.Images")
+    ('perturb.world.HighGradeStills', 'mine.Images')
+    """
+    old = next((old for old in MOVED if name.startswith(f"{old}.")), None)
+    return name if old is None else MOVED[old] + name.removeprefix(old)

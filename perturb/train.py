@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +62,6 @@ def _train(values: dict[str, Any]) -> None:
 
     from perturb.loop.checkpoints import is_full
     from perturb.loop.processes import make_accelerator
-    from perturb.loop.stop import STOPPED, Stopped
     from perturb.structured import read
     from perturb.training.config import TrainConfig
 
@@ -76,10 +74,6 @@ def _train(values: dict[str, Any]) -> None:
         if accelerator.is_main_process:
             write_atomic(output / CARD, json.dumps(card | _circumstances(values, accelerator), indent=2) + "\n")
             print(f"trained {output}: {card['last']}")
-    except Stopped as stopped:
-        if accelerator.is_main_process:
-            print(stopped, file=sys.stderr)
-        sys.exit(STOPPED)
     except Exception as error:
         if is_full(error):
             raise UserError(

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import torch
 
 from perturb.cli.cost import inputs
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.checkpoint import load_system
 from perturb.perturbation import LoraPerturbation
-from perturb.perturbation.partition import Partition
 
 THREADS = (1, 2)
 

@@ -19,7 +19,7 @@ _WORDS = {"full": "fully trained model", "partial": "partially trained model", "
 def formula(training: str, group: str) -> str:
     """Mathtext of the perturbed model: its letter, and one prime for a spatial, two for a temporal Δ, three for both.
 
-    A θ_S that video training left at its image-model values is θ_S⁰.
+    Any other group is written θ + Δ with its name. A θ_S that video training left at its image-model values is θ_S⁰.
     """
     letter = _MODEL.get(training, "?")
     space = r"\theta_S" if training == "full" else r"\theta_S^{\,0}"
@@ -27,7 +27,9 @@ def formula(training: str, group: str) -> str:
         return rf"$M_{letter}''' = (\theta_T + \Delta_T,\ {space} + \Delta_S)$"
     if group == "temporal":
         return rf"$M_{letter}'' = (\theta_T + \Delta_T,\ {space})$"
-    return rf"$M_{letter}' = (\theta_T,\ {space} + \Delta_S)$"
+    if group == "spatial":
+        return rf"$M_{letter}' = (\theta_T,\ {space} + \Delta_S)$"
+    return rf"$M_{letter}^\ast = \theta + \Delta_{{\mathrm{{{group}}}}}$"
 
 
 def plain_formula(training: str, group: str) -> str:
@@ -37,11 +39,13 @@ def plain_formula(training: str, group: str) -> str:
     ("M_P' = (θ_T, θ_S⁰ + Δ_S)", "M_F'' = (θ_T + Δ_T, θ_S)")
     >>> plain_formula("full", "both")
     "M_F''' = (θ_T + Δ_T, θ_S + Δ_S)"
+    >>> plain_formula("full", "late")
+    'M_F* = θ + Δ_late'
     """
     text = formula(training, group).strip("$")
-    for mathtext, plain in ((r"\theta", "θ"), (r"\Delta", "Δ"), (r"^{\,0}", "⁰"), ("\\ ", " ")):
+    for mathtext, plain in ((r"\theta", "θ"), (r"\Delta", "Δ"), (r"^{\,0}", "⁰"), (r"^\ast", "*"), ("\\ ", " ")):
         text = text.replace(mathtext, plain)
-    return text
+    return text.replace(rf"{{\mathrm{{{group}}}}}", group)
 
 
 def in_words(training: str, group: str) -> str:

@@ -16,6 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 import perturb
 from perturb.device import use_threads
 from perturb.errors import UserError
+from perturb.loop.rank import is_main_process
+from perturb.loop.stop import STOPPED, Stopped
 from perturb.store.paths import conf_dir, resolve
 from perturb.structured import MISSING_VALUE, unknown_key
 
@@ -40,8 +42,8 @@ QUOTING = "Text with , ' ( ) or [ ] needs two pairs of quotes: 'prompt=\"a cat, 
 def run_command(task: Callable[[dict[str, Any]], None], config_name: str) -> None:
     """Compose ``config_name`` with the command line and call ``task`` with the resolved configuration.
 
-    With --multirun a job that ends in a UserError is named and the others go on. Exit code 2 after a UserError, 130
-    after Ctrl-C.
+    With --multirun a job that ends in a UserError is named and the others go on. Exit code 2 after a UserError, 75
+    after a loop that saved its state when it was asked to stop, 130 after Ctrl-C anywhere else.
     """
     if "--version" in sys.argv[1:]:  # hydra would print its own
         print(f"perturb {perturb.__version__}")
@@ -67,6 +69,10 @@ def run_command(task: Callable[[dict[str, Any]], None], config_name: str) -> Non
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {_explain(error, config_name)}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stopped:
+        if is_main_process():
+            print(stopped, file=sys.stderr)
+        sys.exit(STOPPED)
     except KeyboardInterrupt:
         print("stopped; a study or training goes on where it was when the same command is given again", file=sys.stderr)
         sys.exit(130)

@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from perturb.data.prompts import PromptsConfig
 from perturb.device import pick_device
 from perturb.errors import UserError
+from perturb.loop.rank import local_rank
+from perturb.models.partition import Partition
+from perturb.perturbation.base import parts
 from perturb.structured import Target, build
 from perturb.study.fit import FitConfig
 from perturb.study.sample import SampleConfig
 
 if TYPE_CHECKING:
-    from perturb.models.videocrafter.system import VideoSystem
+    from perturb.models.base import VideoModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionConfig:
+    """Group → regular expression of parameter names; None: the groups of the model's family."""
+
+    groups: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One study. ``training`` is how the model came about (full, partial, …), ``group`` what is perturbed.
 
-    The group "both" is spatial and temporal together. ``probe_steps`` are those of a fit; what is not fitted has states
-    of its own, and None here. ``system, perturbation, images, sampler, metrics`` are
+    A group is one of the model's (spatial, temporal, conditioning, image) or of ``partition``; "both" is spatial and
+    temporal together. ``probe_steps`` are those of a fit; what is not fitted has states of its own, and None here.
+    ``system, perturbation, images, sampler, metrics`` are
     the objects that `build` makes.
     """
 
     name: str
     training: str
-    group: Literal["spatial", "temporal", "both", "conditioning", "image"]
+    group: str
     probe_steps: tuple[int, ...] | None
     system: Target
     perturbation: Target
@@ -37,6 +48,7 @@ class RunConfig:
     prompts: PromptsConfig
     fit: FitConfig
     sample: SampleConfig
+    partition: PartitionConfig = PartitionConfig()
     image: str | None = None
     runs_dir: str = "runs"
     threads: int | None = None
@@ -69,6 +81,22 @@ class GenerateConfig:
     threads: int | None = None
 
 
-def load(system: Target) -> VideoSystem:
-    """The system of a configuration on the device it names; ``auto`` is a GPU where there is one, else the CPU."""
-    return build("system", system | {"device": pick_device(system.get("device", "auto"))})
+def load(system: Target) -> VideoModel:
+    """The system of a configuration on the device it names; ``auto`` is a GPU where there is one, else the CPU.
+
+    Of several processes on a machine each has a GPU of its own.
+    """
+    device = pick_device(system.get("device", "auto"))
+    return build("system", system | {"device": f"cuda:{local_rank()}" if device == "cuda" else device})
+
+
+def partition_of(config: RunConfig, model: VideoModel) -> Partition:
+    """The user's partition of the model's network where one is given, else the model's own.
+
+    Raises UserError unless the group that the study perturbs is in it.
+    """
+    groups = config.partition.groups
+    partition = model.partition() if groups is None else Partition.named(model.network, groups)
+    for part in parts(config.group):
+        partition.names(part)
+    return partition

@@ -31,6 +31,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         parent, name = _parent(result, key)
         if parent.get(name) is not None:
             parent[name] = content_digest(resolve(parent[name]))
+    if not result.get("partition", {}).get("groups"):
+        result.pop("partition", None)  # the model's own
     perturbation = result.get("perturbation", {})
     for key in SOURCES:
         if perturbation.get(key) is not None:

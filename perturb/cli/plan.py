@@ -34,12 +34,12 @@ from perturb.device import pick_device
 from perturb.diffusion.guidance import guided
 from perturb.errors import UserError
 from perturb.loop.config import StageConfig, check_division
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.files import read_json
 from perturb.models.videocrafter.folder import SPEC_FILE
 from perturb.models.videocrafter.nano import NANO
 from perturb.models.videocrafter.spec import ModelSpec, get_spec
 from perturb.models.videocrafter.system import VideoSystem
-from perturb.perturbation.partition import Partition
 from perturb.progress import span
 from perturb.store.paths import resolve
 from perturb.structured import MISSING_VALUE, build, read
@@ -65,7 +65,8 @@ def print_plan(values: Mapping[str, Any]) -> None:
     config = read(RunConfig, values)
     spec = architecture(config)
     system = empty_system(spec)
-    partition = Partition.of(system.unet)
+    named = config.partition.groups
+    partition = system.partition() if named is None else Partition.named(system.unet, named)
     perturbation = build("perturbation", config.perturbation)
     form, fit = ClipFormat.of(config.sample, spec), config.fit
     forward, decode = sampling_cost(system, form), decoding_cost(system, form)

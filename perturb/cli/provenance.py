@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from perturb.cli.config import RunConfig
     from perturb.data.images import ImageSet
     from perturb.metrics import Metric, SetMetric
-    from perturb.models.videocrafter.system import VideoSystem
-    from perturb.perturbation.partition import Partition
+    from perturb.models.base import VideoModel
+    from perturb.models.partition import Partition
     from perturb.store.rundir import RunDir
     from perturb.study.sample import Generator
 
@@ -29,7 +29,7 @@ def record(
     run: RunDir,
     config: RunConfig,
     *,
-    system: VideoSystem,
+    system: VideoModel,
     partition: Partition,
     images: ImageSet,
     generate: Generator,

@@ -8,17 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
 
 from perturb.data.breakage import Breakage
 from perturb.data.shard_stream import Place, Raw, ShardStream, this_process
 from perturb.data.shards import Shards
 from perturb.data.source import BrokenSample, Sample, Source
 from perturb.diffusion import sample_generator
+from perturb.diffusion.draws import Shuffled
 from perturb.errors import UserError
 from perturb.structured import check_range
 
@@ -101,7 +100,7 @@ class IndexedFeed:
         self.source, self.config = source, config
         self.breakage = breakage or Breakage(config.max_broken_fraction)
         self._decoders = Decoders(config.threads)
-        self._permutation = lru_cache(maxsize=2)(self._permute)
+        self._order = Shuffled(len(source), config.seed)
 
     def samples(self, step: int, places: Sequence[int]) -> list[Sample]:
         """See `Feed.samples`."""
@@ -118,11 +117,7 @@ class IndexedFeed:
 
     def _index(self, step: int, place: int) -> int:
         assert 0 <= place < self.config.batch_size
-        epoch, offset = divmod(step * self.config.batch_size + place, len(self.source))
-        return int(self._permutation(epoch)[offset])
-
-    def _permute(self, epoch: int) -> Tensor:
-        return torch.randperm(len(self.source), generator=sample_generator("order", self.config.seed, epoch))
+        return self._order[step * self.config.batch_size + place]
 
     def _draw(self, wanted: tuple[int, int, int]) -> tuple[Sample | None, list[BrokenSample]]:
         """The sample for a step and place, and the broken files in its way; touches nothing that threads share."""

@@ -1,8 +1,8 @@
 """Resumable states of a training: whole or absent, the last few and the best.
 
-work/checkpoints/step_000250/  accelerate's files (weights, optimiser, schedule, scaler, random states of every rank;
-                               in shards under FSDP2), ema/ (torch.distributed.checkpoint), local_<rank>.pt (where the
-                               data is), engine.json (step, logs)
+work/checkpoints/step_000250/  accelerate's files (optimiser, schedule, scaler, random states of every rank; under FSDP2
+                               also the weights, in shards), weights/ and ema/ (torch.distributed.checkpoint; what is
+                               frozen is not written), local_<rank>.pt (where the data is), loop.json (step, logs)
 work/checkpoints/best.json     which of them had the lowest validation loss
 """
 
@@ -12,7 +12,7 @@ import errno
 import json
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator
 from safetensors import SafetensorError
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from perturb.errors import UserError
@@ -28,7 +29,7 @@ from perturb.loop.ema import Ema
 from perturb.store.rundir import write_atomic
 from perturb.store.states import STEP_PATTERN
 
-ENGINE, BEST, AVERAGE = "engine.json", "best.json", "ema"
+LOOP, BEST = "loop.json", "best.json"
 UNFINISHED = ".new_"
 FULL = ("no space left", "disk quota", "pytorchstreamwriter failed", "file write failed", "unexpected pos")
 """How torch and safetensors word a full disk, where the error number is lost on the way."""
@@ -36,12 +37,21 @@ FULL = ("no space left", "disk quota", "pytorchstreamwriter failed", "file write
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints in ``folder`` of a training that ``accelerator`` prepared; all processes call every method."""
+    """The checkpoints in ``folder`` of a training that ``accelerator`` prepared; all processes call every method.
+
+    ``trained``: name → weight of all that moves.
+    """
 
     folder: Path
     accelerator: Accelerator
+    trained: Mapping[str, Tensor]
     ema: Ema
     keep_last: int
+
+    def __post_init__(self) -> None:
+        # accelerate would write whole networks, of which most may be frozen; under FSDP2 it does not ask these
+        self.accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
+        self.accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
 
     def steps(self) -> list[int]:
         """The steps that have a whole checkpoint, ascending."""
@@ -52,8 +62,8 @@ class Checkpoints:
         """Where the checkpoint after ``step`` steps lies."""
         return self.folder / f"step_{step:06d}"
 
-    def save(self, step: int, engine: dict[str, Any], local: dict[str, Any], *, best: bool) -> None:
-        """Write the state after ``step`` steps; ``engine`` is common to all processes, ``local`` belongs to this one.
+    def save(self, step: int, state: dict[str, Any], local: dict[str, Any], *, best: bool) -> None:
+        """Write the state after ``step`` steps; ``state`` is common to all processes, ``local`` belongs to this one.
 
         Written beside its place and renamed. UserError when the disk is full; what was there before stays whole.
         """
@@ -62,7 +72,7 @@ class Checkpoints:
             temporary = self.folder / f"{UNFINISHED}{target.name}"
             self._begin(temporary)
             try:
-                self._write(temporary, engine, local)
+                self._write(temporary, state, local)
             except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise self._explained(error, target) from error
@@ -76,29 +86,32 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
 
     def load(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Take up the checkpoint after ``step`` steps; returns ``engine`` and ``local`` as they were saved."""
+        """Take up the checkpoint after ``step`` steps; returns ``state`` and ``local`` as they were saved."""
         path = self.path(step)
         self.accelerator.wait_for_everyone()
         self.accelerator.load_state(str(path))
-        self._average(dcp.load, path)
+        self._tensors(dcp.load, path)
         local = torch.load(path / f"local_{self.accelerator.process_index}.pt", weights_only=True)
-        return self.engine(step), local
+        return self.state(step), local
 
-    def engine(self, step: int) -> dict[str, Any]:
+    def state(self, step: int) -> dict[str, Any]:
         """What all processes have in common, without loading any weights."""
-        return json.loads((self.path(step) / ENGINE).read_text(encoding="utf-8"))
+        return json.loads((self.path(step) / LOOP).read_text(encoding="utf-8"))
 
     def best(self) -> int | None:
         """The step with the lowest validation loss, None before the first validation."""
         path = self.folder / BEST
         return json.loads(path.read_text(encoding="utf-8"))["step"] if path.is_file() else None
 
-    def _average(self, save_or_load: Callable[..., Any], folder: Path) -> None:
-        """Write the average to its place, or read it from there into the tensors that hold it."""
+    def _tensors(self, save_or_load: Callable[..., Any], folder: Path) -> None:
+        """Write weights and their average to their places, or read them from there into the tensors that hold them."""
+        weights = {} if self.accelerator.is_fsdp2 else {name: tensor.detach() for name, tensor in self.trained.items()}
         alone = self.accelerator.num_processes == 1
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # that is what no_dist says
-            save_or_load(self.ema.shadow, checkpoint_id=folder / AVERAGE, no_dist=alone)
+            for name, tensors in (("weights", weights), ("ema", self.ema.shadow)):
+                if tensors:
+                    save_or_load(tensors, checkpoint_id=folder / name, no_dist=alone)
 
     def _begin(self, temporary: Path) -> None:
         if self.accelerator.is_main_process:
@@ -107,12 +120,12 @@ class Checkpoints:
             temporary.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
 
-    def _write(self, folder: Path, engine: dict[str, Any], local: dict[str, Any]) -> None:
+    def _write(self, folder: Path, state: dict[str, Any], local: dict[str, Any]) -> None:
         self.accelerator.save_state(str(folder))
-        self._average(dcp.save, folder)
+        self._tensors(dcp.save, folder)
         torch.save(local, folder / f"local_{self.accelerator.process_index}.pt")
         if self.accelerator.is_main_process:
-            write_atomic(folder / ENGINE, json.dumps(engine) + "\n")
+            write_atomic(folder / LOOP, json.dumps(state) + "\n")
 
     def _prune(self) -> None:
         """Remove all but the last ``keep_last`` and the best."""
@@ -127,8 +140,8 @@ class Checkpoints:
         before = self.steps()
         kept = f"the last whole one is {self.path(before[-1])}" if before else "there is none before it"
         return UserError(
-            f"the disk is full: {target} could not be written ({free:.2f} GB free); {kept}. Make room or lower "
-            "loop.keep_last, then give the same command again: it goes on from there."
+            f"the disk is full: {target} could not be written ({free:.2f} GB free); {kept}. Make room, "
+            "then give the same command again: it goes on from there."
         )
 
 

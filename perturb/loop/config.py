@@ -38,7 +38,7 @@ class LoopConfig:
     """How to optimise. Weights, optimiser and average stay in float32; ``precision`` is what the network computes in.
 
     ``accumulation``: micro-batches per optimiser step and process. ``sharding``: "fsdp" spreads weights, gradients and
-    optimiser over the GPUs (FSDP2); "none" keeps a copy in each process (DDP).
+    optimiser over the GPUs (FSDP2); "none" keeps a copy in each process (DDP). ``ema_decay`` null or 0: no average.
     """
 
     learning_rate: float
@@ -46,7 +46,7 @@ class LoopConfig:
     schedule: Literal["constant", "cosine"] = "cosine"
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
-    ema_decay: float = 0.999
+    ema_decay: float | None = 0.999
     precision: Precision = "float32"
     accumulation: int = 1
     gradient_checkpointing: bool = False

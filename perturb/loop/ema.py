@@ -1,4 +1,4 @@
-"""The exponential moving average of the trained weights, which is what a training leaves in the end."""
+"""The exponential moving average of the trained weights, which is what a training leaves where it keeps one."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from torch.distributed.tensor import DTensor
 
 
 class Ema:
-    """θ̄ ← d θ̄ + (1 − d) θ with d = min(decay, (1 + n)/(10 + n)) after step n; sharded where the weights are."""
+    """θ̄ ← d θ̄ + (1 − d) θ with d = min(decay, (1 + n)/(10 + n)) after step n; sharded where the weights are.
 
-    def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
-        self.parameters, self.decay = dict(parameters), decay
+    With a decay of None or 0 it is θ itself: nothing is copied.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], decay: float | None) -> None:
+        self.parameters, self.decay = dict(parameters) if decay else {}, decay or 0.0
         self.shadow = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
 
     def update(self, step: int) -> None:
         """Take in the weights after ``step`` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(_local(self.shadow), _local(self.parameters), 1 - decay)
+        if self.shadow:
+            torch._foreach_lerp_(_local(self.shadow), _local(self.parameters), 1 - decay)
 
     def copy_to_model(self) -> None:
         """θ ← θ̄."""
-        torch._foreach_copy_(_local(self.parameters), _local(self.shadow))
+        if self.shadow:
+            torch._foreach_copy_(_local(self.parameters), _local(self.shadow))
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -34,7 +39,8 @@ class Ema:
         try:
             yield
         finally:
-            torch._foreach_copy_(_local(self.parameters), kept)
+            if kept:
+                torch._foreach_copy_(_local(self.parameters), kept)
 
 
 def _local(tensors: Mapping[str, Tensor]) -> list[Tensor]:

@@ -6,7 +6,7 @@ import contextlib
 import csv
 import io
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,20 +56,25 @@ class Clock:
 
 
 class Journal:
-    """train.csv and validation.csv in ``folder``, rewritten whole and atomically, and the trackers of accelerate."""
+    """train.csv and validation.csv in ``folder``, rewritten whole and atomically, and the trackers of accelerate.
 
-    def __init__(self, folder: Path, accelerator: Accelerator) -> None:
-        self.folder, self.accelerator, self.clock = folder, accelerator, Clock(accelerator.device)
+    ``text`` makes the content of train.csv from its rows.
+    """
+
+    def __init__(self, folder: Path, accelerator: Accelerator, text: Callable[[Sequence[Row]], str]) -> None:
+        self.folder, self.accelerator, self.text = folder, accelerator, text
+        self.clock = Clock(accelerator.device)
         self.tables: dict[str, list[Row]] = {"train": [], "validation": []}
         accelerator.init_trackers("perturb")
 
-    def write(self, table: str, row: Row) -> None:
-        """Add a row with its "step" to a table and to the trackers."""
+    def write(self, table: str, row: Row, *, file: bool = True) -> None:
+        """Add a row with its "step" to a table and to the trackers; with ``file`` also write the table's file."""
         self.tables[table].append(row)
         values = {f"{table}/{name}": value for name, value in row.items() if name != "step"}
         self.accelerator.log(values, step=int(row["step"]))
-        if self.accelerator.is_main_process:
-            write_atomic(self.folder / f"{table}.csv", csv_text(self.tables[table]))
+        if file and self.accelerator.is_main_process:
+            text = self.text if table == "train" else csv_text
+            write_atomic(self.folder / f"{table}.csv", text(self.tables[table]))
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint; `restore` takes it."""

@@ -49,6 +49,12 @@ def make_accelerator(loop: LoopConfig, *, device: str, folder: Path, logging: Lo
     return accelerator
 
 
+def part() -> None:
+    """Leave the other processes, when no more is to be done together; alone, nothing happens."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def check_world(processes: int, loop: LoopConfig) -> None:
     """Every process that was started takes part: `accelerate launch --cpu` is known to start one instead of several."""
     started = int(os.environ.get("WORLD_SIZE", "1"))

@@ -1,8 +1,8 @@
-"""What a training consists of, as the engine sees it, and what comes out."""
+"""What a training or a fit consists of, as the loop sees it, and what comes out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from perturb.loop.config import LoopConfig, StageConfig
-from perturb.loop.journal import Row
+from perturb.loop.journal import Row, csv_text
 
 
 class Batches(Protocol):
@@ -42,6 +42,30 @@ class Batches(Protocol):
     def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
+class Drawn:
+    """The part of `Batches` that is empty where a batch is a function of its step: nothing is awaited, nothing kept."""
+
+    def expect(self, step: int, places: range) -> None:
+        """Nothing to begin with."""
+
+    def state(self, gather: Callable[[list[Any]], list[Any]]) -> dict[str, Any]:
+        """Nothing: a step says it all."""
+        del gather
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing to take up."""
+
+
+class Probe(Protocol):
+    """Called in the main process after each of ``steps`` (0: before the first); what it returns joins the row."""
+
+    @property
+    def steps(self) -> Container[int]: ...
+
+    def __call__(self, step: int) -> Row: ...
+
+
 class Validation(Protocol):
     """Measured every ``every`` steps with the averaged weights; a lower "loss" is better."""
 
@@ -52,10 +76,11 @@ class Validation(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What the engine is given. ``objective``: micro-batch → losses whose mean is minimised.
+    """What the loop is given. ``objective``: micro-batch → losses whose mean is minimised.
 
     ``trained``: the names of the objective's parameters that move, in the order in which the optimiser holds them.
-    ``identity``: whatever else makes it this training and no other, as plain values.
+    ``identity``: whatever else makes it this training and no other, as plain values. ``section``: where in the
+    configuration a user finds the settings of ``loop``. ``text``: content of train.csv from its rows.
     """
 
     objective: nn.Module
@@ -68,6 +93,9 @@ class Task:
     title: str
     identity: Mapping[str, Any]
     validation: Validation | None = None
+    probe: Probe | None = None
+    section: str = "loop"
+    text: Callable[[Sequence[Row]], str] = csv_text
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ Axis letters: b batch, c channels, h w pixels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -24,8 +24,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from perturb.loop.config import LoopConfig, StageConfig
-from perturb.loop.engine import Engine
-from perturb.loop.task import Outcome, Task
+from perturb.loop.loop import Loop
+from perturb.loop.task import Drawn, Outcome, Task
 from perturb.world.render import Grade, render_still
 from perturb.world.scenes import SIZE, frame_times, scene
 
@@ -85,8 +85,8 @@ class AutoencoderObjective(nn.Module):
 
 
 @dataclass(frozen=True)
-class VAEBatches:
-    """`VAEData` as the engine wants it."""
+class VAEBatches(Drawn):
+    """`VAEData` as the loop wants it."""
 
     data: VAEData
     device: torch.device
@@ -104,21 +104,10 @@ class VAEBatches:
         part = images[scaled.start : scaled.stop].to(self.device)
         return part, self.data.seed * 1_000_003 + step, scaled, len(images)
 
-    def expect(self, step: int, places: range) -> None:
-        """Nothing to load: pictures are drawn in a moment."""
-
     def digest(self, steps: int, gather: Callable[[list[Any]], list[Any]]) -> str:
         """Of what the pictures are a function of."""
         del gather
         return hashlib.sha256(f"{self.data} {steps}".encode()).hexdigest()
-
-    def state(self, gather: Callable[[list[Any]], list[Any]]) -> dict[str, Any]:
-        """Nothing: a step says it all."""
-        del gather
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Nothing to take up."""
 
 
 def train_vae(
@@ -145,7 +134,7 @@ def train_vae(
         title="autoencoder",
         identity={"data": asdict(data), "kl_weight": kl_weight},
     )
-    return Engine(task, accelerator).run()
+    return Loop(task, accelerator).run()
 
 
 def psnr(vae: AutoencoderKL, grade: Grade, *, seed: int, count: int = 64) -> float:

@@ -9,7 +9,7 @@ Axes: b batch, c channels, t frames, h w latents, l text tokens, d features.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,8 +19,10 @@ from einops import repeat
 from torch import Tensor
 
 from perturb.diffusion import sample_generator
+from perturb.diffusion.draws import epoch_order
 from perturb.diffusion.noise import offset
 from perturb.errors import UserError
+from perturb.loop.task import Drawn
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.nano.latents import LatentSet
 
@@ -60,7 +62,7 @@ class Stream:
     def draw(self, step: int) -> Draw:
         """The draws of ``step``. Samples come epoch by epoch, each a permutation seeded by (seed, epoch)."""
         per_epoch = len(self.latents) // self.batch_size
-        order = torch.randperm(len(self.latents), generator=sample_generator("order", self.seed, step // per_epoch))
+        order = epoch_order(len(self.latents), self.seed, step // per_epoch)
         begin = step % per_epoch * self.batch_size
         generator = sample_generator("step", self.seed, step)
         shape = (self.batch_size, *self.latents.mean.shape[1:])
@@ -87,7 +89,7 @@ def digest_of(draws: Iterable[Draw]) -> str:
     return digest.hexdigest()
 
 
-class WorldBatches:
+class WorldBatches(Drawn):
     """Batches of the embedded world for one stage: of ``video``, or by a draw of (seed, step) of ``stills``.
 
     ``offset_noise`` is the strength of the noise's own mean. With ``text_ids`` the text comes as ids instead of tokens.
@@ -133,21 +135,10 @@ class WorldBatches:
         share = torch.rand((), generator=sample_generator("joint", self.video.seed, step))
         return self.stills if float(share) < self.image_share else self.video
 
-    def expect(self, step: int, places: range) -> None:
-        """Nothing to load: the latents are in memory."""
-
     def digest(self, steps: int, gather: Callable[[list[Any]], list[Any]]) -> str:
         """Of all draws; every process knows the whole batch, so nothing has to be gathered."""
         del gather
         return digest_of(self._draw(step) for step in range(steps))
-
-    def state(self, gather: Callable[[list[Any]], list[Any]]) -> dict[str, Any]:
-        """Nothing: a step says it all."""
-        del gather
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Nothing to take up."""
 
     def _draw(self, step: int) -> Draw:
         d = self.stream(step).draw(step)

@@ -19,7 +19,7 @@ from perturb.store.rundir import RunDir
 from perturb.store.states import State
 
 if TYPE_CHECKING:
-    from perturb.perturbation.partition import Partition
+    from perturb.models.partition import Partition
 
 ADAPTER, NONE = "adapter", "none"
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from perturb.models.partition import LAYERS
 from perturb.nn.attention import Attention, ImageProjections
 from perturb.nn.resblock import ResBlock
 from perturb.nn.transformer import FeedForward, SpatialTransformer, TemporalTransformer
 from perturb.nn.unet import VideoUNet
-from perturb.perturbation.partition import LAYERS
 
 BLOCKS = ("outer", "down", "middle", "up")
 """``outer``: before the first level and behind the last one."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from perturb.errors import UserError
 
 if TYPE_CHECKING:
-    from perturb.perturbation.partition import Partition
+    from perturb.models.partition import Partition
     from perturb.store.rundir import RunDir
     from perturb.store.states import State
 

@@ -16,7 +16,7 @@ from perturb.perturbation.delegating import Delegating
 from perturb.perturbation.moved import MovedWeights
 
 if TYPE_CHECKING:
-    from perturb.perturbation.partition import Partition
+    from perturb.models.partition import Partition
 
 
 class DirectPerturbation(Delegating[MovedWeights]):

@@ -26,7 +26,7 @@ from perturb.perturbation.targets import Targets, check_targets, select_layers
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
 
-    from perturb.perturbation.partition import Partition
+    from perturb.models.partition import Partition
 
 ADAPTER = "default"
 

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from perturb.errors import UserError
+from perturb.models.partition import LAYERS
 from perturb.perturbation.base import IN_PLACE, Magnitude, refuse_second, square
-from perturb.perturbation.partition import LAYERS
 from perturb.store.rundir import replacing
 from perturb.store.tensors import raw_bytes
 

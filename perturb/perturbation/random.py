@@ -27,7 +27,7 @@ from perturb.store.rundir import RunDir
 from perturb.store.states import State
 
 if TYPE_CHECKING:
-    from perturb.perturbation.partition import Partition
+    from perturb.models.partition import Partition
 
 Rank = Literal["full", "reference"]
 

@@ -31,7 +31,7 @@ from perturb.store.states import Coordinate, State
 from perturb.structured import check_range
 
 if TYPE_CHECKING:
-    from perturb.perturbation.partition import Partition
+    from perturb.models.partition import Partition
 
 NONE = "none"
 

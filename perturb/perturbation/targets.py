@@ -11,7 +11,7 @@ from perturb.nn import Attention
 from perturb.perturbation.base import parts
 
 if TYPE_CHECKING:
-    from perturb.perturbation.partition import Partition
+    from perturb.models.partition import Partition
 
 Targets = Literal["all", "linear", "convolution", "attention"]
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -69,9 +69,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class RunDir:
-    """The directory of one run. Paths are made from it, nothing is created until something is written."""
+    """The directory of one run. Paths are made from it, nothing is created until something is written.
+
+    ``writes`` is False in the processes that only help to fit: manifest, markers and lock are then left to another.
+    """
 
     path: Path
+    writes: bool = True
 
     @property
     def config(self) -> Path:
@@ -151,6 +155,8 @@ class RunDir:
 
     def update_manifest(self, **sections: Any) -> None:
         """Replace the named sections of the manifest; mappings are merged into what is there. Atomic."""
+        if not self.writes:
+            return
         manifest = self.manifest()
         for name, value in sections.items():
             old = getattr(manifest, name)  # an unknown section is a programming error: AttributeError
@@ -165,7 +171,8 @@ class RunDir:
 
     def mark_done(self, stage: str, key: str | int) -> None:
         """Say that part ``key`` of a stage is on disk, whole. Call it only after the last write of that part."""
-        write_atomic(self._marker(stage, key), "")
+        if self.writes:
+            write_atomic(self._marker(stage, key), "")
 
     def is_done(self, stage: str, key: str | int) -> bool:
         """Whether `mark_done` was called for this part, in this process or an earlier one."""
@@ -186,6 +193,9 @@ class RunDir:
 
         Raises UserError naming host and pid when another process holds it, and when it cannot be made.
         """
+        if not self.writes:
+            yield
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -7,32 +7,31 @@ Writes adapters/step_*/, states.csv, train.csv and the manifest sections perturb
 
 from __future__ import annotations
 
-import io
-import math
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from perturb.data.images import ImageSet
-from perturb.diffusion import Conditioning, sample_generator
-from perturb.diffusion.loss import epsilon_loss
 from perturb.errors import UserError
-from perturb.models.videocrafter.system import VideoSystem
+from perturb.loop.config import LoggingConfig, LoopConfig, StageConfig
+from perturb.loop.journal import Row
+from perturb.loop.loop import CHECKPOINTS, Loop
+from perturb.loop.processes import make_accelerator
+from perturb.loop.task import Task
+from perturb.models.base import Batch, VideoModel
+from perturb.models.partition import Partition
 from perturb.perturbation import Perturbation, files
-from perturb.perturbation.partition import Partition
-from perturb.progress import progress
-from perturb.store.records import TrainRow, train_csv
+from perturb.store.records import TrainRow, read_train, train_csv
 from perturb.store.rundir import RunDir, write_atomic
 from perturb.store.states import State, step_id, step_state
 from perturb.store.tensors import hash_modules, moved, summarise
 from perturb.structured import check_range
-from perturb.study.fit_data import Batch, FitData
+from perturb.study.fit_data import FitData
 
-STATE = "fit_state.pt"
 FINISHED = "all"
 
 
@@ -74,7 +73,7 @@ class FitConfig:
 
 
 def fit(
-    system: VideoSystem,
+    model: VideoModel,
     perturbation: Perturbation,
     images: ImageSet,
     *,
@@ -82,23 +81,28 @@ def fit(
     config: FitConfig,
     run: RunDir,
     group: str,
+    partition: Partition | None = None,
 ) -> None:
     """Fit ``perturbation`` on ``group`` and save it at each probe step; it stays attached, loaded from the last one.
 
-    The same call again continues where the last one was stopped and ends with the same adapters, bit for bit; a
-    finished one only attaches. Raises UserError for probe steps that cannot be, for a run directory of another fit, and
-    for a loss or gradient that is not finite; RuntimeError if anything but the perturbation moved.
+    ``partition`` None: the model's own. The same call again continues where the last one was stopped and ends with the
+    same adapters, bit for bit; a finished one only attaches. Processes that torchrun started share each batch; the one
+    whose ``run`` writes keeps the files. Raises UserError for probe steps that cannot be, for a run directory of
+    another fit, and for a loss or gradient that is not finite; Stopped after a signal; RuntimeError if anything but the
+    perturbation moved.
     """
-    probes = _checked_probes(probe_steps)
+    probes, partition = _checked_probes(probe_steps), partition or model.partition()
     if not run.is_done("fit", FINISHED):
-        data = FitData(system, images, config)
-        _fit_and_verify(system, perturbation, data, probes=probes, config=config, run=run, group=group)
-    perturbation.attach(system.unet, Partition.of(system.unet), group, config.seed)
+        data = FitData(model, images, config)
+        _fit_and_verify(
+            model, perturbation, data, probes=probes, config=config, run=run, group=group, partition=partition
+        )
+    perturbation.attach(model.network, partition, group, config.seed)
     perturbation.load(run.adapter(step_id(probes[-1])))
 
 
 def _fit_and_verify(
-    system: VideoSystem,
+    model: VideoModel,
     perturbation: Perturbation,
     data: FitData,
     *,
@@ -106,133 +110,122 @@ def _fit_and_verify(
     config: FitConfig,
     run: RunDir,
     group: str,
+    partition: Partition,
 ) -> None:
-    """Attach, fit, detach; then every weight of the system must have the hash it had before."""
-    before = hash_modules(system.modules())
-    checkpointing = system.unet.gradient_checkpointing
-    perturbation.attach(system.unet, Partition.of(system.unet), group, config.seed)
+    """Attach, fit, detach; then every weight of the model must have the hash it had before."""
+    before = hash_modules(model.modules())
+    checkpointing = model.gradient_checkpointing
+    perturbation.attach(model.network, partition, group, config.seed)
     try:
         described = {"group": group, "seed": config.seed, **perturbation.describe()}
         run.update_manifest(perturbation=described, images=data.describe(), frozen={"before": summarise(before)})
-        system.unet.gradient_checkpointing = config.gradient_checkpointing
+        model.gradient_checkpointing = config.gradient_checkpointing
         # the frozen temporal convolutions have a dropout of their own: the network stays in eval mode
-        system.unet.eval()
+        model.network.eval()
         perturbation.train(True)
-        origin = {"base": summarise(before), "images": data.describe()}
-        identity = {"config": asdict(config), "probe_steps": list(probes), **origin, **described}
-        fitting = _Fitting(system, perturbation, data, config=config, run=run, identity=identity)
-        fitting.to(probes)
-        run.write_states([step_state(row.step, row.magnitude) for row in fitting.rows if row.step in probes])
+        identity = {"base": summarise(before), "images": data.describe(), **described}
+        _fit(model, perturbation, data, probes=probes, config=config, run=run, identity=identity)
+        if run.writes:
+            run.write_states([step_state(r.step, r.magnitude) for r in read_train(run.train_log) if r.step in probes])
     finally:
         perturbation.detach()
-        system.unet.gradient_checkpointing = checkpointing
-    after = hash_modules(system.modules())
+        model.gradient_checkpointing = checkpointing
+    after = hash_modules(model.modules())
     if changed := moved(before, after):
         raise RuntimeError(f"fitting {group} changed {len(changed)} tensors that were frozen, e.g. {changed[:3]}")
     run.update_manifest(frozen={"after": summarise(after), "unchanged": True})
     run.mark_done("fit", FINISHED)
-    (run.path / STATE).unlink(missing_ok=True)
+    if run.writes:
+        shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
 
 
-class _Fitting:
-    """One fit in progress: the attached perturbation, its optimiser, the log so far, and how they are kept on disk."""
+class Objective(nn.Module):
+    """The model's loss, one value per sample; holds the network, so that processes can share its gradients."""
 
-    def __init__(
-        self,
-        system: VideoSystem,
-        perturbation: Perturbation,
-        data: FitData,
-        *,
-        config: FitConfig,
-        run: RunDir,
-        identity: dict[str, Any],
-    ) -> None:
-        self.system, self.perturbation, self.data, self.config, self.run = system, perturbation, data, config, run
-        self.identity = identity
-        self.parameters = list(perturbation.parameters())
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-        self.rows: list[TrainRow] = []
-        self.kept = 0
+    def __init__(self, model: VideoModel) -> None:
+        super().__init__()
+        self.network, self.loss = model.network, model.loss
 
-    def to(self, probes: Sequence[int]) -> None:
-        """Fit to the last probe step, from the state on disk when there is one."""
-        step = self._resume()
-        if step is None:
-            step = 0
-            self.rows = [TrainRow(0, None, None, None, self.perturbation.magnitude().total)]
-            self._keep(0, probe=0 in probes)
-        with progress("fit", probes[-1]) as advance:
-            advance(step)
-            while step < probes[-1]:
-                row = self._step(step)
-                step += 1
-                magnitude = self.perturbation.magnitude().total if step in probes else None
-                self.rows.append(TrainRow(step, *row, magnitude))
-                if step in probes or step % self.config.save_every == 0:
-                    self._keep(step, probe=step in probes)
-                advance(1)
+    def forward(self, batch: Batch) -> Tensor:
+        """→ b."""
+        return self.loss(batch)
 
-    def _step(self, step: int) -> tuple[float, float, float]:
-        """One optimisation step; returns loss, learning rate and the gradient norm before clipping."""
-        rate = self.config.learning_rate * min(1.0, (step + 1) / max(1, self.config.warmup_steps))
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.zero_grad(set_to_none=True)
-        batch = self.data.batch(step)
-        cuda = [self.system.device] if self.system.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
-            # the adapter's dropout draws from the global state: give it one that depends on the step alone
-            torch.manual_seed(sample_generator("dropout", self.config.seed, step).initial_seed())
-            loss = _loss(self.system, batch, self.config.precision)
-            self._check_finite("loss", loss, step)
-            loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
-        self._check_finite("gradient", norm, step)
-        self.optimiser.step()
-        return loss.item(), rate, norm.item()
 
-    def _check_finite(self, what: str, value: Tensor, step: int) -> None:
-        if not math.isfinite(value.item()):
-            raise UserError(
-                f"the {what} became {value.item()} at step {step + 1} of fitting; the last good state is kept: "
-                f"step {self.kept}, {self.run.path / STATE}, and the adapters saved so far in "
-                f"{self.run.path / 'adapters'}. Lower fit.learning_rate, or use fit.precision=float32."
-            )
+@dataclass(frozen=True)
+class _Probe:
+    """Saves the perturbation at each of ``steps``; ‖Δ‖/‖θ‖ for the log."""
 
-    def _keep(self, step: int, *, probe: bool) -> None:
-        """Write the adapter, the log and the state, in this order.
+    perturbation: Perturbation
+    run: RunDir
+    steps: Sequence[int]
 
-        So a state on disk means that all before it is there.
-        """
-        if probe:
-            save_state(self.perturbation, step_state(step), self.run)
-        write_atomic(self.run.train_log, train_csv(self.rows))
-        buffer = io.BytesIO()
-        content = {
-            "step": step,
-            "identity": self.identity,
-            "parameters": [parameter.detach().cpu() for parameter in self.parameters],
-            "optimiser": self.optimiser.state_dict(),
-            "rows": [asdict(row) for row in self.rows],
-        }
-        torch.save(content, buffer)
-        write_atomic(self.run.path / STATE, buffer.getvalue())
-        self.kept = step
+    def __call__(self, step: int) -> dict[str, float]:
+        return {"magnitude": save_state(self.perturbation, step_state(step), self.run).magnitude or 0.0}
 
-    @torch.no_grad()
-    def _resume(self) -> int | None:
-        """Take up the state on disk; returns its step, or None when there is none."""
-        path = self.run.path / STATE
-        if not path.is_file():
-            return None
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        _check_identity(content["identity"], self.identity, path)
-        for parameter, saved in zip(self.parameters, content["parameters"], strict=True):
-            parameter.copy_(saved)
-        self.optimiser.load_state_dict(content["optimiser"])
-        self.rows = [TrainRow(**row) for row in content["rows"]]
-        self.kept = content["step"]
-        return self.kept
+
+def _fit(
+    model: VideoModel,
+    perturbation: Perturbation,
+    data: FitData,
+    *,
+    probes: Sequence[int],
+    config: FitConfig,
+    run: RunDir,
+    identity: Mapping[str, Any],
+) -> None:
+    """Fit what is attached up to the last probe step, in all processes that were started together."""
+    probe, objective = _Probe(perturbation, run, probes), Objective(model)
+    if probes[-1] == 0:  # the beginning alone
+        return write_atomic(run.train_log, _train_log([{"step": 0, **probe(0)}]))
+    names = {id(parameter): name for name, parameter in objective.named_parameters()}
+    settings = _loop_config(config)
+    if model.device.type == "cuda":
+        torch.cuda.set_device(model.device)  # where accelerate will put everything
+    accelerator = make_accelerator(
+        settings, device=model.device.type, folder=run.path, logging=LoggingConfig(tensorboard=False)
+    )
+    if config.batch_size % accelerator.num_processes:
+        raise UserError(
+            f"fit.batch_size is {config.batch_size}; allowed with {accelerator.num_processes} processes: its multiples"
+        )
+    task = Task(
+        objective=objective,
+        trained=[names[id(parameter)] for parameter in perturbation.parameters()],
+        stages=[StageConfig(steps=probes[-1], batch_size=config.batch_size)],
+        batches=lambda _: data,
+        loop=settings,
+        seed=config.seed,
+        folder=run.path,
+        title="fit",
+        identity={"fit": asdict(config), "probe_steps": list(probes), **identity},
+        probe=probe,
+        section="fit",
+        text=_train_log,
+    )
+    Loop(task, accelerator).run()
+    return None
+
+
+def _loop_config(config: FitConfig) -> LoopConfig:
+    """The settings of the loop; a fit keeps no average of its weights."""
+    return LoopConfig(
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        schedule="constant",
+        weight_decay=config.weight_decay,
+        gradient_clip=config.gradient_clip,
+        ema_decay=None,
+        precision=config.precision,
+        log_every=1,
+        save_every=config.save_every,
+        keep_last=1,
+    )
+
+
+def _train_log(rows: Sequence[Row]) -> str:
+    """train.csv from the rows of the loop."""
+    columns = ("loss", "lr", "grad_norm", "magnitude")
+    return train_csv(TrainRow(int(row["step"]), *(row.get(name) for name in columns)) for row in rows)
 
 
 def save_state(perturbation: Perturbation, state: State, run: RunDir) -> State:
@@ -243,27 +236,8 @@ def save_state(perturbation: Perturbation, state: State, run: RunDir) -> State:
     return replace(state, magnitude=magnitude.total)
 
 
-def _loss(system: VideoSystem, batch: Batch, precision: str) -> Tensor:
-    """Mean over the batch of the ε-loss; only the network runs in bfloat16, if at all."""
-
-    def denoise(x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        with torch.autocast(system.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            return system.denoise(x, t, cond)
-
-    return epsilon_loss(denoise, system.schedule, batch.x0, batch.t, batch.noise, batch.cond).mean()
-
-
 def _checked_probes(probe_steps: Iterable[int]) -> list[int]:
     probes = sorted(set(probe_steps))
     if not probes or probes[0] < 0:
         raise UserError(f"probe_steps is {probes}; allowed: whole numbers from 0, for example [0,50,100]")
     return probes
-
-
-def _check_identity(saved: dict[str, Any], now: dict[str, Any], path: Path) -> None:
-    different = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
-    if different:
-        raise UserError(
-            f"{path} was written by another fit: {', '.join(different)} differ. Use another run directory, or remove "
-            f"{path.parent} to start again."
-        )

@@ -1,96 +1,83 @@
-"""What a fitting step sees: latents, noise, timesteps and conditioning, as a pure function of (seed, step).
+"""What a fitting step sees: latents, noise, timesteps and conditioning, as a pure function of (seed, step, place).
 
 Axes: b batch, c channels, t frames, h w pixels or latents, l text tokens, m image tokens, d features.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING
+import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
 from perturb.data.images import ImageSet
-from perturb.diffusion import Conditioning, sample_generator
+from perturb.diffusion import Conditioning
+from perturb.diffusion.draws import Shuffled, draw_sample
 from perturb.errors import UserError
-from perturb.models.videocrafter.spec import ModelSpec
-from perturb.models.videocrafter.system import VideoSystem
+from perturb.loop.task import Drawn
+from perturb.models.base import Batch, VideoModel
 
 if TYPE_CHECKING:
     from perturb.study.fit import FitConfig
 
 
-@dataclass(frozen=True)
-class Batch:
-    """x0 and noise b c t h w (scaled latents), t b int64, and the conditioning."""
-
-    x0: Tensor
-    t: Tensor
-    noise: Tensor
-    cond: Conditioning
-
-
-class FitData:
-    """Batches of an image set for one model.
+class FitData(Drawn):
+    """Batches of an image set for one model, as the loop wants them.
 
     Each image is encoded by itself, so that its latent does not depend on where a run was resumed; captions likewise.
     """
 
-    def __init__(self, system: VideoSystem, images: ImageSet, config: FitConfig) -> None:
-        defaults = system.spec.sampling
-        self.system, self.images, self.config = system, images, config
+    def __init__(self, model: VideoModel, images: ImageSet, config: FitConfig) -> None:
+        defaults = model.sampling
+        self.model, self.images, self.config = model, images, config
         self.height, self.width = config.height or defaults.height, config.width or defaults.width
-        _check_size(system.spec, height=self.height, width=self.width)
+        _check_size(model, height=self.height, width=self.width)
         self.frames = 1 if images.as_video == "single_frame" else config.frames or defaults.frames
         self.fps = config.fps or defaults.fps
         self._moments: dict[int, tuple[Tensor, Tensor]] = {}
-        self._image_tokens: dict[int, Tensor] = {}
-        self._texts: dict[str, Tensor] = {}
-        self._null_image: Tensor | None = None
-        self._permutation = lru_cache(maxsize=2)(self._permute)
+        self._told: dict[str | int | None, Conditioning] = {}
+        self.order = Shuffled(len(images), config.seed)
 
     def describe(self) -> dict[str, object]:
         """For the manifest: the image set and how its stills became videos."""
         shape = {"height": self.height, "width": self.width, "frames": self.frames, "fps": self.fps}
         return {**self.images.describe(), "as_video": self.images.as_video, **shape}
 
-    def batch(self, step: int) -> Batch:
-        """The batch of ``step`` (from 0). Every draw comes from a generator of (seed, step, place in the batch)."""
-        samples = [self._sample(step, place) for place in range(self.config.batch_size)]
-        x0, noise, t, text, image = zip(*samples, strict=True)
-        device = self.system.device
-        cond = Conditioning(
-            text=torch.stack(text),
-            fps=torch.full((len(samples),), self.fps, dtype=torch.long),
-            image=None if image[0] is None else torch.stack(image),
-        )
-        return Batch(
-            torch.stack(x0).to(device), torch.stack(t).to(device), torch.stack(noise).to(device), cond.to(device)
-        )
+    def load(self, step: int, places: range) -> None:
+        """Nothing: an image is read when its latent is wanted for the first time."""
 
-    def _sample(self, step: int, place: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """x0 and noise c t h w, t, text l d, image tokens m d or None."""
-        generator = sample_generator("fit", self.config.seed, step, place)
-        t = torch.randint(self.system.spec.schedule.timesteps, (), generator=generator)
-        dropped = bool(torch.rand((), generator=generator) < self.config.text_dropout)
-        index = self._index(step, place)
+    def inputs(self, step: int, places: range, loaded: None = None) -> tuple[Batch]:
+        """``places`` of the batch of ``step`` (from 0); every draw comes from a generator of (seed, step, place)."""
+        del loaded
+        x0, noise, t, cond = zip(*(self._sample(step, place) for place in places), strict=True)
+        x0, t, noise = (torch.stack(part).to(self.model.device) for part in (x0, t, noise))
+        return (Batch(x0, t, noise, Conditioning.concat(cond).to(self.model.device)),)
+
+    def digest(self, steps: int, gather: Callable[[list[Any]], list[Any]]) -> str:
+        """SHA-256 of what the samples are a function of."""
+        del gather
+        return hashlib.sha256(f"{self.describe()} {self.config} {steps}".encode()).hexdigest()
+
+    def _sample(self, step: int, place: int) -> tuple[Tensor, Tensor, Tensor, Conditioning]:
+        """x0 and noise c t h w, t, and what is told of one sample."""
+        index = self.order[step * self.config.batch_size + place]
         mean, std = self._posterior(index)
+        drawn = draw_sample(
+            "fit",
+            self.config.seed,
+            step,
+            place,
+            timesteps=self.model.schedule.timesteps,
+            text_dropout=self.config.text_dropout,
+            latent=mean.shape,
+            frames=self.frames,
+        )
         # one latent for all frames: a repeated still does not flicker; only the diffusion noise differs
-        latent = self.system.spec.vae.scale_factor * (mean + std * torch.randn(mean.shape, generator=generator))
-        x0 = repeat(latent, "c 1 h w -> c t h w", t=self.frames)
-        noise = torch.randn(x0.shape, generator=generator)
-        return x0, noise, t, self._text("" if dropped else self.images.caption(index)), self._image(index, dropped)
-
-    def _index(self, step: int, place: int) -> int:
-        """Which image: shuffled epochs one after the other, each order a function of (seed, epoch)."""
-        epoch, offset = divmod(step * self.config.batch_size + place, len(self.images))
-        return self._permutation(epoch)[offset]
-
-    def _permute(self, epoch: int) -> list[int]:
-        return torch.randperm(len(self.images), generator=sample_generator("order", self.config.seed, epoch)).tolist()
+        x0 = repeat(self.model.latent_scale * (mean + std * drawn.posterior), "c 1 h w -> c t h w", t=self.frames)
+        return x0, drawn.noise, drawn.timestep, self._cond(None if drawn.dropped else index)
 
     def _load(self, index: int) -> Tensor:
         return self.images.load(index, self.height, self.width)
@@ -99,34 +86,29 @@ class FitData:
         """Mean and standard deviation c 1 h w of the latent, not scaled."""
         if index in self._moments:
             return self._moments[index]
-        mean, std = self.system.posterior(rearrange(self._load(index), "c h w -> 1 c 1 h w"))
+        mean, std = self.model.posterior(rearrange(self._load(index), "c h w -> 1 c 1 h w"))
         moments = mean[0].cpu(), std[0].cpu()
         if self.config.cache_latents:
             self._moments[index] = moments
         return moments
 
-    def _text(self, caption: str) -> Tensor:
-        if caption not in self._texts:
-            self._texts[caption] = self.system.embed([caption])[0].cpu()
-        return self._texts[caption]
-
-    def _image(self, index: int, dropped: bool) -> Tensor | None:
-        """Tokens m d of the still itself for image-to-video models; dropped together with the text, as in guidance."""
-        if self.system.image_encoder is None:
-            return None
-        if dropped:
-            if self._null_image is None:
-                self._null_image = self.system.null_image_embedding()[0].cpu()
-            return self._null_image
-        if index in self._image_tokens:
-            return self._image_tokens[index]
-        tokens = self.system.embed_image(rearrange(self._load(index), "c h w -> 1 c h w"))[0].cpu()
-        if self.config.cache_latents:
-            self._image_tokens[index] = tokens
-        return tokens
+    def _cond(self, index: int | None) -> Conditioning:
+        """What the caption says, and the still itself to image-to-video models; None: both dropped, as in guidance."""
+        image = self.model.takes_image
+        key = index if index is None or image else self.images.caption(index)
+        if key in self._told:
+            return self._told[key]
+        if index is None:
+            cond = self.model.unconditional(1, self.fps).to("cpu")
+        else:
+            still = rearrange(self._load(index), "c h w -> 1 c h w") if image else None
+            cond = self.model.conditioning([self.images.caption(index)], self.fps, still).to("cpu")
+        if self.config.cache_latents or not isinstance(key, int):
+            self._told[key] = cond
+        return cond
 
 
-def _check_size(spec: ModelSpec, **sizes: int) -> None:
+def _check_size(model: VideoModel, **sizes: int) -> None:
     for name, value in sizes.items():
-        if value % spec.size_multiple:
-            raise UserError(f"fit.{name} is {value}; allowed for {spec.name}: multiples of {spec.size_multiple}")
+        if value % model.size_multiple:
+            raise UserError(f"fit.{name} is {value}; allowed for {model.name}: multiples of {model.size_multiple}")

@@ -17,8 +17,7 @@ from perturb.data.images import load_conditioning_image
 from perturb.data.prompts import Prompt
 from perturb.diffusion import Conditioning, Sampler, draw, sample_generator
 from perturb.errors import UserError
-from perturb.models.videocrafter.spec import ModelSpec
-from perturb.models.videocrafter.system import VideoSystem
+from perturb.models.base import Architecture, VideoModel, to_uint8
 from perturb.perturbation import Perturbation
 from perturb.progress import progress
 from perturb.store.rundir import RunDir, write_atomic
@@ -60,22 +59,21 @@ class ClipFormat:
     fps: int
 
     @staticmethod
-    def of(config: SampleConfig, spec: ModelSpec) -> "ClipFormat":
+    def of(config: SampleConfig, model: Architecture) -> "ClipFormat":
         """The configured format, the model's where left open. UserError for a size the network cannot take."""
         chosen = {
-            name: getattr(spec.sampling if getattr(config, name) is None else config, name)
+            name: getattr(model.sampling if getattr(config, name) is None else config, name)
             for name in ("height", "width", "frames", "fps")
         }
         for name in ("height", "width"):
-            if chosen[name] % spec.size_multiple:
-                allowed = f"multiples of {spec.size_multiple}"
-                raise UserError(f"sample.{name} is {chosen[name]}; allowed for {spec.name}: {allowed}")
+            if chosen[name] % model.size_multiple:
+                allowed = f"multiples of {model.size_multiple}"
+                raise UserError(f"sample.{name} is {chosen[name]}; allowed for {model.name}: {allowed}")
         return ClipFormat(**chosen)
 
-    def latent(self, spec: ModelSpec) -> tuple[int, int, int, int]:
+    def latent(self, model: Architecture) -> tuple[int, int, int, int]:
         """Shape c t h w of a latent."""
-        f = spec.downsampling
-        return (spec.vae.latent_channels, self.frames, self.height // f, self.width // f)
+        return model.latent_shape(self.frames, self.height, self.width)
 
 
 class Generator:
@@ -86,20 +84,20 @@ class Generator:
 
     def __init__(
         self,
-        system: VideoSystem,
+        model: VideoModel,
         sampler: Sampler,
         prompts: Sequence[Prompt],
         config: SampleConfig,
         *,
         image: str | None,
     ) -> None:
-        self.system, self.sampler = system, sampler.resolved(system.spec.sampling)
-        self.sampler.check(system.schedule)  # here, because fitting comes before the first clip
+        self.model, self.sampler = model, sampler.resolved(model.sampling)
+        self.sampler.check(model.schedule)  # here, because fitting comes before the first clip
         self.prompts, self.precision = prompts, config.precision
-        self.format = ClipFormat.of(config, system.spec)
+        self.format = ClipFormat.of(config, model)
         pixels = None if image is None else load_conditioning_image(image, self.format.height, self.format.width)
-        self.cond = system.condition([prompt.text for prompt in prompts], self.format.fps, pixels)
-        self.uncond = system.unconditional(1, self.format.fps)
+        self.cond = model.conditioning([prompt.text for prompt in prompts], self.format.fps, pixels)
+        self.uncond = model.unconditional(1, self.format.fps)
         self.jobs = [(index, seed) for seed in config.seeds for index in range(len(prompts))]
         # The same division whatever is done already: a clip depends on its batch in the last bits.
         self.batches = [self.jobs[i : i + config.batch_size] for i in range(0, len(self.jobs), config.batch_size)]
@@ -110,21 +108,21 @@ class Generator:
         All noise of a clip comes from its prompt id and seed: x_T first, then what the sampler draws.
         """
         generators = [sample_generator("clip", self.prompts[index].id, seed) for index, seed in batch]
-        x_T = draw(self.format.latent(self.system.spec), generators, self.system.device)
+        x_T = draw(self.format.latent(self.model), generators, self.model.device)
         latents = self.sampler(
             self._denoise,
             x_T,
             self.cond.index([index for index, _ in batch]),
             self.uncond.index([0] * len(batch)),
             generators,
-            self.system.schedule,
+            self.model.schedule,
             lambda step: advance(len(batch) / step.total),
         )
-        return self.system.to_uint8(self.system.decode(latents)).cpu().numpy()
+        return to_uint8(self.model.decode(latents)).cpu().numpy()
 
     def _denoise(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            return self.system.denoise(x, t, cond)
+            return self.model.denoise(x, t, cond)
 
     @property
     def samples(self) -> list[tuple[str, int]]:

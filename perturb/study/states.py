@@ -7,12 +7,13 @@ images and frozen, and the perturbation is attached.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from perturb.data.images import ImageSet
 from perturb.errors import UserError
-from perturb.models.videocrafter.system import VideoSystem
+from perturb.models.base import VideoModel
+from perturb.models.partition import Partition
 from perturb.perturbation import Perturbation, Unfitted
-from perturb.perturbation.partition import Partition
 from perturb.store.rundir import RunDir
 from perturb.store.states import State
 from perturb.store.tensors import hash_modules, moved, summarise
@@ -21,7 +22,7 @@ from perturb.study.fit_data import FitData
 
 
 def make_states(
-    system: VideoSystem,
+    model: VideoModel,
     perturbation: Perturbation,
     images: ImageSet,
     *,
@@ -29,26 +30,41 @@ def make_states(
     config: FitConfig,
     run: RunDir,
     group: str,
+    partition: Partition | None = None,
 ) -> list[State]:
     """All states of the study, the unperturbed model first; the same call again continues where it was stopped.
+
+    ``partition`` None: the model's own. Several processes fit together; what is not fitted is left to the one whose
+    ``run`` writes, and the others get no states.
 
     Raises UserError for a fit without probe steps and for anything else with them.
     """
     check_probe_steps(perturbation, probe_steps)
+    partition = partition or model.partition()
+
+    def fitted(perturbation: Perturbation, group: str, probe_steps: Sequence[int], place: RunDir) -> None:
+        fit(
+            model, perturbation, images,
+            probe_steps=probe_steps, config=config, run=place, group=group, partition=partition,
+        )  # fmt: skip
+
     if probe_steps is not None:
-        fit(system, perturbation, images, probe_steps=probe_steps, config=config, run=run, group=group)
-        return run.states()
+        fitted(perturbation, group, probe_steps, run)
+        return run.states() if run.writes else []
     assert isinstance(perturbation, Unfitted)
 
     def inner(perturbation: Perturbation, group: str, probe_steps: Sequence[int]) -> RunDir:
-        source = RunDir(run.path / "fits" / group)
-        fit(system, perturbation, images, probe_steps=probe_steps, config=config, run=source, group=group)
+        source = replace(run, path=run.path / "fits" / group)
+        fitted(perturbation, group, probe_steps, source)
         return source
 
     perturbation.prepare(inner)
+    if not run.writes:
+        return []
     if not run.is_done("fit", FINISHED):
-        _walk(system, perturbation, FitData(system, images, config), run=run, group=group, seed=config.seed)
-    perturbation.attach(system.unet, Partition.of(system.unet), group, config.seed)
+        data = FitData(model, images, config)
+        _walk(model, perturbation, data, run=run, group=group, seed=config.seed, partition=partition)
+    perturbation.attach(model.network, partition, group, config.seed)
     return run.states()
 
 
@@ -63,14 +79,23 @@ def check_probe_steps(perturbation: Perturbation, probe_steps: Sequence[int] | N
         raise UserError("probe_steps is null; allowed for a fit: rising whole numbers from 0, for example [0,20,50]")
 
 
-def _walk(system: VideoSystem, perturbation: Unfitted, data: FitData, *, run: RunDir, group: str, seed: int) -> None:
+def _walk(
+    model: VideoModel,
+    perturbation: Unfitted,
+    data: FitData,
+    *,
+    run: RunDir,
+    group: str,
+    seed: int,
+    partition: Partition,
+) -> None:
     """Set Δ to each state in turn and save it; what a killed process left is written again, the same.
 
-    RuntimeError if any weight of the system is another one afterwards.
+    RuntimeError if any weight of the model is another one afterwards.
     """
-    before = hash_modules(system.modules())
+    before = hash_modules(model.modules())
     perturbation.check(summarise(before))
-    perturbation.attach(system.unet, Partition.of(system.unet), group, seed)
+    perturbation.attach(model.network, partition, group, seed)
     try:
         described = {"group": group, "seed": seed, **perturbation.describe()}
         run.update_manifest(perturbation=described, images=data.describe(), frozen={"before": summarise(before)})
@@ -81,7 +106,7 @@ def _walk(system: VideoSystem, perturbation: Unfitted, data: FitData, *, run: Ru
         run.write_states(states)
     finally:
         perturbation.detach()
-    after = hash_modules(system.modules())
+    after = hash_modules(model.modules())
     if changed := moved(before, after):
         raise RuntimeError(f"perturbing {group} changed {len(changed)} tensors of the model, e.g. {changed[:3]}")
     run.update_manifest(frozen={"after": summarise(after), "unchanged": True})

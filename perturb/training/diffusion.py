@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from perturb.errors import UserError
 from perturb.loop.config import LoopConfig, StageConfig
-from perturb.loop.engine import Engine
+from perturb.loop.loop import Loop
 from perturb.loop.task import Batches, Outcome, Task, Validation
 from perturb.models.videocrafter.encoders import fresh_position_ids
 from perturb.models.videocrafter.skeleton import skeleton
@@ -95,9 +95,9 @@ def train_diffusion(system: VideoSystem, run: Run, accelerator: Accelerator) -> 
         validation=run.validation,
     )
     parameters = sum(objective.get_parameter(name).numel() for name in names)
-    engine = Engine(task, accelerator)
-    outcome = engine.run()
-    _gather(system, engine)
+    loop = Loop(task, accelerator)
+    outcome = loop.run()
+    _gather(system, loop)
     system.unet.gradient_checkpointing = False
     system.unet.eval()
     if adapter is not None:
@@ -113,12 +113,12 @@ def _check_frozen(before: Hashes, after: Hashes, trained: Sequence[str]) -> None
         raise RuntimeError(f"training changed {len(different)} tensors that were frozen, e.g. {different[:3]}")
 
 
-def _gather(system: VideoSystem, engine: Engine) -> None:
+def _gather(system: VideoSystem, loop: Loop) -> None:
     """Whole networks in the main process where FSDP2 left shards; nothing to do otherwise."""
     if not any(isinstance(parameter, DTensor) for parameter in system.unet.parameters()):
         return
-    state = engine.accelerator.get_state_dict(engine.objective)
-    if not engine.accelerator.is_main_process:
+    state = loop.accelerator.get_state_dict(loop.objective)
+    if not loop.accelerator.is_main_process:
         return
     fresh = skeleton(system.spec)
     for name in ("unet", "text_encoder"):

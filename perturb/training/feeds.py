@@ -16,8 +16,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from perturb.diffusion import sample_generator
-from perturb.diffusion.noise import offset
+from perturb.diffusion.draws import draw_sample
 from perturb.models.videocrafter.system import VideoSystem
 
 if TYPE_CHECKING:
@@ -104,21 +103,28 @@ class FeedBatches:
 
     def _row(self, step: int, place: int, sample: Sample) -> Row:
         settings = self.settings
-        generator = sample_generator("train", settings.seed, step, place)
-        t = torch.randint(self.system.spec.schedule.timesteps, (), generator=generator)
-        dropped = bool(torch.rand((), generator=generator) < settings.text_dropout)
         # one by one: a latent must not depend on which samples share its micro-batch
         mean, std = (x[0].cpu() for x in self.system.posterior(rearrange(sample.frames, "c t h w -> 1 c t h w")))
-        x0 = self.system.spec.vae.scale_factor * (mean + std * torch.randn(mean.shape, generator=generator))
-        still = x0.shape[1] == 1
-        if still and settings.frames is not None:
-            x0 = repeat(x0, "c 1 h w -> c t h w", t=settings.frames)
-        noise = torch.randn(x0.shape, generator=generator)
-        noise = offset(noise[None], settings.offset_noise, generator)[0]
+        still = mean.shape[1] == 1
+        frames = settings.frames if still else None
+        drawn = draw_sample(
+            "train",
+            settings.seed,
+            step,
+            place,
+            timesteps=self.system.spec.schedule.timesteps,
+            text_dropout=settings.text_dropout,
+            latent=mean.shape,
+            frames=frames,
+            offset_noise=settings.offset_noise,
+        )
+        x0 = self.system.spec.vae.scale_factor * (mean + std * drawn.posterior)
+        if frames is not None:
+            x0 = repeat(x0, "c 1 h w -> c t h w", t=frames)
         fps = settings.still_fps if still else round(sample.fps)
-        self.seen.append((step, place, _digest(sample, (fps, int(t), dropped), noise)))
-        text = self._text("" if dropped else sample.caption)
-        return Row(x0, t, noise, text, torch.tensor(fps))
+        self.seen.append((step, place, _digest(sample, (fps, int(drawn.timestep), drawn.dropped), drawn.noise)))
+        text = self._text("" if drawn.dropped else sample.caption)
+        return Row(x0, drawn.timestep, drawn.noise, text, torch.tensor(fps))
 
     def _text(self, caption: str) -> Tensor:
         return self.system.tokenizer([caption])[0] if self.settings.text_ids else self.system.embed([caption])[0].cpu()

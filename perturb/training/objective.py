@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from perturb.diffusion import Conditioning
-from perturb.diffusion.loss import epsilon_loss
+from perturb.models.base import Batch
 from perturb.models.videocrafter.system import VideoSystem
 
 BLOCKS = (
@@ -42,4 +42,4 @@ class DenoisingObjective(nn.Module):
     ) -> Tensor:
         """x0 and noise b c t h w (scaled latents), t b int64, fps b int64, image b m d or none → b."""
         tokens = text if self.text_encoder is None else self.text_encoder(text)
-        return epsilon_loss(self.system.denoise, self.system.schedule, x0, t, noise, Conditioning(tokens, fps, image))
+        return self.system.loss(Batch(x0, t, noise, Conditioning(tokens, fps, image)))

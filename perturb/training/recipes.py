@@ -9,10 +9,10 @@ from typing import Any, Literal
 from torch import nn
 
 from perturb.errors import UserError
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import LoraPerturbation
 from perturb.perturbation.base import parts
-from perturb.perturbation.partition import Partition
 
 Group = Literal["spatial", "temporal", "both"]
 

@@ -11,11 +11,11 @@ from typing import Any
 from torch import nn
 
 from perturb.errors import UserError
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.checkpoint import load_system
 from perturb.perturbation.base import parts, refuse_second
 from perturb.perturbation.delegating import Given
 from perturb.perturbation.moved import MovedWeights
-from perturb.perturbation.partition import Partition
 from perturb.store.paths import resolve
 from perturb.store.states import State, step_state
 from perturb.store.tensors import summarise

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from perturb.diffusion import epsilon_loss
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.checkpoint import load_system
 from perturb.models.videocrafter.files import write_checkpoint
 from perturb.models.videocrafter.keymap import expected_keys
 from perturb.models.videocrafter.keymap.diffusion import diffusion_buffers
 from perturb.models.videocrafter.spec import SPECS, ModelSpec
 from perturb.perturbation.lora import LoraPerturbation
-from perturb.perturbation.partition import Partition
 
 STATUS = Path("/proc/self/status")
 PARAMETERS = {  # values and tensors per group of the published network
@@ -103,7 +103,7 @@ def test_full_size_model_from_file_to_one_step(checkpoint: Path):
     print(f"LoRA: {len(partition.layers('spatial'))} layers, {values:,} values")
 
     with measured("prompt embedded"):
-        cond = system.condition(["a cat surfing on a wave"], fps=24)
+        cond = system.conditioning(["a cat surfing on a wave"], fps=24)
     latents, noise = torch.randn(1, 4, 2, 16, 16), torch.randn(1, 4, 2, 16, 16)
     with measured("one step at 16×16 latents, 2 frames"):
         loss = epsilon_loss(system.denoise, system.schedule, latents, torch.tensor([500]), noise, cond).mean()

@@ -66,7 +66,7 @@ def measured(function: Callable[[], object]) -> tuple[float, float]:
 
 def test_precisions_agree_with_float32_on_the_cpu(system: VideoSystem):
     """Relative error ‖ε̂ − ε̂_cpu‖/‖ε̂_cpu‖ of one forward pass at 4 frames of 16×16 latents."""
-    x, t, cond = torch.randn(1, 4, 4, 16, 16), torch.tensor([500]), system.condition([PROMPT], fps=24)
+    x, t, cond = torch.randn(1, 4, 4, 16, 16), torch.tensor([500]), system.conditioning([PROMPT], fps=24)
 
     def forward(device: str, dtype: torch.dtype) -> torch.Tensor:
         system.to(device, dtype)

@@ -53,7 +53,7 @@ def test_a_killed_landscape_resumes_to_the_same_bytes(
     commands: Commands, landscape: list[str], finished: RunDir, tmp_path: Path
 ):
     for point in (
-        ("*/fits/temporal/fit_state.pt", 2, "after"),  # in the second of the two fits
+        ("*/fits/temporal/checkpoints/step_000001", 1, "after"),  # in the second of the two fits
         ("*/spatial_1_temporal_0/adapter_model.safetensors", 1, "before"),  # after both fits: between two states
         ("*/spatial_1_temporal_0/p002_s0.npy", 1, "after"),  # between two clips of a state
         ("*/scores.csv", 3, "before"),

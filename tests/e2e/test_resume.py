@@ -11,7 +11,7 @@ KILLED = -9
 # Each chain: the same command, killed at one point after the other; then it is let through.
 CHAINS = {
     "in the middle of each stage": [
-        ("*/fit_state.pt", 4, "after"),  # between two probe steps
+        ("*/checkpoints/step_000003", 1, "after"),  # between two probe steps
         ("*/step_000002/p002_s0.npy", 1, "after"),  # between two clips of a batch
         ("*/scores.csv", 2, "before"),  # a step is scored but not written
     ],

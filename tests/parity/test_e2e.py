@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor
 
 from perturb.diffusion import DDIMSampler
+from perturb.models.base import to_uint8
 from tests.parity.fixtures import Fixture, fixtures, requires_fixtures
 from tests.parity.models import Ledger, load_system
 
@@ -39,7 +40,7 @@ def test_pipeline(golden: Fixture, call: dict[str, Any]):
         frames = rearrange(golden.given(f"{name}.image_u8"), "b h w c -> b c h w")
         image = (frames.float() / 255 - 0.5) * 2
 
-    cond, uncond = system.condition(prompts, fps, image), system.unconditional(len(prompts), fps)
+    cond, uncond = system.conditioning(prompts, fps, image), system.unconditional(len(prompts), fps)
     ledger.check(f"{name}.text_emb", cond.text)
     if cond.image is not None and uncond.image is not None:
         ledger.check(f"{name}.image_emb", cond.image)
@@ -55,7 +56,7 @@ def test_pipeline(golden: Fixture, call: dict[str, Any]):
     ledger.check(f"{name}.latent", latent)
     video = system.decode(latent)
     ledger.check(f"{name}.video", video)
-    check_frames(ledger, f"{name}.frames_u8", system.to_uint8(video))
+    check_frames(ledger, f"{name}.frames_u8", to_uint8(video))
     ledger.close(f"{name}.")
 
 

@@ -2,13 +2,33 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from perturb.data.images import Policy
-from perturb.study.fit import FitConfig
+from perturb.study.fit import FitConfig, Objective
+from perturb.study.fit_data import Batch, FitData
 
 SMALL = FitConfig(batch_size=2, warmup_steps=2, save_every=3, learning_rate=0.01)
+
+
+def cut_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the loss be computed so often, and end the process after it (as far as a test can)."""
+    real, left = Objective.forward, iter(range(steps))
+
+    def forward(self: Objective, batch: Batch) -> Tensor:
+        if next(left, None) is None:
+            raise KeyError("power cut")
+        return real(self, batch)
+
+    monkeypatch.setattr(Objective, "forward", forward)
+
+
+def whole(data: FitData, step: int) -> Batch:
+    """The batch of ``step``, undivided."""
+    (batch,) = data.inputs(step, range(data.config.batch_size))
+    return batch
 
 
 class Stills:

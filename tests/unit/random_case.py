@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import LoraPerturbation
 from perturb.perturbation.files import write_magnitude
-from perturb.perturbation.partition import Partition
 from perturb.store.rundir import RunDir
 from perturb.store.states import step_id, step_state
 from perturb.store.tensors import hash_modules, summarise

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from perturb.cli.identity import identity
 from perturb.diffusion import sample_generator
 from perturb.errors import UserError
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import AdaptersPerturbation, DirectPerturbation, LoraPerturbation, Unfitted, restore
-from perturb.perturbation.partition import Partition
 from perturb.store.rundir import RunDir
 from perturb.store.states import step_id
 from perturb.store.tensors import hash_modules, summarise

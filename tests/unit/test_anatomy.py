@@ -6,11 +6,11 @@ import pytest
 import torch
 from perturb.perturbation.ablation import in_part
 
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.nano import NANO
 from perturb.models.videocrafter.spec import get_spec
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation.anatomy import BLOCKS, ROLES, anatomy
-from perturb.perturbation.partition import Partition
 
 KINDS = ("convolution", "attention", "feed_forward", "other")
 

@@ -97,6 +97,11 @@ def test_identity_is_content_not_place(config: dict[str, Any], tmp_path: Path):
     config |= {"runs_dir": "elsewhere", "name": "m"}
     config["sample"]["playback_fps"] = 24
     assert identity(config) == before
+    config["partition"] = {"groups": None}  # as the model has it
+    assert identity(config) == before
+    config["partition"] = {"groups": {"all": ""}}
+    assert identity(config) != before
+    config["partition"] = {"groups": None}
     config["sample"]["batch_size"] = 3
     assert identity(config) != before
 

@@ -8,20 +8,22 @@ from typing import Any
 
 import pytest
 import torch
-from fit_stills import SMALL, Stills
-from torch import Tensor
+from fit_stills import SMALL, Stills, cut_after, whole
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-import perturb.study.fit as fit_module
 from perturb.data.images import Policy
+from perturb.diffusion.loss import epsilon_loss
 from perturb.errors import UserError
+from perturb.loop.dropout import PlacedDropout
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import LoraPerturbation
-from perturb.perturbation.partition import Partition
 from perturb.store.records import read_train
 from perturb.store.rundir import RunDir
 from perturb.store.states import step_id
 from perturb.store.tensors import hash_modules, moved, summarise
-from perturb.study.fit import FitConfig, fit
+from perturb.study.fit import FitConfig, Objective, fit
 from perturb.study.fit_data import Batch, FitData
 
 PROBES = (0, 2, 4)
@@ -42,6 +44,30 @@ def contents(path: Path) -> dict[str, bytes]:
     """Every file that a fit leaves, but the manifest."""
     files = [*path.glob("adapters/*/*"), path / "train.csv"]
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
+
+
+def test_a_fit_is_what_is_written_out_by_hand_to_the_last_bit(tiny_system: VideoSystem, tmp_path: Path) -> None:
+    run_fit(tiny_system, tmp_path, dropout=0.0).detach()
+    lora = LoraPerturbation(rank=2, alpha=2.0)
+    lora.attach(tiny_system.unet, Partition.of(tiny_system.unet), "spatial", SMALL.seed)
+    optimiser = torch.optim.AdamW(lora.parameters(), weight_decay=0.0)
+    data = FitData(tiny_system, Stills(), SMALL)
+    for step in range(PROBES[-1]):
+        optimiser.param_groups[0]["lr"] = SMALL.learning_rate * min(1.0, (step + 1) / SMALL.warmup_steps)
+        batch = whole(data, step)
+        optimiser.zero_grad()
+        epsilon_loss(
+            tiny_system.denoise, tiny_system.schedule, batch.x0, batch.t, batch.noise, batch.cond
+        ).mean().backward()
+        nn.utils.clip_grad_norm_(lora.parameters(), SMALL.gradient_clip)
+        optimiser.step()
+    lora.save(tmp_path / "by hand")
+    by_hand, fitted = (
+        load_file(folder / "adapter_model.safetensors")
+        for folder in (tmp_path / "by hand", RunDir(tmp_path).adapter(step_id(4)))
+    )
+    assert by_hand.keys() == fitted.keys()
+    assert all(torch.equal(fitted[name], value) for name, value in by_hand.items())
 
 
 @pytest.mark.parametrize("group", ["spatial", "temporal", "conditioning"])
@@ -86,14 +112,14 @@ def _fresh(system: VideoSystem, group: str) -> LoraPerturbation:
 def test_a_tensor_that_moves_is_named(
     tiny_system: VideoSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = fit_module._loss
+    real = Objective.forward
 
-    def disturbing(system: VideoSystem, *rest: Any) -> Tensor:
+    def disturbing(self: Objective, batch: Batch) -> Tensor:
         with torch.no_grad():
-            next(system.vae.parameters()).flatten()[0] += 1
-        return real(system, *rest)
+            next(tiny_system.vae.parameters()).flatten()[0] += 1
+        return real(self, batch)
 
-    monkeypatch.setattr(fit_module, "_loss", disturbing)
+    monkeypatch.setattr(Objective, "forward", disturbing)
     with pytest.raises(RuntimeError, match=r"1 tensors .*vae\."):
         run_fit(tiny_system, tmp_path, probe_steps=(1,))
     assert not RunDir(tmp_path).is_done("fit", "all")
@@ -109,7 +135,7 @@ def test_what_is_left_on_disk_and_a_finished_fit_only_attaches(tiny_system: Vide
     assert rows[-1].magnitude == lora.magnitude().total
     assert [row.learning_rate for row in rows[1:]] == [0.005, 0.01, 0.01, 0.01]
     assert sorted(path.name for path in (tmp_path / "adapters").iterdir()) == [f"step_00000{step}" for step in PROBES]
-    assert not (tmp_path / "fit_state.pt").exists()
+    assert not (tmp_path / "checkpoints").exists()
     before = contents(tmp_path)
     lora.detach()
     again = run_fit(tiny_system, tmp_path)
@@ -121,23 +147,13 @@ def test_a_fit_stopped_anywhere_goes_on_to_the_same_bits(
     tiny_system: VideoSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_fit(tiny_system, tmp_path / "whole").detach()
-    real = fit_module._loss
-    left = 0
-
-    def stopping(*arguments: Any) -> Tensor:
-        nonlocal left
-        if left == 0:
-            raise KeyboardInterrupt
-        left -= 1
-        return real(*arguments)
-
-    monkeypatch.setattr(fit_module, "_loss", stopping)
-    for left in (0, 1, 3):  # before the first step; between two states; after a state that is no probe step
-        with pytest.raises(KeyboardInterrupt):
-            run_fit(tiny_system, tmp_path / "cut")
-        assert (tmp_path / "cut" / "fit_state.pt").is_file()
+    for left, kept in ((0, []), (1, []), (3, ["step_000003"])):  # the last one after a state that is no probe step
+        with monkeypatch.context() as patch:
+            cut_after(left, patch)
+            with pytest.raises(KeyError, match="power cut"):
+                run_fit(tiny_system, tmp_path / "cut")
+        assert [path.name for path in (tmp_path / "cut" / "checkpoints").glob("step_*")] == kept
         torch.manual_seed(left)  # the global state has no say
-    monkeypatch.setattr(fit_module, "_loss", real)
     run_fit(tiny_system, tmp_path / "cut").detach()
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
@@ -145,13 +161,10 @@ def test_a_fit_stopped_anywhere_goes_on_to_the_same_bits(
 def test_the_state_of_another_fit_is_refused(
     tiny_system: VideoSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*_: Any) -> Tensor:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(fit_module, "_loss", stop)
-    with pytest.raises(KeyboardInterrupt):
+    cut_after(2, monkeypatch)
+    with pytest.raises(KeyError, match="power cut"):
         run_fit(tiny_system, tmp_path)
-    with pytest.raises(UserError, match="another fit: config differ"):
+    with pytest.raises(UserError, match=r"other settings: fit was .*'learning_rate': 0\.01"):
         run_fit(tiny_system, tmp_path, replace(SMALL, learning_rate=0.5))
     with pytest.raises(UserError, match="dropout"):
         run_fit(tiny_system, tmp_path, dropout=0.0)
@@ -160,31 +173,33 @@ def test_the_state_of_another_fit_is_refused(
 def test_a_loss_that_is_not_finite_stops_and_names_what_is_kept(
     tiny_system: VideoSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = fit_module._loss
+    run_fit(tiny_system, tmp_path / "whole").detach()
+    real = Objective.forward
     losses = iter([1.0, 1.0, float("nan")])
-    monkeypatch.setattr(fit_module, "_loss", lambda *arguments: real(*arguments) * next(losses))
-    with pytest.raises(UserError, match=r"loss became nan at step 3 .*step 2, .*fit_state\.pt"):
-        run_fit(tiny_system, tmp_path)
-    kept = torch.load(tmp_path / "fit_state.pt", weights_only=True)
-    assert kept["step"] == 2
-    assert all(value.isfinite().all() for value in kept["parameters"])
-    assert (tmp_path / "adapters" / "step_000002" / "adapter_model.safetensors").is_file()
+    with monkeypatch.context() as patch:
+        patch.setattr(Objective, "forward", lambda self, batch: real(self, batch) * next(losses))
+        with pytest.raises(
+            UserError, match=r"loss became nan at step 3; .*step_000002\. Lower fit\.learning_rate or use fit\."
+        ):
+            run_fit(tiny_system, tmp_path / "cut")
     assert not any("lora" in name for name, _ in tiny_system.unet.named_parameters())
+    run_fit(tiny_system, tmp_path / "cut").detach()  # from the state that was kept
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
 def test_the_frozen_network_has_no_dropout_and_the_adapter_has(
     tiny_system: VideoSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = fit_module._loss
+    real = Objective.forward
     modes: dict[str, set[bool]] = {"adapter": set(), "network": set()}
 
-    def watching(system: VideoSystem, *rest: Any) -> Tensor:
-        for name, module in system.unet.named_modules():
-            if isinstance(module, torch.nn.Dropout):
+    def watching(self: Objective, batch: Batch) -> Tensor:
+        for name, module in tiny_system.unet.named_modules():
+            if isinstance(module, torch.nn.Dropout | PlacedDropout):
                 modes["adapter" if "lora_dropout" in name else "network"].add(module.training)
-        return real(system, *rest)
+        return real(self, batch)
 
-    monkeypatch.setattr(fit_module, "_loss", watching)
+    monkeypatch.setattr(Objective, "forward", watching)
     tiny_system.unet.train()
     run_fit(tiny_system, tmp_path, probe_steps=(1,))
     assert modes == {"adapter": {True}, "network": {False}}
@@ -213,12 +228,12 @@ def test_bfloat16_keeps_the_adapter_in_float32_and_stays_near(tiny_system: Video
 
 @torch.no_grad()
 def _loss_of(system: VideoSystem, batch: Batch) -> float:
-    return fit_module._loss(system, batch, "float32").item()
+    return Objective(system)(batch).mean().item()
 
 
 def test_fitting_lowers_the_loss(tiny_system: VideoSystem, tmp_path: Path) -> None:
     config = replace(SMALL, batch_size=4)
-    batch = FitData(tiny_system, Stills(), config).batch(0)
+    batch = whole(FitData(tiny_system, Stills(), config), 0)
     before = _loss_of(tiny_system, batch)
     lora = run_fit(tiny_system, tmp_path, config, probe_steps=(0, 6))
     assert _loss_of(tiny_system, batch) < 0.95 * before

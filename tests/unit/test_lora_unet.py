@@ -7,10 +7,10 @@ import peft
 import torch
 from torch import Tensor, nn
 
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.spec import ModelSpec
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import LoraPerturbation
-from perturb.perturbation.partition import Partition
 
 
 def call(unet: nn.Module) -> Tensor:

@@ -18,9 +18,9 @@ from perturb.analysis.replicates import PART, SCALES, read_replicates
 from perturb.analysis.report.content import Report
 from perturb.analysis.report.verdict import verdict
 from perturb.metrics import embedded_metrics
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import RandomPerturbation
-from perturb.perturbation.partition import Partition
 from perturb.store.records import TrainRow, read_scores, train_csv
 from perturb.store.rundir import RunDir
 from perturb.study.rescore import rescore

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from perturb.errors import UserError
+from perturb.models.partition import GROUPS, Partition
 from perturb.models.videocrafter.keymap.unet import UNET_PREFIX, unet_official_to_ours
 from perturb.models.videocrafter.spec import SPECS
-from perturb.perturbation.partition import GROUPS, Partition
 
 # Parameters (tensors) of θ_S, θ_T, conditioning and image branch, counted in the published models.
 PUBLISHED = {
@@ -107,3 +107,39 @@ def test_mistakes_are_named() -> None:
     for ask in (partition.names, partition.count, partition.layers, partition.unreachable):
         with pytest.raises(UserError, match="'space'"):
             ask("space")
+
+
+class Mixed(nn.Module):
+    """Two layers, and a vector of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start = nn.Parameter(torch.zeros(2))
+        self.attention, self.feed = nn.Linear(2, 3), nn.Conv1d(1, 1, 3, bias=False)
+
+
+def test_rules_say_the_groups_of_classes_that_are_not_ours() -> None:
+    partition = Partition.of(Mixed(), {Mixed: "conditioning", nn.Conv1d: "temporal", nn.Linear: "spatial"})
+    assert partition.counts() == {"spatial": 9, "temporal": 3, "conditioning": 2, "image": 0}
+    assert partition.layers("temporal") == ("feed",)
+
+
+def test_patterns_make_groups_of_any_name() -> None:
+    partition = Partition.named(Mixed(), {"mixing": "attention|feed", "rest": "^start$"})
+    assert partition.names("mixing") == ("attention.weight", "attention.bias", "feed.weight")
+    assert partition.layers("mixing") == ("attention", "feed")
+    assert (partition.counts(), partition.layers("rest")) == ({"mixing": 12, "rest": 2}, ())
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        ({"mixing": "attention"}, r"exactly once:\n  start is in none of them\n  feed\.weight is in none of them$"),
+        ({"all": "", "feed": "feed"}, r"exactly once:\n  feed\.weight is in all and feed$"),
+        ({"all": "", "typo": "atention"}, r"partition\.groups\.typo is 'atention', which fits no parameter"),
+        ({"all": "("}, r"partition\.groups\.all is '\(', which is no regular expression"),
+    ],
+)
+def test_patterns_that_are_not_total_or_not_disjoint_are_named(patterns: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Partition.named(Mixed(), patterns)

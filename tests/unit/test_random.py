@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from perturb.diffusion import sample_generator
 from perturb.errors import UserError
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import DirectPerturbation, LoraPerturbation, RandomPerturbation, restore
 from perturb.perturbation.files import read_magnitude, write_magnitude
-from perturb.perturbation.partition import Partition
 from perturb.perturbation.random import Rank
 from perturb.store.rundir import RunDir
 from perturb.store.states import step_id, step_state

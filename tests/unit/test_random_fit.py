@@ -1,5 +1,6 @@
 """The norm-matched control in a run: what it accepts as reference, what it writes, what it is named by."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,9 @@ def test_it_is_written_in_every_state_of_the_reference_and_sees_no_image(
         make(tiny_system, made, run, images)
         return made
 
+    helper = replace(run, writes=False)
+    make(tiny_system, RandomPerturbation(str(reference.path), rank), helper, images)
+    assert not run.path.exists()  # what is not fitted is left to the process that writes
     first = control()
     assert images.loaded == []
     for step in STEPS:
@@ -81,7 +85,7 @@ def test_it_is_written_in_every_state_of_the_reference_and_sees_no_image(
     manifest = run.manifest()
     assert manifest.perturbation["kind"] == "random"
     assert manifest.frozen["unchanged"] is True
-    assert not (run.path / "fit_state.pt").exists()
+    assert not (run.path / "checkpoints").exists()
     first.detach()
     assert hash_modules(tiny_system.modules()) == before
     content = {path: path.read_bytes() for path in run.path.glob("adapters/*/*")}

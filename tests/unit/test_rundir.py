@@ -75,6 +75,16 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
         pass
 
 
+def test_a_process_that_does_not_write_leaves_the_run_to_the_one_that_does(tmp_path: Path):
+    main, helper = RunDir(tmp_path), RunDir(tmp_path, writes=False)
+    with main.lock(), helper.lock(), helper.stage("fit"):
+        helper.mark_done("fit", "all")
+        assert not main.is_done("fit", "all")
+        assert main.manifest().stages == {}
+        main.mark_done("fit", "all")
+    assert helper.is_done("fit", "all")
+
+
 def test_a_second_process_is_told_who_holds_the_lock(tmp_path: Path):
     script = (
         "import sys, pathlib; from perturb.store.rundir import RunDir\n"

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from perturb.diffusion import sample_generator
 from perturb.errors import UserError
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import LoraPerturbation, ScaledPerturbation, Unfitted, scaled
 from perturb.perturbation.anatomy import BLOCKS
-from perturb.perturbation.partition import Partition
 from perturb.perturbation.reference import Reference
 from perturb.store.rundir import RunDir
 from perturb.store.states import step_id

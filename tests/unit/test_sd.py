@@ -15,13 +15,13 @@ from sd_models import ImageModel, autoencoder, image_unet, ldm_state, randomise,
 from torch import Tensor, nn
 
 from perturb.errors import UserError
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.keymap.stable_diffusion import ldm_unet
 from perturb.models.videocrafter.sd import StableDiffusionInit, init_from_stable_diffusion
 from perturb.models.videocrafter.skeleton import skeleton
 from perturb.models.videocrafter.spec import ModelSpec
 from perturb.models.videocrafter.system import VideoSystem, build_system
 from perturb.models.videocrafter.tokenizer import FileTokenizer
-from perturb.perturbation.partition import Partition
 from perturb.store.tensors import hash_modules
 from perturb.world.scenes import WORDS
 

@@ -8,6 +8,7 @@ import torch
 
 from perturb.diffusion import Conditioning, DDIMSampler, draw, sample_generator
 from perturb.errors import UserError
+from perturb.models.base import to_uint8
 from perturb.models.videocrafter.preprocess import CLIP_MEAN, CLIP_STD, preprocess_image
 from perturb.models.videocrafter.spec import ImageSpec, ModelSpec, ResamplerSpec
 from perturb.models.videocrafter.system import VideoSystem, build_system
@@ -20,7 +21,7 @@ PROMPTS = ["a red circle moving left slowly on a gray background", "a blue star 
 def sampled(system: VideoSystem, which: list[int]) -> torch.Tensor:
     """Latents of the prompts ``which``, each from its own noise."""
     x_T = draw((4, 4, 4, 4), [sample_generator("x_T", i) for i in which])
-    cond = system.condition([PROMPTS[i] for i in which], 8)
+    cond = system.conditioning([PROMPTS[i] for i in which], 8)
     generators = [sample_generator("z", i) for i in which]
     sampler = DDIMSampler(steps=4, guidance=6.0, eta=1.0)
     return sampler(system.denoise, x_T, cond, system.unconditional(len(which), 8), generators, system.schedule)
@@ -36,22 +37,22 @@ def test_a_clip_does_not_depend_on_its_batch(tiny_system: VideoSystem):
 @torch.no_grad()
 def test_every_input_matters(tiny_system: VideoSystem):
     x, t = torch.randn(1, 4, 4, 4, 4), torch.tensor([500])
-    base = tiny_system.denoise(x, t, tiny_system.condition(PROMPTS[:1], 8))
+    base = tiny_system.denoise(x, t, tiny_system.conditioning(PROMPTS[:1], 8))
     others = {
-        "prompt": tiny_system.denoise(x, t, tiny_system.condition(PROMPTS[1:], 8)),
-        "fps": tiny_system.denoise(x, t, tiny_system.condition(PROMPTS[:1], 24)),
-        "t": tiny_system.denoise(x, t + 100, tiny_system.condition(PROMPTS[:1], 8)),
-        "x": tiny_system.denoise(x.flip(2), t, tiny_system.condition(PROMPTS[:1], 8)).flip(2),
+        "prompt": tiny_system.denoise(x, t, tiny_system.conditioning(PROMPTS[1:], 8)),
+        "fps": tiny_system.denoise(x, t, tiny_system.conditioning(PROMPTS[:1], 24)),
+        "t": tiny_system.denoise(x, t + 100, tiny_system.conditioning(PROMPTS[:1], 8)),
+        "x": tiny_system.denoise(x.flip(2), t, tiny_system.conditioning(PROMPTS[:1], 8)).flip(2),
     }
     for name, other in others.items():
         assert (other - base).abs().max() > 1e-5, name
 
 
 def test_conditioning_of_prompts(tiny_system: VideoSystem):
-    cond = tiny_system.condition(PROMPTS, torch.tensor([8, 24]))
+    cond = tiny_system.conditioning(PROMPTS, torch.tensor([8, 24]))
     assert cond.fps.tolist() == [8, 24]
     assert cond.image is None
-    alone = tiny_system.condition(PROMPTS[1:], 24)
+    alone = tiny_system.conditioning(PROMPTS[1:], 24)
     torch.testing.assert_close(cond.text[1:], alone.text)
     empty = tiny_system.unconditional(2, torch.tensor([8, 24]))
     assert empty.fps.tolist() == [8, 24]
@@ -79,9 +80,9 @@ def test_frames_are_encoded_and_decoded_one_by_one(tiny_system: VideoSystem):
 
 def test_uint8_is_clamped_and_truncated():
     video = torch.tensor([-3.0, -1.0, 0.0, 0.999, 1.0, 2.0]).reshape(1, 1, 6, 1, 1)
-    assert VideoSystem.to_uint8(video).flatten().tolist() == [0, 0, 127, 254, 255, 255]
+    assert to_uint8(video).flatten().tolist() == [0, 0, 127, 254, 255, 255]
     wide = torch.zeros(1, 3, 2, 4, 5)
-    assert VideoSystem.to_uint8(wide).shape == (1, 2, 4, 5, 3)
+    assert to_uint8(wide).shape == (1, 2, 4, 5, 3)
 
 
 def test_dtype_is_the_networks(tiny_system: VideoSystem):
@@ -90,7 +91,7 @@ def test_dtype_is_the_networks(tiny_system: VideoSystem):
     assert {p.dtype for name, part in system.modules().items() if name != "unet" for p in part.parameters()} == {
         torch.float32
     }
-    eps = system.denoise(torch.randn(1, 4, 4, 4, 4), torch.tensor([10]), system.condition(PROMPTS[:1], 8))
+    eps = system.denoise(torch.randn(1, 4, 4, 4, 4), torch.tensor([10]), system.conditioning(PROMPTS[:1], 8))
     assert eps.dtype == torch.float32
 
 
@@ -99,7 +100,7 @@ def test_every_part_is_in_eval_mode(tiny_system: VideoSystem):
 
 
 def test_gradient_reaches_the_network_and_nothing_else(tiny_system: VideoSystem):
-    cond = tiny_system.condition(PROMPTS[:1], 8)
+    cond = tiny_system.conditioning(PROMPTS[:1], 8)
     tiny_system.denoise(torch.randn(1, 4, 4, 4, 4), torch.tensor([10]), cond).square().mean().backward()
     assert all(parameter.grad is not None for parameter in tiny_system.unet.parameters())
     assert all(
@@ -109,7 +110,7 @@ def test_gradient_reaches_the_network_and_nothing_else(tiny_system: VideoSystem)
 
 def test_text_model_refuses_images(tiny_system: VideoSystem):
     with pytest.raises(UserError, match="takes no conditioning image"):
-        tiny_system.condition(PROMPTS, 8, torch.zeros(1, 3, 32, 32))
+        tiny_system.conditioning(PROMPTS, 8, torch.zeros(1, 3, 32, 32))
     with pytest.raises(UserError, match="takes no image"):
         tiny_system.embed_image(torch.zeros(1, 3, 32, 32))
 
@@ -129,7 +130,7 @@ def image_system(tiny_spec: ModelSpec) -> VideoSystem:
 
 def test_image_model(image_system: VideoSystem):
     image = torch.rand(1, 3, 48, 40) * 2 - 1
-    cond = image_system.condition(PROMPTS, 8, image)
+    cond = image_system.conditioning(PROMPTS, 8, image)
     assert cond.image is not None
     assert torch.equal(cond.image[0], cond.image[1])
     torch.testing.assert_close(cond.image[:1], image_system.embed_image(image))
@@ -140,7 +141,7 @@ def test_image_model(image_system: VideoSystem):
     assert uncond.image.abs().max() > 0.01
     assert len(Conditioning.concat([cond, uncond])) == 4
     with pytest.raises(UserError, match="needs a conditioning image"):
-        image_system.condition(PROMPTS, 8)
+        image_system.conditioning(PROMPTS, 8)
 
 
 def test_preprocessing_of_a_constant_image_is_a_constant():

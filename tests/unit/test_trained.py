@@ -11,11 +11,11 @@ from fit_stills import SMALL, Stills
 
 from perturb.cli.identity import identity
 from perturb.errors import UserError
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.checkpoint import load_system, save_system
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import Unfitted
 from perturb.perturbation.base import parts
-from perturb.perturbation.partition import Partition
 from perturb.store.rundir import RunDir
 from perturb.store.states import step_id
 from perturb.store.tensors import hash_modules, summarise

@@ -1,10 +1,11 @@
-"""The engine on a problem of three numbers: exact resume, division, checkpoints, and how it ends."""
+"""The loop on a problem of three numbers: exact resume, division, checkpoints, and how it ends."""
 
 import csv
 import errno
 import math
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from traceback import StackSummary
 from typing import Any
@@ -18,9 +19,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 from perturb.errors import UserError
 from perturb.loop import journal
 from perturb.loop.checkpoints import Checkpoints, is_full
+from perturb.loop.journal import Row
 from perturb.loop.stop import Stopped
 from perturb.train import train
-from tests.unit.engine_case import Distance, Targets, engine, fit, raise_at
+from tests.unit.loop_case import Distance, Targets, fit, made, raise_at
 from tests.unit.test_training_plan import composed
 from tests.unit.training_case import loop
 
@@ -73,7 +75,7 @@ def test_random_states_are_resumed_too(tmp_path: Path):
 
 
 def test_gradients_are_clipped_to_the_norm_asked_for(tmp_path: Path):
-    clipped = engine(tmp_path, loop(gradient_clip=0.01), steps=1)
+    clipped = made(tmp_path, loop(gradient_clip=0.01), steps=1)
     outcome = clipped.run()
     (state,) = clipped.optimiser.optimizer.state.values()
     assert outcome.last["grad_norm"] > 0.1  # of the gradient as it was
@@ -82,7 +84,7 @@ def test_gradients_are_clipped_to_the_norm_asked_for(tmp_path: Path):
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path):
     fit(tmp_path, loop())
-    with pytest.raises(UserError, match=r"belongs to another training: data was 'test' and is 'other'"):
+    with pytest.raises(UserError, match=r"was written with other settings: data was 'test' and is 'other'"):
         fit(tmp_path, loop(), identity="other")
     fit(tmp_path, loop(log_every=1, save_every=1))  # what changes no number may change
 
@@ -130,9 +132,49 @@ def test_validation_sees_the_average_and_leaves_the_weights_alone(tmp_path: Path
 
     plain, _ = fit(tmp_path / "without", loop())
     objective = Distance()
-    engine(tmp_path / "with", loop(), objective=objective, validation=Look(objective)).run()
+    made(tmp_path / "with", loop(), objective=objective, validation=Look(objective)).run()
     assert torch.equal(objective.w, plain)
     assert torch.equal(seen[-1], plain)  # after the last step, the average is what is left
+
+
+@pytest.mark.parametrize("decay", [None, 0.0])
+def test_without_an_average_the_weights_are_what_is_left(tmp_path: Path, decay: float | None):
+    averaged, _ = fit(tmp_path / "with", loop())
+    plain = made(tmp_path / "without", loop(ema_decay=decay))
+    outcome = plain.run()
+    assert plain.ema.shadow == {}
+    assert not torch.equal(plain.parameters["w"], averaged)
+    assert outcome.last["loss"] == pytest.approx(
+        made(tmp_path / "with", loop()).run().last["loss"]
+    )  # of the same steps
+    assert {path.name for path in plain.checkpoints.path(8).iterdir()} >= {"weights", "optimizer.bin", "loop.json"}
+    with pytest.raises(KeyError):
+        fit(tmp_path / "cut", loop(ema_decay=decay), batches=raise_at(5, KeyError("power cut")))
+    assert torch.equal(fit(tmp_path / "cut", loop(ema_decay=decay))[0], plain.parameters["w"])
+
+
+def test_a_probe_sees_the_weights_of_its_steps_and_its_words_are_logged(tmp_path: Path):
+    class Norm:
+        steps = (0, 3, 8)
+
+        def __init__(self, objective: Distance) -> None:
+            self.objective = objective
+
+        def __call__(self, step: int) -> dict[str, float]:
+            return {"norm": self.objective.w.norm().item()}
+
+    def text(rows: Sequence[Row]) -> str:
+        return "\n".join(f"{row['step']} {row['norm']}" for row in rows if "norm" in row)
+
+    settings, objective = loop(ema_decay=None, schedule="constant", log_every=8, save_every=8), Distance()
+    made(tmp_path, settings, objective=objective, probe=Norm(objective), text=text).run()
+    early = made(tmp_path / "early", settings, steps=3)
+    early.run()
+    lines = [line.split() for line in (tmp_path / "train.csv").read_text().splitlines()]
+    assert [step for step, _ in lines] == ["0", "3", "8"]
+    norms = [0.0, early.parameters["w"].norm().item(), objective.w.norm().item()]
+    assert [float(norm) for _, norm in lines] == norms
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_000003", "step_000008"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -182,9 +224,9 @@ def test_a_full_disk_is_named_and_what_was_there_stays(
 ):
     write = Checkpoints._write
 
-    def full(self: Checkpoints, folder: Path, engine: dict[str, Any], local: dict[str, Any]) -> None:
-        write(self, folder, engine, local)
-        if engine["step"] == 4:
+    def full(self: Checkpoints, folder: Path, state: dict[str, Any], local: dict[str, Any]) -> None:
+        write(self, folder, state, local)
+        if state["step"] == 4:
             raise error
 
     monkeypatch.setattr(Checkpoints, "_write", full)
@@ -255,7 +297,7 @@ def test_time_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     writing = journal.write_atomic
     monkeypatch.setattr(journal, "write_atomic", write)
     monkeypatch.setattr(journal.time, "monotonic", lambda: now[0])
-    outcome = engine(tmp_path, loop(log_every=4), objective=Heavy(), batches=Slow(), validation=Look()).run()
+    outcome = made(tmp_path, loop(log_every=4), objective=Heavy(), batches=Slow(), validation=Look()).run()
     expected = {"data": 16, "encoding": 8, "compute": 40, "logging": 16, "validation": 200, "saving": 0}
     assert outcome.seconds == expected
     assert outcome.shares == {"data": 0.2, "encoding": 0.1, "compute": 0.5, "logging": 0.2}

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from perturb.diffusion import Conditioning
 from perturb.diffusion.loss import epsilon_loss
 from perturb.errors import UserError
-from perturb.loop.engine import Engine
+from perturb.loop.loop import Loop
 from perturb.loop.task import Outcome
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.checkpoint import save_system
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.nano.latents import LatentSet
 from perturb.nn import VideoUNet
 from perturb.perturbation import LoraPerturbation
 from perturb.perturbation.base import parts
-from perturb.perturbation.partition import Partition
 from perturb.training.recipes import LoraConfig, Trained, trained_parameters
 from perturb.training.twins import differences, read_member, write_trace
 from tests.unit.training_case import FULL, apart, loop, made_up_latents, made_up_stream, train_tiny
@@ -83,7 +83,7 @@ def by_hand(system: VideoSystem, latents: LatentSet, steps: int) -> list[float]:
     return losses
 
 
-def test_the_engine_computes_what_is_written_out_by_hand(tiny_system: VideoSystem, latents: LatentSet, tmp_path: Path):
+def test_the_loop_computes_what_is_written_out_by_hand(tiny_system: VideoSystem, latents: LatentSet, tmp_path: Path):
     for layer in [module for module in tiny_system.unet.modules() if isinstance(module, nn.Dropout)]:
         layer.p = 0.0
     start = copies(tiny_system)
@@ -163,14 +163,14 @@ def test_low_rank_training_moves_the_layers_of_its_group_by_the_adapter_it_saves
 def test_a_frozen_tensor_that_moved_ends_a_training(
     tiny_system: VideoSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def train_and_touch(engine: Engine) -> Outcome:
-        outcome = run(engine)
+    def train_and_touch(loop: Loop) -> Outcome:
+        outcome = run(loop)
         with torch.no_grad():
             tiny_system.unet.get_parameter("conv_in.bias")[0] += 1e-6
         return outcome
 
-    run = Engine.run
-    monkeypatch.setattr(Engine, "run", train_and_touch)
+    run = Loop.run
+    monkeypatch.setattr(Loop, "run", train_and_touch)
     with pytest.raises(RuntimeError, match=r"changed 1 tensors that were frozen, e\.g\. \['unet\.conv_in\.bias'\]"):
         train_tiny(tiny_system, tmp_path, PARTIAL, loop=loop(), steps=1)
 

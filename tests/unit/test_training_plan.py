@@ -20,9 +20,9 @@ from perturb.cli.plan import (
     training_architecture,
 )
 from perturb.errors import UserError
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.skeleton import skeleton
 from perturb.models.videocrafter.spec import SPECS
-from perturb.perturbation.partition import Partition
 from perturb.store.paths import conf_dir
 from perturb.structured import read
 from perturb.training.config import TrainConfig

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from perturb.errors import UserError
 from perturb.loop.config import LoggingConfig
-from perturb.loop.journal import Journal
+from perturb.loop.journal import Journal, csv_text
 from perturb.loop.processes import check_world, make_accelerator
-from tests.unit.engine_case import Distance, engine
+from tests.unit.loop_case import Distance, made
 from tests.unit.training_case import QUIET, loop
 
 
@@ -42,7 +42,7 @@ def test_half_precision_computes_in_it_and_keeps_float32_weights(tmp_path: Path)
             return (product - target).square().sum(-1)
 
     objective = Product()
-    engine(tmp_path, loop(precision="bfloat16"), objective=objective, steps=1).run()
+    made(tmp_path, loop(precision="bfloat16"), objective=objective, steps=1).run()
     assert Product.seen == torch.bfloat16
     assert objective.w.dtype == torch.float32
 
@@ -62,6 +62,6 @@ def test_wandb_gets_the_rows_when_it_is_installed_and_asked_for(tmp_path: Path, 
     projects: list[str] = []
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     logging = LoggingConfig(tensorboard=False, wandb=True, project="mine")
-    journal = Journal(tmp_path, make_accelerator(loop(), device="cpu", folder=tmp_path, logging=logging))
+    journal = Journal(tmp_path, make_accelerator(loop(), device="cpu", folder=tmp_path, logging=logging), csv_text)
     journal.write("train", {"step": 3, "loss": 0.5})
     assert (projects, logged) == (["mine"], [({"train/loss": 0.5}, 3)])

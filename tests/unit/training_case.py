@@ -39,7 +39,7 @@ def made_up_batches(system: VideoSystem, *, text_ids: bool = False) -> WorldBatc
 
 
 def drawn(batches: Batches, step: int, places: range) -> tuple[Any, ...]:
-    """What the engine would give to the objective."""
+    """What the loop would give to the objective."""
     return batches.inputs(step, places, batches.load(step, places))
 
 

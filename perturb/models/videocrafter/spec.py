@@ -154,6 +154,10 @@ class ModelSpec:
         """What height and width in pixels must be multiples of: the autoencoder halves them, then the network."""
         return self.downsampling * 2 ** (len(self.unet.channel_mult) - 1)
 
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Shape c t h w of the latent of a video of this size in pixels."""
+        return (self.vae.latent_channels, frames, height // self.downsampling, width // self.downsampling)
+
     def build_unet(self) -> VideoUNet:
         """The denoising network with fresh weights, on the current default device (``torch.device("meta")`` works)."""
         from perturb.nn import VideoUNet

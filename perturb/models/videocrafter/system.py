@@ -10,8 +10,10 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from perturb.diffusion import Conditioning, NoiseSchedule, draw
+from perturb.diffusion import Conditioning, NoiseSchedule, draw, epsilon_loss
 from perturb.errors import UserError
+from perturb.models.base import Batch
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.encoders import (
     ImageEncoder,
     TextEncoder,
@@ -19,7 +21,7 @@ from perturb.models.videocrafter.encoders import (
     build_text_encoder,
     build_vae,
 )
-from perturb.models.videocrafter.spec import ImageSpec, ModelSpec, ScheduleSpec
+from perturb.models.videocrafter.spec import ImageSpec, ModelSpec, SamplingDefaults, ScheduleSpec
 from perturb.models.videocrafter.tokenizer import ClipTokenizer, Tokenizer
 from perturb.nn import Resampler, VideoUNet
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class VideoSystem:
-    """UNet, autoencoder, encoders and schedule of one model, and the few things one does with them.
+    """A `VideoModel`: UNet, autoencoder, encoders and schedule, and the few things one does with them.
 
     All parts are in eval mode. ``to`` casts the UNet only: the encoders run once per prompt and the autoencoder makes
     the frames that are scored, so both stay in float32. ``provenance`` says where the weights came from.
@@ -69,6 +71,53 @@ class VideoSystem:
         return {name: part for name, part in parts.items() if part is not None}
 
     @property
+    def network(self) -> VideoUNet:
+        """The UNet."""
+        return self.unet
+
+    @property
+    def name(self) -> str:
+        """The name of the spec."""
+        return self.spec.name
+
+    @property
+    def sampling(self) -> SamplingDefaults:
+        """What the published scripts sample with."""
+        return self.spec.sampling
+
+    @property
+    def size_multiple(self) -> int:
+        """See `ModelSpec`."""
+        return self.spec.size_multiple
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """See `ModelSpec`."""
+        return self.spec.latent_shape(frames, height, width)
+
+    @property
+    def latent_scale(self) -> float:
+        """The scale factor of the autoencoder."""
+        return self.spec.vae.scale_factor
+
+    @property
+    def takes_image(self) -> bool:
+        """Whether this is an image-to-video model."""
+        return self.image_encoder is not None
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether the UNet computes the activations of its blocks again in the backward pass."""
+        return self.unet.gradient_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, value: bool) -> None:
+        self.unet.gradient_checkpointing = value
+
+    def partition(self) -> Partition:
+        """By the ``group`` of the UNet's block classes."""
+        return Partition.of(self.unet)
+
+    @property
     def device(self) -> torch.device:
         """Where the UNet is; all parts are there."""
         return next(self.unet.parameters()).device
@@ -93,6 +142,10 @@ class VideoSystem:
         eps = self.unet(x.to(self.dtype), t, cond.text.to(self.dtype), cond.fps, image_context=image)
         return eps.float()
 
+    def loss(self, batch: Batch) -> Tensor:
+        """The ε-loss, one value per sample."""
+        return epsilon_loss(self.denoise, self.schedule, batch.x0, batch.t, batch.noise, batch.cond)
+
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Text tokens b l d of the prompts."""
@@ -110,7 +163,7 @@ class VideoSystem:
         # Not zero tokens. Any size will do: the image is constant.
         return self.embed_image(torch.zeros(1, 3, 224, 224))
 
-    def condition(self, prompts: Sequence[str], fps: int | Tensor, image: Tensor | None = None) -> Conditioning:
+    def conditioning(self, prompts: Sequence[str], fps: int | Tensor, image: Tensor | None = None) -> Conditioning:
         """Conditioning for the prompts at ``fps`` (one for all, or b int64).
 
         ``image`` is b 3 h w (or 1 3 h w for all prompts) in [−1, 1]: needed by image-to-video models, refused by the
@@ -120,16 +173,16 @@ class VideoSystem:
             need = "needs a conditioning image" if image is None else "takes no conditioning image"
             raise UserError(f"{self.spec.name} {need}: {'give' if image is None else 'leave out'} image=…")
         tokens = None if image is None else self.embed_image(image)
-        return self._conditioning(prompts, fps, tokens)
+        return self._told(prompts, fps, tokens)
 
     def unconditional(self, count: int, fps: int | Tensor) -> Conditioning:
         """The other side of classifier-free guidance: empty prompts, the null image if any, the same fps."""
         tokens = None if self.image_encoder is None else self.null_image_embedding()
-        row = self._conditioning([""], torch.zeros(1, dtype=torch.long), tokens)
+        row = self._told([""], torch.zeros(1, dtype=torch.long), tokens)
         image = None if row.image is None else row.image.expand(count, -1, -1)
         return Conditioning(row.text.expand(count, -1, -1), self._fps(count, fps), image)
 
-    def _conditioning(self, prompts: Sequence[str], fps: int | Tensor, image: Tensor | None) -> Conditioning:
+    def _told(self, prompts: Sequence[str], fps: int | Tensor, image: Tensor | None) -> Conditioning:
         if image is not None and len(image) == 1:
             image = repeat(image, "1 m d -> b m d", b=len(prompts))
         return Conditioning(self.embed(prompts), self._fps(len(prompts), fps), image)
@@ -163,12 +216,6 @@ class VideoSystem:
         decode = typing.cast("Callable[..., tuple[Tensor]]", self.vae.decode)
         parts = [decode(part, return_dict=False)[0] for part in frames.split(frames_per_batch)]
         return rearrange(torch.cat(parts), "(b t) c h w -> b c t h w", b=len(latents))
-
-    @staticmethod
-    def to_uint8(video: Tensor) -> Tensor:
-        """Frames b t h w c uint8 of video b c t h w: (clamp(x, −1, 1) + 1)/2·255, truncated as published."""
-        levels = (video.float().clamp(-1, 1) + 1) / 2 * 255
-        return rearrange(levels, "b c t h w -> b t h w c").to(torch.uint8)
 
 
 def build_schedule(spec: ScheduleSpec) -> NoiseSchedule:

@@ -35,12 +35,15 @@ from perturb.loop.stop import Stopped, StopRequest
 from perturb.loop.task import Outcome, Task
 from perturb.progress import progress
 
+CHECKPOINTS = "checkpoints"
+"""The folder of the states, in the folder of the task."""
+
 WITHOUT_EFFECT = ("log_every", "save_every", "keep_last", "gradient_checkpointing")
 """Settings of the loop that may change between an interruption and going on."""
 
 
-class Engine:
-    """One training in progress. All processes make one and call the same methods."""
+class Loop:
+    """One training or fit in progress. All processes make one and call the same methods."""
 
     def __init__(self, task: Task, accelerator: Accelerator) -> None:
         self.task, self.accelerator, self.loop = task, accelerator, task.loop
@@ -55,8 +58,10 @@ class Engine:
         self.plain: nn.Module = accelerator.unwrap_model(self.objective)
         self.parameters = {name: self.plain.get_parameter(name) for name in task.trained}
         self.ema = Ema(self.parameters, self.loop.ema_decay)
-        self.journal = Journal(task.folder, accelerator)
-        self.checkpoints = Checkpoints(task.folder / "checkpoints", accelerator, self.ema, self.loop.keep_last)
+        self.journal = Journal(task.folder, accelerator, task.text)
+        self.checkpoints = Checkpoints(
+            task.folder / CHECKPOINTS, accelerator, self.parameters, self.ema, self.loop.keep_last
+        )
         self.total = total_steps(task.stages)
         self.data = StagedBatches(task, accelerator)
         self.losses: list[float] = []
@@ -65,12 +70,14 @@ class Engine:
     # the run ------------------------------------------------------------------------------------------------------
 
     def run(self) -> Outcome:
-        """Train to the end, from the last checkpoint where there is one; afterwards the weights are the average.
+        """Train to the end, from the last checkpoint where there is one; then the weights are the average, if any.
 
         Raises Stopped after a signal, and UserError for a loss or gradient that is not finite, for a full disk, and for
         a folder that holds another training.
         """
         step = self._resume()
+        if step == 0 and self._probed(0):
+            self.journal.write("train", {"step": 0, **self._probe(0)}, file=False)
         bar = progress(self.task.title, self.total) if self.accelerator.is_main_process else _silent()
         with StopRequest().listening() as stop, bar as advance:
             advance(step)
@@ -105,11 +112,13 @@ class Engine:
         return row
 
     def _loss(self, step: int, places: range, inputs: Sequence[Any]) -> Tensor:
-        """Of one micro-batch. What it draws from torch's global state depends on the step alone."""
-        torch.manual_seed(sample_generator("dropout", self.task.seed, step).initial_seed())
-        move_to(self.placed, self.task.seed, step, places)
-        with self.accelerator.autocast():  # under FSDP2 accelerate leaves this to us
-            losses = self.objective(*inputs)
+        """Of one micro-batch. Torch's global state depends on the step alone here, and comes back as it was."""
+        device = self.accelerator.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(sample_generator("dropout", self.task.seed, step).initial_seed())
+            move_to(self.placed, self.task.seed, step, places)
+            with self.accelerator.autocast():  # under FSDP2 accelerate leaves this to us
+                losses = self.objective(*inputs)
         return losses.mean()
 
     def _agreed(self, loss: Tensor, stop: StopRequest, step: int) -> Row:
@@ -142,21 +151,34 @@ class Engine:
         return list(self.parameters.values())
 
     def _after(self, step: int, row: Row, *, stopping: bool) -> None:
-        """Log, validate, save and stop, whichever is due after ``step`` steps."""
+        """Probe, log, validate, save and stop, whichever is due after ``step`` steps."""
         clock, end = self.journal.clock, step == self.total
+        due = stopping or end or step % self.loop.save_every == 0 or self._probed(step)
         with clock.section("logging"):
             self.losses.append(row["loss"])
-            if step % self.loop.log_every == 0 or end:
+            if step % self.loop.log_every == 0 or end or self._probed(step):
                 mean = sum(self.losses) / len(self.losses)
                 self.losses = []
                 timing = {"seconds": round(clock.total, 1), "data_share": round(clock.shares()["data"], 4)}
-                self.journal.write("train", {"step": step, **row, "loss": mean, **timing})
+                entry = {"step": step, **row, "loss": mean, **timing, **self._probe(step)}
+                # a file that gets a row at every step would cost the square of the steps: it waits for the next state
+                self.journal.write("train", entry, file=due or self.loop.log_every > 1)
         best = self._validate(step)
-        if best or stopping or step % self.loop.save_every == 0 or end:
+        if best or due:
             with clock.section("saving"):
                 self._save(step, best=best)
         if stopping and not end:
             raise Stopped(step, self.checkpoints.path(step))
+
+    def _probed(self, step: int) -> bool:
+        return self.task.probe is not None and step in self.task.probe.steps
+
+    def _probe(self, step: int) -> Row:
+        """What the probe says of ``step``, where it is due, in the main process."""
+        if self.task.probe is None or not self._probed(step) or not self.accelerator.is_main_process:
+            return {}
+        with torch.no_grad():
+            return self.task.probe(step)
 
     def _validate(self, step: int) -> bool:
         """Whether this is the lowest validation loss so far."""
@@ -187,7 +209,7 @@ class Engine:
     # state --------------------------------------------------------------------------------------------------------
 
     def _save(self, step: int, *, best: bool) -> None:
-        engine = {
+        state = {
             "step": step,
             "identity": self._identity(),
             "journal": self.journal.state(),
@@ -195,7 +217,7 @@ class Engine:
             "lowest": self.lowest,
             **self.data.state(),
         }
-        self.checkpoints.save(step, engine, {"data": self.data.position()}, best=best)
+        self.checkpoints.save(step, state, {"data": self.data.position()}, best=best)
 
     def _resume(self) -> int:
         """Take up the last checkpoint; returns its step, or 0 where there is none."""
@@ -203,12 +225,12 @@ class Engine:
         if not steps:
             return 0
         path = self.checkpoints.path(steps[-1])
-        _check_identity(self.checkpoints.engine(steps[-1])["identity"], self._identity(), path)
-        engine, local = self.checkpoints.load(steps[-1])
-        self.journal.restore(engine["journal"])
-        self.losses, self.lowest = engine["losses"], engine["lowest"]
-        self.data.restore(engine, local["data"])
-        return engine["step"]
+        _check_identity(self.checkpoints.state(steps[-1])["identity"], self._identity(), path)
+        state, local = self.checkpoints.load(steps[-1])
+        self.journal.restore(state["journal"])
+        self.losses, self.lowest = state["losses"], state["lowest"]
+        self.data.restore(state, local["data"])
+        return state["step"]
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same when a training goes on; compared as json gives it back."""
@@ -229,9 +251,10 @@ class Engine:
             return
         steps = self.checkpoints.steps()
         good = f"the last good state is {self.checkpoints.path(steps[-1])}" if steps else "no state was saved yet"
+        section = self.task.section
         raise UserError(
-            f"the {what} became {value} at step {step + 1}; {good}. Lower loop.learning_rate or use "
-            f"loop.precision=float32; to begin again, remove {self.task.folder}."
+            f"the {what} became {value} at step {step + 1}; {good}. Lower {section}.learning_rate or use "
+            f"{section}.precision=float32; to begin again, remove {self.task.folder}."
         )
 
 
@@ -243,11 +266,16 @@ def _scalar(value: Any) -> float:
 def _check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
     different = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
     if different:
-        given = "; ".join(f"{key} was {saved.get(key)!r} and is {now.get(key)!r}" for key in different)
+        given = "; ".join(f"{key} was {_short(saved.get(key))} and is {_short(now.get(key))}" for key in different)
         raise UserError(
-            f"{path} belongs to another training: {given}. Give the same settings to go on, another work folder, or "
+            f"{path} was written with other settings: {given}. Give the same settings to go on, another folder, or "
             f"remove {path.parent} to begin again."
         )
+
+
+def _short(value: Any, limit: int = 300) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The engine's tests train three numbers: an objective, batches that can act, and one call that does it all."""
+"""The loop's tests train three numbers: an objective, batches that can act, and one call that does it all."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from perturb.loop.config import LoopConfig, StageConfig
-from perturb.loop.engine import Engine
+from perturb.loop.journal import csv_text
+from perturb.loop.loop import Loop
 from perturb.loop.processes import make_accelerator
 from perturb.loop.task import Outcome, Task
 from tests.unit.training_case import QUIET
@@ -67,7 +68,7 @@ def accelerator(settings: LoopConfig, folder: Path) -> Accelerator:
     return make_accelerator(settings, device="cpu", folder=folder, logging=QUIET)
 
 
-def engine(
+def made(
     folder: Path,
     settings: LoopConfig,
     *,
@@ -76,7 +77,9 @@ def engine(
     steps: int = 8,
     validation: Any = None,
     identity: str = "test",
-) -> Engine:
+    probe: Any = None,
+    text: Any = csv_text,
+) -> Loop:
     data = batches or Targets()
     task = Task(
         objective=objective or Distance(),
@@ -89,8 +92,10 @@ def engine(
         title="test",
         identity={"data": identity},
         validation=validation,
+        probe=probe,
+        text=text,
     )
-    return Engine(task, accelerator(settings, folder))
+    return Loop(task, accelerator(settings, folder))
 
 
 def fit(
@@ -101,9 +106,9 @@ def fit(
     validation: Any = None,
     identity: str = "test",
 ) -> tuple[Tensor, Outcome]:
-    """The weights after eight steps, and what the engine says of them."""
+    """The weights after eight steps, and what the loop says of them."""
     objective = Distance()
-    outcome = engine(
+    outcome = made(
         folder, settings, objective=objective, batches=batches, validation=validation, identity=identity
     ).run()
     assert torch.equal(objective.frozen, torch.ones(2))

@@ -1,0 +1,53 @@
+"""A study that two processes fit together is the study of one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from perturb.store.records import read_train
+from perturb.store.rundir import RunDir
+from tests.e2e.conftest import ROOT, SEARCHED
+from tests.unit.training_case import apart
+
+TOGETHER = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "perturb.run"]
+pytestmark = pytest.mark.timeout(900)  # two processes that wait for each other are slow on a busy machine
+
+
+def together(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": SEARCHED}
+    command = [sys.executable, "-m", *TOGETHER, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_two_processes_fit_what_one_does_and_one_of_them_samples(finished: RunDir, study: list[str], tmp_path: Path):
+    done = together(*study, f"runs_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("report  ") == 1  # one of them shows the run
+    run = RunDir(tmp_path / "spatial_full" / finished.path.name)
+    start, *fitted = (
+        [load_file(one.adapter(step) / "adapter_model.safetensors") for one in (run, finished)] for step in (0, 2, 4)
+    )
+    assert all(start[0][name].equal(weight) for name, weight in start[1].items())
+    for ours, theirs in fitted:
+        assert apart(ours, theirs, start[0]) < 1e-3
+    for ours, theirs in zip(read_train(run.train_log), read_train(finished.train_log), strict=True):
+        assert (ours.step, ours.learning_rate) == (theirs.step, theirs.learning_rate)
+        if theirs.loss is not None:
+            assert (ours.loss, ours.gradient_norm) == pytest.approx((theirs.loss, theirs.gradient_norm), rel=1e-4)
+        assert ours.magnitude == (None if theirs.magnitude is None else pytest.approx(theirs.magnitude, rel=1e-3))
+    assert run.manifest().stages == {"fit": "done", "sample": "done", "score": "done"}
+    assert run.scores.read_text().count("\n") == finished.scores.read_text().count("\n")
+    clips = [np.load(one.clip(4, "p000", 0)).astype(int) for one in (run, finished)]
+    assert np.abs(clips[0] - clips[1]).max() <= 1
+    assert not (run.path / "checkpoints").exists()
+
+
+def test_a_batch_that_two_cannot_share_is_named(study: list[str], tmp_path: Path):
+    done = together(*study, "fit.batch_size=3", f"runs_dir={tmp_path}")
+    assert done.returncode != 0
+    assert "fit.batch_size is 3; allowed with 2 processes" in done.stderr
