@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from perturb.store.paths import resolve
+from perturb.store.paths import resolve, walk
 
 # Where things are put and shown, and what they run on.
 WITHOUT_EFFECT = ("name", "runs_dir", "plan", "system.device", "sample.playback_fps")
@@ -69,8 +69,8 @@ def _file_digest(path: Path) -> str:
 
 
 def listing_digest(folder: Path) -> str:
-    """SHA-256 of the names and sizes of the files in a folder: cheap for millions of images."""
-    files = sorted((str(p.relative_to(folder)), p.stat().st_size) for p in folder.rglob("*") if p.is_file())
+    """SHA-256 of the names and sizes of the visible files in a folder: cheap for millions of images."""
+    files = sorted((str(p.relative_to(folder)), p.stat().st_size) for p in walk(folder) if p.is_file())
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 

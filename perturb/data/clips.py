@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor
 
 from perturb.data.decoding import CUT_SHORT, PLAUSIBLE_FPS, OpenVideo, plausible, readable, shown_size, upright
-from perturb.data.images import cover_size
+from perturb.data.images import MAX_COVER, cover_size
 from perturb.data.source import BrokenSample, Crop, check_choice, crop_offset
 from perturb.errors import UserError
 
@@ -68,7 +68,7 @@ class ClipReader:
         stated, seconds = parse_fps(fps, name), parse_duration(duration, name)
         with readable(name), OpenVideo(file, name, fps=stated, duration=seconds) as video:
             shot, stride = self._cut(video, frames, generator)
-            pixels = self._pixels(shot, video.aspect, height, width, generator)
+            pixels = self._pixels(video, shot, height, width, generator)
         clip = rearrange(torch.from_numpy(pixels), "t h w c -> c t h w")
         return clip.float().div_(127.5).sub_(1), video.fps / stride
 
@@ -96,10 +96,14 @@ class ClipReader:
         return int(torch.randint(count - (frames - 1) * stride, (), generator=generator)), stride
 
     def _pixels(
-        self, shot: list[VideoFrame], aspect: float, height: int, width: int, generator: torch.Generator
+        self, video: OpenVideo, shot: list[VideoFrame], height: int, width: int, generator: torch.Generator
     ) -> np.ndarray:
         """uint8 t h w c: upright, with square pixels, resized to cover height × width, one cut-out for all frames."""
-        h, w = cover_size(shown_size(shot[0], aspect), height, width)
+        h, w = cover_size(shown_size(shot[0], video.aspect), height, width)
+        if h * w > MAX_COVER * height * width and h * w > shot[0].height * shot[0].width:
+            raise BrokenSample(
+                video.name, f"is too long and narrow for {width}×{height}: {shot[0].width}×{shot[0].height}"
+            )
         top, left = crop_offset((h - height, w - width), self.crop, generator)
         return np.stack([image[top : top + height, left : left + width] for image in upright(shot, h, w)])
 

@@ -44,7 +44,6 @@ def find_clips(folder: str | Path, setting: str) -> Collection:
     root = resolve(folder)
     suffixes = (*footage.SUFFIXES, *pictures.SUFFIXES)
     files = pictures.list_files(root, suffixes, what="clips", setting=setting)
-    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(root).parts)]
     clips = [file for file in files if file.suffix.lower() in footage.SUFFIXES]
     beside = {file.parent for file in clips}
     folders = {file.parent for file in files} - beside

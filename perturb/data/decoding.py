@@ -173,6 +173,8 @@ def readable(name: str) -> Iterator[None]:
 
     try:
         yield
+    except BrokenSample:
+        raise
     except (av.FFmpegError, OSError, ValueError, EOFError) as error:
         # PyAV's strerror is the reason without number and path, which would travel with shared results
         reason = (getattr(error, "strerror", None) or str(error).strip() or type(error).__name__).splitlines()[0]

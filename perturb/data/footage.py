@@ -66,7 +66,7 @@ def read_gif(path: Path) -> tuple[np.ndarray, float | None]:
                     yield f"frame {number}", pixels
 
             stack = _stacked(frames(), "the frames")
-    except pictures.DAMAGED as error:
+    except Exception as error:
         raise UserError(f"cannot be decoded: {pictures.damage(error)}") from None
     return stack, len(shown) / sum(shown) if sum(shown) > 0 else None
 
@@ -132,10 +132,9 @@ def _load_array(path: Path) -> np.ndarray:
 
 def _open_frame(file: Path) -> np.ndarray:
     try:
-        with Image.open(file) as image:
-            return pictures.to_levels(pictures.rgb_pixels(image))
-    except pictures.DAMAGED as error:
-        raise UserError(f"{file.name} cannot be read as an image: {pictures.damage(error)}") from None
+        return pictures.to_levels(pictures.read_picture(file, file.name))
+    except BrokenSample as error:
+        raise UserError(f"{file.name} {error.reason}") from None
 
 
 def _stacked(frames: Iterable[tuple[str, np.ndarray]], what: str) -> np.ndarray:

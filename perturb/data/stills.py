@@ -18,9 +18,9 @@ from perturb.data.images import (
     ImageSet,
     Policy,
     check_settings,
+    cover_size,
     decode_image,
     resize_and_crop,
-    resize_to_cover,
 )
 from perturb.data.source import BrokenSample, Crop, Sample, check_choice, crop_offset
 from perturb.data.tables import read_columns, require
@@ -194,9 +194,9 @@ def still_dataset(
 
 def fit_picture(picture: Tensor, height: int, width: int, crop: Crop, generator: torch.Generator) -> Tensor:
     """c h w in [0, 1] of any size → c height width in [−1, 1], its proportions kept."""
-    pixels = resize_to_cover(picture, height, width)
-    top, left = crop_offset((pixels.shape[1] - height, pixels.shape[2] - width), crop, generator)
-    return pixels[:, top : top + height, left : left + width] * 2 - 1
+    tall, wide = cover_size((picture.shape[1], picture.shape[2]), height, width)
+    place = crop_offset((tall - height, wide - width), crop, generator)
+    return resize_and_crop(picture, height, width, place) * 2 - 1
 
 
 def _load_from_disk(folder: Path) -> Any:

@@ -1,6 +1,11 @@
 """Where packaged files lie: weights and prompts inside the package, conf/ beside the checkout or inside the wheel."""
 
+import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
+
+from perturb.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
 SCHEME = "package:"
@@ -22,3 +27,45 @@ def conf_dir() -> Path:
     """The configuration folder: the checkout's ``conf/`` when there is one, else the copy inside the wheel."""
     checkout = PACKAGE.parent / "conf"
     return checkout if (checkout / "config.yaml").is_file() else PACKAGE / "conf"
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Every visible file below ``folder``, also behind links; links that lead nowhere are among them.
+
+    Hidden files and folders (.ipynb_checkpoints, .cache) are left out. A folder is read once, by its own place rather
+    than by a link to it. Raises UserError for a folder that cannot be read.
+    """
+    root = os.path.realpath(folder)
+    linked: list[Path] = []
+    seen: set[str] = set()
+    waiting = [folder]
+    while waiting or linked:
+        place = (waiting or linked).pop()
+        if (own := os.path.realpath(place)) in seen:
+            continue
+        seen.add(own)
+        for entry in _entries(place):
+            path, kind = place / entry.name, _kind(entry)
+            if stat.S_ISDIR(kind):
+                inside = entry.is_symlink() and Path(os.path.realpath(path)).is_relative_to(root)
+                (linked if inside else waiting).append(path)
+            elif stat.S_ISREG(kind) or not kind:
+                yield path
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is visible in a folder, in reverse order: the last one is taken first."""
+    try:
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror}; allow it, or move it away") from error
+    return sorted(visible, key=lambda entry: entry.name, reverse=True)
+
+
+def _kind(entry: os.DirEntry[str]) -> int:
+    """The mode of what an entry leads to, 0 where it leads nowhere."""
+    try:
+        return entry.stat().st_mode
+    except OSError:
+        return 0

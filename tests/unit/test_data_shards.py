@@ -144,7 +144,7 @@ def test_damaged_samples_are_passed_over_and_listed(tmp_path: Path):
     reasons = {path.rpartition("/")[2]: reason for path, reason in stream.broken.files.items()}
     assert sorted(reasons) == ["03", "05", "07", "11"]
     assert "cannot be read as an image" in reasons["03"]
-    assert reasons["05"] == "holds txt; wanted: one of .png, .jpg, .jpeg, .webp, .bmp"
+    assert reasons["05"] == "holds txt; wanted: one of .png, .jpg, .jpeg, .webp, .bmp, .tif, .tiff"
     assert reasons["07"].startswith("has no caption")
     assert "not UTF-8" in reasons["11"]
     assert (stream.broken.count, stream.broken.tried) == (4, 30)
