@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perturb.data import footage, pictures
+from perturb.data.animations import is_animation
 from perturb.data.captions import FILE_COLUMNS
 from perturb.data.prompts import TEXT_COLUMNS
 from perturb.data.tables import read_columns, require
@@ -37,14 +38,14 @@ class Prompted:
 
 
 def find_clips(folder: str | Path, setting: str) -> Collection:
-    """The videos, gifs and npy files of a folder and its subfolders, and folders that hold only images, by sorted name.
+    """The videos, animations and npy files of a folder and its subfolders, and folders of images alone, by sorted name.
 
-    Images beside clips are no clip. Raises UserError, naming ``setting``, for a missing folder and one without clips.
+    Images beside clips are no clip; WebP and PNG files are one where they hold several pictures. Raises UserError,
+    naming ``setting``, for a missing folder and one without clips.
     """
     root = resolve(folder)
-    suffixes = (*footage.SUFFIXES, *pictures.SUFFIXES)
-    files = pictures.list_files(root, suffixes, what="clips", setting=setting)
-    clips = [file for file in files if file.suffix.lower() in footage.SUFFIXES]
+    files = pictures.list_files(root, (*footage.SUFFIXES, *pictures.SUFFIXES), what="clips", setting=setting)
+    clips = [file for file in files if file.suffix.lower() in footage.SUFFIXES or is_animation(file)]
     beside = {file.parent for file in clips}
     folders = {file.parent for file in files} - beside
     lossless = {file.with_suffix("") for file in clips if file.suffix.lower() == ".npy"}

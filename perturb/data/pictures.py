@@ -39,12 +39,10 @@ def read_picture(file: Path | bytes, name: str) -> np.ndarray:
 
     What checks a picture calls this too, so that none that was found sound is damaged later. Raises BrokenSample.
     """
-    # Pillow's decoders meet damage with whatever a wrong number leads to: TypeError, struct.error, KeyError, …
+    # Pillow's decoders meet damage with whatever a wrong number leads to: TypeError, struct.error, MemoryError, …
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
             return rgb_pixels(image)
-    except MemoryError:
-        raise
     except Exception as error:
         raise BrokenSample(name, f"cannot be read as an image: {damage(error)}") from None
 

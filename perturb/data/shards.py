@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from perturb.data.animations import SUFFIXES as ANIMATION_SUFFIXES
 from perturb.data.captions import CAPTION_COLUMNS
 from perturb.data.clips import ClipReader
 from perturb.data.decoding import SUFFIXES as VIDEO_SUFFIXES
@@ -51,7 +52,7 @@ class Shards:
 
 
 class VideoShards(Shards):
-    """Shards of videos: a video, its caption (.txt, or .json with ``caption``), in .json also ``fps``, ``duration``.
+    """Shards of videos: a video, its caption (.txt, or .json with ``caption``), in .json also ``fps``.
 
     ``stride`` and ``crop``: see `ClipReader`.
     """
@@ -70,11 +71,12 @@ class VideoShards(Shards):
         self, raw: Raw, name: str, *, frames: int, height: int, width: int, generator: torch.Generator
     ) -> Sample:
         """A clip of one video. Raises BrokenSample."""
-        content, notes = _field(raw, VIDEO_SUFFIXES, name), _notes(raw, name)
+        content, notes = _field(raw, (*VIDEO_SUFFIXES, *ANIMATION_SUFFIXES), name), _notes(raw, name)
         caption = _caption(raw, notes, name)
-        fps, duration = ("" if notes.get(key) is None else str(notes[key]) for key in ("fps", "duration"))
-        size: Any = {"frames": frames, "height": height, "width": width}
-        clip, rate = self.reader.read(content, name, **size, generator=generator, fps=fps, duration=duration)
+        fps = "" if notes.get("fps") is None else str(notes["fps"])
+        clip, rate = self.reader.read(
+            content, name, frames=frames, height=height, width=width, generator=generator, fps=fps
+        )
         return Sample(_key(raw), clip, caption, rate)
 
     def describe(self) -> dict[str, Any]:
