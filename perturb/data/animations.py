@@ -121,13 +121,14 @@ def _decoded(content: bytes, name: str) -> tuple[list[np.ndarray], list[float]]:
     frames: list[np.ndarray] = []
     delays: list[float] = []
     with Image.open(io.BytesIO(content)) as image:
+        count = getattr(image, "n_frames", 1)
+        if 3 * image.width * image.height * count > MAX_BYTES:
+            raise BrokenSample(name, f"takes more than {MAX_BYTES / 2**30:g} GiB decoded: cut it into clips")
         # an APNG may begin with a picture for programs that show none of the others
-        for number in range(int(getattr(image, "default_image", False)), getattr(image, "n_frames", 1)):
+        for number in range(int(getattr(image, "default_image", False)), count):
             image.seek(number)
             frames.append(pictures.to_levels(pictures.rgb_pixels(image)))
             delays.append(float(image.info.get("duration", 0)))  # known once the frame is decoded
-            if len(frames) * frames[0].size > MAX_BYTES:
-                raise BrokenSample(name, f"takes more than {MAX_BYTES / 2**30:g} GiB decoded: cut it into clips")
     if not frames:
         raise BrokenSample(name, "holds no frames")
     return frames, delays
