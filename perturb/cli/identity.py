@@ -43,6 +43,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
             # as in data.captions: a table by its path or by its place in the folder; "none" is no file
             tables = [path for path in (resolve(captions), folder / captions) if path.is_file()]
             images["captions"] = content_digest(tables[0]) if tables else captions
+    elif "table" in images:
+        images["table"] = content_digest(resolve(images["table"]))
     return result
 
 

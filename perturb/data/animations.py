@@ -127,7 +127,7 @@ def _decoded(content: bytes, name: str) -> tuple[list[np.ndarray], list[float]]:
         # an APNG may begin with a picture for programs that show none of the others
         for number in range(int(getattr(image, "default_image", False)), count):
             image.seek(number)
-            frames.append(pictures.to_levels(pictures.rgb_pixels(image)))
+            frames.append(pictures.rgb_levels(image))
             delays.append(float(image.info.get("duration", 0)))  # known once the frame is decoded
     if not frames:
         raise BrokenSample(name, "holds no frames")

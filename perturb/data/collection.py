@@ -9,8 +9,8 @@ from pathlib import Path
 from perturb.data import footage, pictures
 from perturb.data.animations import is_animation
 from perturb.data.captions import FILE_COLUMNS
-from perturb.data.prompts import TEXT_COLUMNS
-from perturb.data.tables import read_columns, require
+from perturb.data.prompts import TEXT_COLUMNS, read_lines
+from perturb.data.tables import Table
 from perturb.errors import UserError
 from perturb.store.paths import resolve
 
@@ -67,7 +67,7 @@ def match_prompts(file: str | Path | None, names: Sequence[str]) -> list[Prompte
     path = resolve(file)
     if not path.is_file():
         raise UserError(f"no prompt file {path}: give a .csv or .jsonl with file and prompt, or a .txt with prompts=…")
-    texts, ids = _lines(path, names) if path.suffix == ".txt" else _table(path, names)
+    texts, ids = _lines(path, names) if path.suffix.lower() == ".txt" else _table(path, names)
     numbered = {text: f"p{number:03d}" for number, text in enumerate(dict.fromkeys(texts))}
     prompted: list[Prompted] = []
     takes: dict[str, int] = {}
@@ -79,11 +79,7 @@ def match_prompts(file: str | Path | None, names: Sequence[str]) -> list[Prompte
 
 
 def _lines(path: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}") from None
-    texts = [line.strip() for line in lines if line.strip()]
+    texts = read_lines(path)
     if len(texts) != len(names):
         raise UserError(
             f"{path} holds {len(texts)} prompts for {len(names)} clips: give one line for each, in the order of their "
@@ -93,19 +89,18 @@ def _lines(path: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _table(path: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    columns = read_columns(path, COLUMNS)
-    require(path, columns, COLUMNS, ("file", "prompt"))
-    files = columns["file"]
-    rows = {name: number for number, name in enumerate(files)}
+    rows = list(Table(path, COLUMNS).require("file", "prompt").texts())
+    files = [row["file"] for row in rows]
+    places = {name: number for number, name in enumerate(files)}
     for problem, found in (
-        (f"name a file that {path} gives twice", [name for i, name in enumerate(files) if rows[name] != i]),
-        (f"have no row in {path}", [name for name in names if name not in rows]),
-        (f"in {path} are no clips of the folder", sorted(rows.keys() - set(names))),
+        (f"name a file that {path} gives twice", [name for i, name in enumerate(files) if places[name] != i]),
+        (f"have no row in {path}", [name for name in names if name not in places]),
+        (f"in {path} are no clips of the folder", sorted(places.keys() - set(names))),
     ):
         if found:
             raise UserError(f"{len(found)} names {problem}, e.g. {', '.join(found[:3])}: names are relative paths")
-    ids = columns.get("id", [""] * len(files))
-    return [columns["prompt"][rows[name]] for name in names], [ids[rows[name]] for name in names]
+    chosen = [rows[places[name]] for name in names]
+    return [row["prompt"] for row in chosen], [row["id"] for row in chosen]
 
 
 def _name(path: Path, root: Path) -> str:

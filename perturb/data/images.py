@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -53,46 +53,55 @@ class ImageSet(Protocol):
 class ImageFiles:
     """Captioned image files below one folder; what `ImageFolder` and `ImageTable` share.
 
-    ``captions_of`` is asked for the captions of the files that are left. With ``max_corrupt_fraction`` every image is
-    decoded once at the start, damaged ones are skipped and listed, and more than that fraction is a UserError; None
-    reads no image before it is wanted.
+    ``names`` are relative to ``root`` (or absolute), each with its caption. With ``max_corrupt_fraction`` every image
+    is decoded once at the start, damaged ones are skipped and listed, and more than that fraction is a UserError; None
+    reads no image before it is wanted. ``digest``: of the table that names and captions come from.
     """
 
     def __init__(
         self,
         root: Path,
-        files: Sequence[Path],
-        captions_of: Callable[[Sequence[Path]], list[str]],
+        names: Sequence[str],
+        captions: Sequence[str],
         *,
         as_video: Policy,
         max_corrupt_fraction: float | None,
+        digest: str | None = None,
     ) -> None:
         self.as_video: Policy = as_video
         self.folder, self.checked = root, max_corrupt_fraction is not None
-        digests = {file: self._name(file) for file in files}
+        self.names, self.captions = names, captions
         self.skipped: list[str] = []
-        if max_corrupt_fraction is not None:
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                digests = dict(zip(files, pool.map(_digest_if_sound, files), strict=True))
-            self.skipped = [self._name(file) for file in files if not digests[file]]
-            _check_damage(self.skipped, len(files), max_corrupt_fraction, root)
-        self.files = [file for file in files if digests[file]]
-        self.captions = captions_of(self.files)
-        self._digest = _digest_set(self.files, self.captions, digests)
+        self._kept: Sequence[int] = range(len(names))
+        if max_corrupt_fraction is None:
+            self._digest = digest or _digest_of(zip(names, captions, strict=True))
+            return
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            digests = list(pool.map(lambda name: _digest_if_sound(root / name), names))
+        self._kept = [number for number, found in enumerate(digests) if found]
+        self.skipped = [names[number] for number, found in enumerate(digests) if not found]
+        _check_damage(self.skipped, len(names), max_corrupt_fraction, root)
+        self._digest = _digest_of((digests[number], captions[number]) for number in self._kept)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self._kept)
+
+    def name(self, index: int) -> str:
+        """The path of image ``index``, relative to the folder."""
+        return self.names[self._kept[index]]
 
     def picture(self, index: int) -> Tensor:
         """Image ``index``, upright and on white, at its own size: c h w in [0, 1]. Raises BrokenSample."""
-        return decode_image(self.files[index], str(self.files[index]))
+        file = self.folder / self.name(index)
+        return decode_image(file, str(file))
 
     def load(self, index: int, height: int, width: int) -> Tensor:
         """Image ``index``, upright, on white, its shorter side resized and the centre cropped: c h w in [−1, 1]."""
         return resize_and_crop(self.picture(index), height, width) * 2 - 1
 
     def caption(self, index: int) -> str:
-        return self.captions[index]
+        """The caption of image ``index``. Raises BrokenSample where its row of a table cannot be read."""
+        return self.captions[self._kept[index]]
 
     def describe(self) -> dict[str, Any]:
         """For the manifest: source, count, policy, the skipped files and a digest of bytes (or names) and captions."""
@@ -106,18 +115,15 @@ class ImageFiles:
             "sha256": self._digest,
         }
 
-    def _name(self, file: Path) -> str:
-        return file.relative_to(self.folder).as_posix() if file.is_relative_to(self.folder) else str(file)
-
 
 class ImageFolder(ImageFiles):
     """The images of a folder and its subfolders, in the order of their sorted relative paths.
 
     ``captions``: null looks for ``.txt`` files beside the images, then for captions.csv, captions.jsonl, metadata.csv
-    or metadata.jsonl in the folder; a path names a csv or jsonl file with ``file`` and ``caption``; "none" means no
-    captions. Every image is decoded once at the start: damaged ones are skipped and listed; ``max_corrupt_fraction``
-    null leaves that out, for folders too large. Raises UserError for a missing or empty folder, missing captions, and
-    more than ``max_corrupt_fraction`` damaged images.
+    or metadata.jsonl in the folder; a path names a table with ``file`` and ``caption`` (or the headings that
+    ``columns`` names, see `Table`); "none" means no captions. Every image is decoded once at the start: damaged ones
+    are skipped and listed; ``max_corrupt_fraction`` null leaves that out, for folders too large. Raises UserError for a
+    missing or empty folder, missing captions, and more than ``max_corrupt_fraction`` damaged images.
     """
 
     def __init__(
@@ -126,13 +132,15 @@ class ImageFolder(ImageFiles):
         captions: str | Path | None = None,
         as_video: Policy = "single_frame",
         max_corrupt_fraction: float | None = 0.05,
+        columns: Mapping[str, str] | None = None,
     ) -> None:
         check_settings(as_video, max_corrupt_fraction)
         root = resolve(folder)
+        files = list_files(root, SUFFIXES, what="images", setting="images.folder")
         super().__init__(
             root,
-            list_files(root, SUFFIXES, what="images", setting="images.folder"),
-            lambda files: find_captions(root, files, captions),
+            [file.relative_to(root).as_posix() for file in files],
+            find_captions(root, files, captions, columns=columns),
             as_video=as_video,
             max_corrupt_fraction=max_corrupt_fraction,
         )
@@ -228,8 +236,8 @@ def _check_damage(skipped: Sequence[str], total: int, allowed: float, folder: Pa
         )
 
 
-def _digest_set(files: Sequence[Path], captions: Sequence[str], digests: Mapping[Path, str]) -> str:
+def _digest_of(rows: Iterable[tuple[str, str]]) -> str:
     total = hashlib.sha256()
-    for file, caption in zip(files, captions, strict=True):
-        total.update(f"{digests[file]}\0{caption}\0".encode())
+    for name, caption in rows:
+        total.update(f"{name}\0{caption}\0".encode())
     return total.hexdigest()

@@ -56,9 +56,7 @@ def damage(error: Exception) -> str:
 
 def rgb_pixels(image: Image.Image) -> np.ndarray:
     """A decoded file as float32 h w c in [0, 1]: upright by its EXIF tag, transparency laid on white, 16-bit kept."""
-    image.load()
-    if (turn := UPRIGHT.get(_orientation(image))) is not None:
-        image = image.transpose(turn)
+    image = _upright(image)
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         # Pillow's own conversion of 16-bit grey to RGB clips at 255
         limit = 1.0 if image.mode == "F" else 65535.0
@@ -67,6 +65,13 @@ def rgb_pixels(image: Image.Image) -> np.ndarray:
     if image.has_transparency_data:
         return on_white(_unit(image.convert("RGBA")))
     return _unit(image.convert("RGB"))
+
+
+def rgb_levels(image: Image.Image) -> np.ndarray:
+    """`rgb_pixels` as uint8 0…255, rounded."""
+    if image.mode in ("RGB", "L", "P", "1") and not image.has_transparency_data:
+        return np.asarray(_upright(image).convert("RGB"))
+    return to_levels(rgb_pixels(image))
 
 
 def on_white(pixels: np.ndarray) -> np.ndarray:
@@ -99,6 +104,13 @@ def list_files(folder: Path, suffixes: Sequence[str], *, what: str, setting: str
     if left_out:
         LOG.warning("%s: left out %s, which are not read: convert them", folder, left_out)
     return sorted(files, key=lambda file: file.relative_to(folder).as_posix())
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The decoded picture, turned as its EXIF tag says."""
+    image.load()
+    turn = UPRIGHT.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:
