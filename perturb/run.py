@@ -59,7 +59,7 @@ def study(config: RunConfig, run: RunDir) -> None:
     partition = Partition.of(system.unet)
     perturbation, images = build("perturbation", config.perturbation), build("images", config.images)
     sampler, metrics = build("sampler", config.sampler), build("metrics", config.metrics)
-    prompts = load_prompts(config.prompts.file, config.prompts.limit)
+    prompts = load_prompts(**vars(config.prompts))
     generate = Generator(system, sampler, prompts, config.sample, image=config.image)
     record(run, config, system=system, partition=partition, images=images, generate=generate, metrics=metrics)
     if skipped := images.describe()["skipped"]:

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptsFile:
-    """The file that says what each clip was made from."""
+    """The file that says what each clip was made from, and the headings of one with unusual ones."""
 
     file: str | None = None
+    columns: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,7 @@ def _folder(config: ScoreConfig, videos: str, metrics: list[Metric | SetMetric],
         metrics,
         videos,
         prompts=config.prompts.file,
+        columns=config.prompts.columns,
         reference=config.reference,
         images=None if config.images is None else build("images", config.images),
         fps=config.fps,

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptsConfig:
-    """A prompt file, and how many of its prompts to take (None: all)."""
+    """A prompt file, how many of its prompts to take (None: all), and the headings of a table with unusual ones."""
 
     file: str
     limit: int | None = None
+    columns: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         check_range("prompts.limit", self.limit, low=1)
@@ -33,6 +34,7 @@ class GeneratePromptsConfig:
 
     file: str | None = None
     limit: int | None = None
+    columns: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -211,7 +211,7 @@ def _work(config: RunConfig, spec: ModelSpec, fit_steps: int) -> dict[str, str]:
 
 def _prompt_count(config: RunConfig) -> int | None:
     path = resolve(config.prompts.file)
-    return len(load_prompts(path, config.prompts.limit)) if path.is_file() else None
+    return len(load_prompts(**vars(config.prompts))) if path.is_file() else None
 
 
 def _estimates(

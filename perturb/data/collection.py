@@ -56,18 +56,20 @@ def find_clips(folder: str | Path, setting: str) -> Collection:
     return Collection(dict(sorted(names.items())), sorted(_name(path, root) for path in doubled))
 
 
-def match_prompts(file: str | Path | None, names: Sequence[str]) -> list[Prompted]:
+def match_prompts(
+    file: str | Path | None, names: Sequence[str], columns: Mapping[str, str] | None = None
+) -> list[Prompted]:
     """The prompt of each clip, from csv or jsonl (file, prompt, and if wanted id), or txt in the order of the clips.
 
-    Without a file every clip stands for itself: its name is its prompt's id. Raises UserError for clips without a
-    prompt, prompts without a clip, and a table that cannot be read.
+    ``columns``: see `Table`. Without a file every clip stands for itself: its name is its prompt's id. Raises UserError
+    for clips without a prompt, prompts without a clip, and a table that cannot be read.
     """
     if file is None:
         return [Prompted(name, 0, "") for name in names]
     path = resolve(file)
     if not path.is_file():
         raise UserError(f"no prompt file {path}: give a .csv or .jsonl with file and prompt, or a .txt with prompts=…")
-    texts, ids = _lines(path, names) if path.suffix.lower() == ".txt" else _table(path, names)
+    texts, ids = _lines(path, names) if path.suffix.lower() == ".txt" else _table(path, names, columns)
     numbered = {text: f"p{number:03d}" for number, text in enumerate(dict.fromkeys(texts))}
     prompted: list[Prompted] = []
     takes: dict[str, int] = {}
@@ -88,8 +90,8 @@ def _lines(path: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
     return texts, [""] * len(texts)
 
 
-def _table(path: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    rows = list(Table(path, COLUMNS).require("file", "prompt").texts())
+def _table(path: Path, names: Sequence[str], columns: Mapping[str, str] | None) -> tuple[list[str], list[str]]:
+    rows = list(Table(path, COLUMNS, columns).require("file", "prompt").texts())
     files = [row["file"] for row in rows]
     places = {name: number for number, name in enumerate(files)}
     for problem, found in (

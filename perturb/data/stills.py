@@ -174,9 +174,11 @@ def still_folder(
     captions: str | Path | None = None,
     crop: Crop = "centre",
     max_corrupt_fraction: float | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> StillSource:
     """A folder of images as a training source, see `ImageFolder`; by default no image is read before it is wanted."""
-    return StillSource(ImageFolder(folder, captions, max_corrupt_fraction=max_corrupt_fraction), crop=crop)
+    images = ImageFolder(folder, captions, max_corrupt_fraction=max_corrupt_fraction, columns=columns)
+    return StillSource(images, crop=crop)
 
 
 def still_table(

@@ -19,6 +19,7 @@ from perturb.diffusion import Conditioning, Sampler, draw, sample_generator
 from perturb.errors import UserError
 from perturb.models.videocrafter.spec import ModelSpec
 from perturb.models.videocrafter.system import VideoSystem
+from perturb.models.videocrafter.tokenizer import check_lengths
 from perturb.perturbation import Perturbation
 from perturb.progress import progress
 from perturb.store.rundir import RunDir, write_atomic
@@ -98,6 +99,7 @@ class Generator:
         self.prompts, self.precision = prompts, config.precision
         self.format = ClipFormat.of(config, system.spec)
         pixels = None if image is None else load_conditioning_image(image, self.format.height, self.format.width)
+        check_lengths(system.tokenizer, {prompt.id: prompt.text for prompt in prompts})
         self.cond = system.condition([prompt.text for prompt in prompts], self.format.fps, pixels)
         self.uncond = system.unconditional(1, self.format.fps)
         self.jobs = [(index, seed) for seed in config.seeds for index in range(len(prompts))]

@@ -178,7 +178,7 @@ def test_tables_that_cannot_be(tmp_path: Path):
         ImageTable(table("t.csv", "file,caption\na.png,\na.png,x\na.png, \n"))
     with pytest.raises(UserError, match="line 2"):
         ImageTable(table("t.jsonl", '{"file": "a.png", "caption": "x"}\n{"file": "a.png"}\n'))
-    with pytest.raises(UserError, match="it has no rows"):
+    with pytest.raises(UserError, match=r"holds no rows below its headings \(file, caption\)"):
         ImageTable(table("t.csv", "file,caption\n"))
     with pytest.raises(UserError, match="line 2 has more cells"):
         ImageTable(table("t.csv", "file,caption\na.png,a cat, red\n"))

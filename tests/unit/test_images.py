@@ -119,7 +119,9 @@ def test_missing_captions_are_listed_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"2 of 3 .*b\.png, c\.png"):
         ImageFolder(tmp_path)
     (tmp_path / "t.csv").write_text("name,caption\na.png,x\n")
-    with pytest.raises(UserError, match=r"has no column file or .*; it has name, caption: name one with columns\.file="):
+    with pytest.raises(
+        UserError, match=r"has no column file or .*; it has name, caption: name one with columns\.file="
+    ):
         ImageFolder(tmp_path, captions="t.csv")
     (tmp_path / "t.csv").write_text("file,caption\na.png,x\na.png,y\n")
     with pytest.raises(UserError, match="a second time"):
