@@ -132,7 +132,7 @@ class OpenVideo:
             stamp = packet.dts if packet.pts is None else packet.pts
             if not packet.size or stamp is None:
                 continue
-            ends = max(ends, float((stamp + packet.duration) * packet.time_base))
+            ends = max(ends, float((stamp + (packet.duration or 0)) * packet.time_base))
             if packet.stream_index == self._stream.index:
                 packets.append((stamp, packet.is_keyframe, packet.is_discard or self._hidden(packet)))
         begin = next((stamp for stamp, key, _ in packets if key), 0)

@@ -17,8 +17,9 @@ from perturb.store.paths import walk
 
 LOG = logging.getLogger(__name__)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-# pictures and videos that nothing here reads: a folder that holds some of them says so
+# pictures and videos that are not read, gifs not as stills: a folder that holds some of them says so
 UNREAD = (
+    ".gif",
     *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".svg", ".dng", ".cr2", ".nef", ".arw", ".tga", ".exr"),
     *(".rm", ".rmvb", ".swf", ".y4m", ".yuv", ".h264", ".hevc", ".ivf"),
 )
@@ -96,7 +97,7 @@ def list_files(folder: Path, suffixes: Sequence[str], *, what: str, setting: str
         raise UserError(f"no folder {folder}: {advice}")
     found = list(walk(folder))
     files = [file for file in found if file.suffix.lower() in suffixes]
-    unread = Counter(file.suffix.lower() for file in found if file.suffix.lower() in UNREAD)
+    unread = Counter(suffix for file in found if (suffix := file.suffix.lower()) in UNREAD and suffix not in suffixes)
     left_out = ", ".join(f"{count} {suffix}" for suffix, count in sorted(unread.items()))
     if not files:
         others = f"; it has {left_out}, which are not read: convert them" if left_out else ""

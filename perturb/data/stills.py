@@ -62,11 +62,11 @@ class ImageTable(ImageFiles):
             max_corrupt_fraction=max_corrupt_fraction,
             digest=rows.sha256,
         )
-        self.table, self.headings = path, {name: rows.wanted[name] for name in columns or ()}
+        self.table, self.columns = path, dict(columns or {})
 
     def describe(self) -> dict[str, Any]:
         """For the manifest, see `ImageFiles.describe`; the source is the table."""
-        return super().describe() | {"source": str(self.table), "root": str(self.folder), "columns": self.headings}
+        return super().describe() | {"source": str(self.table), "root": str(self.folder), "columns": self.columns}
 
 
 class SavedDataset:

@@ -24,6 +24,7 @@ from perturb.data.videos import VideoFolder, VideoTable
 from perturb.errors import UserError
 
 ONE = {"min": 1, "max": 1}
+LOSSLESS: dict[str, dict[str, Any]] = {"webp": {"lossless": True}}
 
 
 def seen(path: Path, fps: float | None = None) -> tuple[list[int], float]:
@@ -32,9 +33,9 @@ def seen(path: Path, fps: float | None = None) -> tuple[list[int], float]:
     return [round(int(red) / LEVEL) - 1 for red in frames[:, 16, 16, 0]], rate
 
 
-def trained(path: Path, frames: int, **options: Any) -> tuple[list[int], float]:
+def trained(path: Path, frames: int) -> tuple[list[int], float]:
     """Which frames a training clip of the folder of a file shows, and its rate."""
-    folder = VideoFolder(path.parent, "none", **({"stride": ONE} | options))
+    folder = VideoFolder(path.parent, "none", stride=ONE)
     sample = load(folder, list(folder.names).index(path.name), frames=frames)
     return numbers(sample.frames), sample.fps
 
@@ -60,7 +61,7 @@ def remuxed(source: Path, target: Path, *, back: int = 0, cover: bool = False, s
             other.mux(art.encode())
         step = round(1 / (film.average_rate or 1) / (film.time_base or 1))
         for packet in one.demux(film):
-            if packet.dts is None:
+            if packet.dts is None or packet.pts is None:
                 continue
             packet.pts, packet.dts, packet.stream = packet.pts - back * step, packet.dts - back * step, copy
             other.mux(packet)
@@ -271,13 +272,14 @@ def test_advice_names_what_the_command_has(tmp_path: Path) -> None:
 # --- animations -----------------------------------------------------------------------------------------------------
 
 
-def animation(path: Path, order: list[int], delay: float | list[float] = 100, **options: Any) -> Path:
+def animation(path: Path, order: list[int], delay: float | list[float] = 100) -> Path:
     """Frames of `numbered` in this order, as Pillow writes them: equal ones that follow one another become one."""
     images = [Image.fromarray(numbered(40)[number]) for number in order]
-    more: dict[str, Any] = {"lossless": True} if path.suffix == ".webp" else {}
     kind = "PNG" if path.suffix in (".png", ".apng") else None
     path.parent.mkdir(parents=True, exist_ok=True)
-    images[0].save(path, kind, save_all=True, append_images=images[1:], duration=delay, **more, **options)
+    images[0].save(
+        path, kind, save_all=True, append_images=images[1:], duration=delay, **LOSSLESS.get(path.suffix[1:], {})
+    )
     return path
 
 
@@ -353,7 +355,7 @@ def test_still_webp_and_png_files_are_frames_and_animated_ones_clips(tmp_path: P
         for kind in ("webp", "png"):
             still = tmp_path / f"{kind}/{number}.{kind}"
             still.parent.mkdir(exist_ok=True)
-            Image.fromarray(numbered(9)[number]).save(still, **({"lossless": True} if kind == "webp" else {}))
+            Image.fromarray(numbered(9)[number]).save(still, kind, **LOSSLESS.get(kind, {}))
             assert not is_animation(still)
     animation(tmp_path / "mixed/a.webp", [0, 1])
     Image.fromarray(numbered(1)[0]).save(tmp_path / "mixed/thumbnail.png")
