@@ -24,7 +24,7 @@ def find_captions(
     captions: str | Path | None,
     *,
     setting: str = "images.captions",
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str | None] | None = None,
 ) -> list[str]:
     """One caption per file: from ``captions`` (a table, or "none"), else from ``.txt`` files or a table in the folder.
 

@@ -57,7 +57,7 @@ def find_clips(folder: str | Path, setting: str) -> Collection:
 
 
 def match_prompts(
-    file: str | Path | None, names: Sequence[str], columns: Mapping[str, str] | None = None
+    file: str | Path | None, names: Sequence[str], columns: Mapping[str, str | None] | None = None
 ) -> list[Prompted]:
     """The prompt of each clip, from csv or jsonl (file, prompt, and if wanted id), or txt in the order of the clips.
 
@@ -90,7 +90,7 @@ def _lines(path: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
     return texts, [""] * len(texts)
 
 
-def _table(path: Path, names: Sequence[str], columns: Mapping[str, str] | None) -> tuple[list[str], list[str]]:
+def _table(path: Path, names: Sequence[str], columns: Mapping[str, str | None] | None) -> tuple[list[str], list[str]]:
     rows = list(Table(path, COLUMNS, columns).require("file", "prompt").texts())
     files = [row["file"] for row in rows]
     places = {name: number for number, name in enumerate(files)}

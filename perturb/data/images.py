@@ -132,7 +132,7 @@ class ImageFolder(ImageFiles):
         captions: str | Path | None = None,
         as_video: Policy = "single_frame",
         max_corrupt_fraction: float | None = 0.05,
-        columns: Mapping[str, str] | None = None,
+        columns: Mapping[str, str | None] | None = None,
     ) -> None:
         check_settings(as_video, max_corrupt_fraction)
         root = resolve(folder)

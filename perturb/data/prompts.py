@@ -23,7 +23,9 @@ class Prompt:
     text: str
 
 
-def load_prompts(file: str | Path, limit: int | None = None, columns: Mapping[str, str] | None = None) -> list[Prompt]:
+def load_prompts(
+    file: str | Path, limit: int | None = None, columns: Mapping[str, str | None] | None = None
+) -> list[Prompt]:
     """The prompts of a ``.txt`` file (one per line), or of ``.csv`` or ``.jsonl`` (``prompt`` or ``caption``, ``id``).
 
     Without ids, they are p000, p001, … in file order. ``columns``: see `Table`. Raises UserError for a missing or empty
@@ -56,7 +58,7 @@ def _from_lines(path: Path) -> list[Prompt]:
     return [Prompt(id=f"p{index:03d}", text=text) for index, text in enumerate(read_lines(path))]
 
 
-def _from_table(path: Path, columns: Mapping[str, str] | None) -> list[Prompt]:
+def _from_table(path: Path, columns: Mapping[str, str | None] | None) -> list[Prompt]:
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path} ends in {path.suffix!r}: allowed are .txt, .csv, .jsonl and .parquet")
     table = Table(path, COLUMNS, columns)

@@ -47,7 +47,7 @@ class ImageTable(ImageFiles):
         root: str | Path | None = None,
         as_video: Policy = "single_frame",
         max_corrupt_fraction: float | None = 0.05,
-        columns: Mapping[str, str] | None = None,
+        columns: Mapping[str, str | None] | None = None,
     ) -> None:
         check_settings(as_video, max_corrupt_fraction)
         path = resolve(table)
@@ -62,7 +62,7 @@ class ImageTable(ImageFiles):
             max_corrupt_fraction=max_corrupt_fraction,
             digest=rows.sha256,
         )
-        self.table, self.columns = path, dict(columns or {})
+        self.table, self.columns = path, {name: heading for name, heading in (columns or {}).items() if heading}
 
     def describe(self) -> dict[str, Any]:
         """For the manifest, see `ImageFiles.describe`; the source is the table."""
@@ -174,7 +174,7 @@ def still_folder(
     captions: str | Path | None = None,
     crop: Crop = "centre",
     max_corrupt_fraction: float | None = None,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str | None] | None = None,
 ) -> StillSource:
     """A folder of images as a training source, see `ImageFolder`; by default no image is read before it is wanted."""
     images = ImageFolder(folder, captions, max_corrupt_fraction=max_corrupt_fraction, columns=columns)
@@ -186,7 +186,7 @@ def still_table(
     root: str | Path | None = None,
     crop: Crop = "centre",
     max_corrupt_fraction: float | None = None,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str | None] | None = None,
 ) -> StillSource:
     """A table of images as a training source, see `ImageTable`; by default no image is read before it is wanted."""
     return StillSource(ImageTable(table, root, max_corrupt_fraction=max_corrupt_fraction, columns=columns), crop=crop)

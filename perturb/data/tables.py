@@ -25,16 +25,16 @@ class Table:
     """The rows of a table file by their number.
 
     ``wanted``: name → the headings it may have, of which each row's first that is not empty is taken. ``columns``: name
-    → the only heading it has, given by the user. The quotes of a csv file are followed to its end; what stands in a row
-    is looked at in up to `CHECKED` of them, in even distances. UserError, with the line, for one that cannot be read;
-    what is found later is a BrokenSample.
+    → the only heading it has, given by the user, null: any of them. The quotes of a csv file are followed to its end;
+    what stands in a row is looked at in up to `CHECKED` of them, in even distances. UserError, with the line, for one
+    that cannot be read; what is found later is a BrokenSample.
     """
 
     def __init__(
         self,
         path: Path,
         wanted: Mapping[str, Sequence[str]],
-        columns: Mapping[str, str] | None = None,
+        columns: Mapping[str, str | None] | None = None,
     ) -> None:
         if not path.is_file():
             raise UserError(f"no table {path}: give a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
@@ -132,12 +132,13 @@ class Column(Sequence[str]):
         return self.made(*(row[name] for name in self.names))
 
 
-def _named(columns: Mapping[str, str] | None, wanted: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """The headings that a user names, each the only one of its column."""
-    for name, heading in (columns or {}).items():
+def _named(columns: Mapping[str, str | None] | None, wanted: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """The headings that a user names, each the only one of its column; those that are null are left open."""
+    given = {name: heading for name, heading in (columns or {}).items() if heading is not None}
+    for name, heading in given.items():
         if name not in wanted or not isinstance(heading, str):
             raise UserError(f"columns.{name}={heading!r}; allowed: a heading for {', '.join(wanted)}")
-    return {name: (heading,) for name, heading in (columns or {}).items()}
+    return {name: (heading,) for name, heading in given.items()}
 
 
 def _first(row: Row, headings: Sequence[str]) -> str:

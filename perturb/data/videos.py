@@ -94,7 +94,7 @@ class VideoTable(VideoFiles):
         root: str | Path | None = None,
         stride: Mapping[str, int] | None = None,
         crop: Crop = "centre",
-        columns: Mapping[str, str] | None = None,
+        columns: Mapping[str, str | None] | None = None,
     ) -> None:
         reader = ClipReader(stride=stride, crop=crop)
         self.table = resolve(table)
@@ -129,7 +129,7 @@ class VideoFolder(VideoFiles):
         captions: str | Path | None = None,
         stride: Mapping[str, int] | None = None,
         crop: Crop = "centre",
-        columns: Mapping[str, str] | None = None,
+        columns: Mapping[str, str | None] | None = None,
     ) -> None:
         reader = ClipReader(stride=stride, crop=crop)
         root = resolve(folder)

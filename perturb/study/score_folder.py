@@ -47,7 +47,7 @@ def score_folder(
     videos: str,
     *,
     prompts: str | None,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str | None] | None = None,
     reference: str | None,
     images: ImageSet | None,
     fps: float | None,

@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow
 import pytest
 from data_files import load, mutated, numbered, write_shard, write_video
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
 from pyarrow import parquet
 
@@ -27,6 +29,8 @@ from perturb.data.tables import Table
 from perturb.data.videos import VideoFolder, VideoTable
 from perturb.errors import UserError
 from perturb.models.videocrafter.tokenizer import ClipTokenizer, FileTokenizer, check_lengths
+from perturb.store.paths import conf_dir
+from perturb.structured import build
 from perturb.world.export import encode_png
 
 STILL = encode_png(numbered(1)[0])
@@ -218,6 +222,17 @@ def test_a_named_column_is_the_only_one_and_wrong_names_are_errors(annotation: P
         ImageTable(annotation, columns={"caption": "Task9.Caption"})
     with pytest.raises(UserError, match=r"columns\.title='x'; allowed: a heading for file, caption"):
         ImageTable(annotation, columns={"title": "x"})
+
+
+def test_columns_are_named_on_the_command_line_as_everything_else(annotation: Path) -> None:
+    given = [f"images.table={annotation}", "images.columns.caption=Task2.Caption"]
+    with initialize_config_dir(str(conf_dir()), version_base=None):
+        values: Any = OmegaConf.to_container(
+            compose("config", ["experiment=spatial_full", "images=table", *given]).images
+        )
+    images: Any = build("images", values)
+    assert [images.caption(i) for i in range(3)] == [f"caption {i}" for i in range(3)]
+    assert images.describe()["columns"] == {"caption": "Task2.Caption"}
 
 
 def test_img2dataset_s_table_of_laion_coco_is_known(tmp_path: Path) -> None:
