@@ -47,7 +47,6 @@ def study(config: RunConfig, run: RunDir) -> None:
     """
     from perturb.cli.config import load, partition_of
     from perturb.cli.provenance import record
-    from perturb.data.prompts import load_prompts
     from perturb.loop.processes import part
     from perturb.metrics import Format
     from perturb.structured import build
@@ -60,7 +59,7 @@ def study(config: RunConfig, run: RunDir) -> None:
     perturbation, images = build("perturbation", config.perturbation), build("images", config.images)
     check_probe_steps(perturbation, config.probe_steps)
     sampler, metrics = build("sampler", config.sampler), build("metrics", config.metrics)
-    prompts = load_prompts(str(config.prompts.file), config.prompts.limit)
+    prompts = config.prompts.load()
     generate = Generator(system, sampler, prompts, config.sample, image=config.image)
     record(run, config, system=system, partition=partition, images=images, generate=generate, metrics=metrics)
     if (skipped := images.describe()["skipped"]) and run.writes:

@@ -12,7 +12,7 @@ from perturb.store.rundir import RunDir
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from perturb.data.prompts import Prompt
+    from perturb.data.prompts import Prompt, PromptsConfig
     from perturb.models.base import VideoModel
 
 STUDY_ONLY = ("training", "images", "fit", "probe_steps")
@@ -35,7 +35,7 @@ def generate(values: dict[str, Any]) -> None:
     from perturb.study.sample import Generator, save_clip
 
     config = read(GenerateConfig, values)
-    prompts = _prompts(config.prompt, config.prompts.file, config.prompts.limit)
+    prompts = _prompts(config.prompt, config.prompts)
     system = load(config.system)
     if config.adapter is not None:
         adapter = resolve(config.adapter)
@@ -68,14 +68,14 @@ def _note_origin(system: VideoModel, adapter: Path) -> None:
             print(f"note   {error}")
 
 
-def _prompts(text: str | None, file: str | None, limit: int | None) -> list[Prompt]:
+def _prompts(text: str | None, given: PromptsConfig) -> list[Prompt]:
     """The one prompt, or those of the file. UserError unless exactly one of them is given."""
-    from perturb.data.prompts import Prompt, load_prompts
+    from perturb.data.prompts import Prompt
 
-    if (text is None) == (file is None):
+    if (text is None) == (given.file is None):
         found = "neither is" if text is None else "both are"
         raise UserError(f'give either prompt="…" or prompts.file=/path/prompts.txt; {found} given')
-    return load_prompts(file, limit) if file is not None else [Prompt(id="p000", text=str(text))]
+    return [Prompt(id="p000", text=str(text))] if given.file is None else given.load()
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from perturb.store.hashes import sha256, sha256_of
-from perturb.store.paths import distinct_names, resolve
+from perturb.store.paths import distinct_names, resolve, walk
 
 # Where things are put and shown, and what they run on.
 WITHOUT_EFFECT = ("name", "runs_dir", "plan", "threads", "system.device", "sample.playback_fps")
@@ -49,6 +49,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
             # as in data.captions: a table by its path or by its place in the folder; "none" is no file
             tables = [path for path in (resolve(captions), folder / captions) if path.is_file()]
             images["captions"] = content_digest(tables[0]) if tables else captions
+    elif "table" in images:
+        images["table"] = content_digest(resolve(images["table"]))
     return result
 
 
@@ -66,8 +68,8 @@ def content_digest(path: Path) -> str:
 
 
 def listing_digest(folder: Path) -> str:
-    """SHA-256 of the names and sizes of the files in a folder: cheap for millions of images."""
-    files = sorted((str(p.relative_to(folder)), p.stat().st_size) for p in folder.rglob("*") if p.is_file())
+    """SHA-256 of the names and sizes of the visible files in a folder: cheap for millions of images."""
+    files = sorted((str(p.relative_to(folder)), p.stat().st_size) for p in walk(folder) if p.is_file())
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 

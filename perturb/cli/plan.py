@@ -29,7 +29,6 @@ from perturb.cli.cost import (
     step_seconds,
     wait,
 )
-from perturb.data.prompts import load_prompts
 from perturb.device import pick_device
 from perturb.diffusion.guidance import guided
 from perturb.errors import UserError
@@ -304,7 +303,7 @@ def _spent(steps: int, seconds: float | str) -> str:
 
 def _prompt_count(config: RunConfig) -> int | None:
     path = resolve(str(config.prompts.file))
-    return len(load_prompts(path, config.prompts.limit)) if path.is_file() else None
+    return len(config.prompts.load()) if path.is_file() else None
 
 
 def _parameters(system: VideoSystem, names: list[str]) -> list[nn.Parameter]:

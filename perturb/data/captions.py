@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from posixpath import normpath
 
-from perturb.data.tables import iterate_table
+from perturb.data.tables import Table
 from perturb.errors import UserError
 from perturb.store.paths import resolve
 
 TABLES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
-FILE_COLUMNS = ("file", "file_name", "image", "path", "video")
-CAPTION_COLUMNS = ("caption", "text", "prompt")
+# Hugging Face's image folders say file_name, JourneyDB img_path and prompt, LAION-COCO top_caption
+FILE_COLUMNS = ("file", "file_name", "image", "path", "video", "img_path", "image_path", "filename")
+CAPTION_COLUMNS = ("caption", "text", "prompt", "top_caption")
+COLUMNS = {"file": FILE_COLUMNS, "caption": CAPTION_COLUMNS}
 NO_CAPTIONS = "none"
 
 
 def find_captions(
-    folder: Path, files: Sequence[Path], captions: str | Path | None, *, setting: str = "images.captions"
+    folder: Path,
+    files: Sequence[Path],
+    captions: str | Path | None,
+    *,
+    setting: str = "images.captions",
+    columns: Mapping[str, str | None] | None = None,
 ) -> list[str]:
     """One caption per file: from ``captions`` (a table, or "none"), else from ``.txt`` files or a table in the folder.
 
-    Raises UserError naming the first files that have none, and the ``setting`` by which to give them.
+    ``columns``: see `Table`. Raises UserError naming the first files that have none, and the ``setting`` by which to
+    give them.
     """
     if captions == NO_CAPTIONS:
         return [""] * len(files)
     table = _table_path(folder, files, captions, setting)
-    found = _beside(files) if table is None else _from_table(table, folder, files)
+    found = _beside(files) if table is None else _from_table(Table(table, COLUMNS, columns), folder, files)
     missing = [file.relative_to(folder).as_posix() for file, text in zip(files, found, strict=True) if not text]
     if missing:
         where = "a .txt file beside each" if table is None else f"a row in {table}"
@@ -60,16 +69,19 @@ def _read_text(file: Path) -> str:
         return " ".join(file.read_text(encoding="utf-8-sig").split()) if file.is_file() else ""
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 text: {error}") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
 
 
-def _from_table(table: Path, folder: Path, files: Sequence[Path]) -> list[str]:
+def _from_table(table: Table, folder: Path, files: Sequence[Path]) -> list[str]:
     """Captions by the path relative to the folder; rows of files that are not there are passed over."""
-    captions: dict[str, str] = {}
-    for number, row in enumerate(iterate_table(table), 1):
-        name = next((row[column].strip() for column in FILE_COLUMNS if row.get(column, "").strip()), "")
-        if not name or not any(column in row for column in CAPTION_COLUMNS):
-            raise UserError(f"{table}, entry {number}: it needs 'file' and 'caption' (or 'text'); found {sorted(row)}")
+    table.require("file", "caption")
+    names = [file.relative_to(folder).as_posix() for file in files]
+    captions = dict.fromkeys(names, "")
+    for row in table.texts():
+        name = normpath(row["file"])
+        if captions.get(name):
+            raise UserError(f"{table.path} names {name} a second time: each file has one caption")
         if name in captions:
-            raise UserError(f"{table}, entry {number} names {name} a second time")
-        captions[name] = next((row[column].strip() for column in CAPTION_COLUMNS if column in row), "")
-    return [captions.get(file.relative_to(folder).as_posix(), "") for file in files]
+            captions[name] = row["caption"]
+    return [captions[name] for name in names]

@@ -1,4 +1,4 @@
-"""Clips cut out of encoded videos: a random stride and start, resized and cropped.
+"""Clips cut out of videos and animations: a random stride and start, resized and cropped.
 
 Axes: c channels (RGB), t frames, h w pixels.
 """
@@ -6,7 +6,6 @@ Axes: c channels (RGB), t frames, h w pixels.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,20 +15,22 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from perturb.data.decoding import CUT_SHORT, PLAUSIBLE_FPS, OpenVideo, plausible, readable, shown_size, upright
-from perturb.data.images import cover_size
+from perturb.data.animations import OpenAnimation
+from perturb.data.decoding import OpenVideo, open_clip, readable, shown_size, upright
+from perturb.data.images import MAX_COVER, cover_size
 from perturb.data.source import BrokenSample, Crop, check_choice, crop_offset
+from perturb.data.timeline import PLAUSIBLE_FPS, plausible
 from perturb.errors import UserError
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 STRIDE = {"min": 1, "max": 6}
-ISO_DURATION = re.compile(r"PT(?:(\d+)H)?(?:(\d+)M)?(?:([\d.]+)S)?")
+ADVICE = "; a table, or the .json of a shard, may give the right fps"
 
 
 class ClipReader:
-    """Cuts clips out of encoded videos: a random stride, a random start, resized to cover the size, then cropped.
+    """Cuts clips out of videos and animations: random stride, random start, resized to cover the size, then cropped.
 
     ``stride``: ``min`` and ``max``; drawn uniformly among those that fit into the video. ``crop``: "centre" or
     "random". A phone's rotation and pixels that are not square are undone.
@@ -58,32 +59,17 @@ class ClipReader:
         width: int,
         generator: torch.Generator,
         fps: str = "",
-        duration: str = "",
     ) -> tuple[Tensor, float]:
         """A clip ``c t h w`` in [−1, 1] and its frames per second, native fps / stride.
 
-        ``fps`` and ``duration`` are what a table says (empty: nothing); that fps goes before the container's, that
-        duration is used where the container has none. Raises BrokenSample for whatever cannot be read.
+        ``fps`` is what a table says (empty: nothing); it goes before the file's. Raises BrokenSample for whatever
+        cannot be read.
         """
-        stated, seconds = parse_fps(fps, name), parse_duration(duration, name)
-        with readable(name), OpenVideo(file, name, fps=stated, duration=seconds) as video:
-            shot, stride = self._cut(video, frames, generator)
-            pixels = self._pixels(shot, video.aspect, height, width, generator)
+        with readable(name), open_clip(file, name, fps=parse_fps(fps, name), advice=ADVICE) as video:
+            start, stride = self._place(name, video.count, frames, generator)
+            pixels = self._pixels(video, video.frames(start, stride, frames), height, width, generator)
         clip = rearrange(torch.from_numpy(pixels), "t h w c -> c t h w")
         return clip.float().div_(127.5).sub_(1), video.fps / stride
-
-    def _cut(self, video: OpenVideo, frames: int, generator: torch.Generator) -> tuple[list[VideoFrame], int]:
-        """The frames of a clip and its stride. A stated count that is a little too high is corrected and drawn anew."""
-        count = video.count
-        for _ in range(2):
-            start, stride = self._place(video.name, count, frames, generator)
-            shot, end = video.frames(start, stride, frames)
-            if len(shot) == frames:
-                return shot, stride
-            if end < CUT_SHORT * video.count:
-                break
-            count = end
-        raise BrokenSample(video.name, f"ends after {end} of {video.count} frames: cut off")
 
     def _place(self, name: str, count: int, frames: int, generator: torch.Generator) -> tuple[int, int]:
         """Start frame and stride, drawn uniformly: the stride among those that fit, the start where that one fits."""
@@ -96,32 +82,21 @@ class ClipReader:
         return int(torch.randint(count - (frames - 1) * stride, (), generator=generator)), stride
 
     def _pixels(
-        self, shot: list[VideoFrame], aspect: float, height: int, width: int, generator: torch.Generator
+        self,
+        video: OpenVideo | OpenAnimation,
+        shot: list[VideoFrame],
+        height: int,
+        width: int,
+        generator: torch.Generator,
     ) -> np.ndarray:
         """uint8 t h w c: upright, with square pixels, resized to cover height × width, one cut-out for all frames."""
-        h, w = cover_size(shown_size(shot[0], aspect), height, width)
+        h, w = cover_size(shown_size(shot[0], video.aspect), height, width)
+        if h * w > MAX_COVER * height * width and h * w > shot[0].height * shot[0].width:
+            raise BrokenSample(
+                video.name, f"is too long and narrow for {width}×{height}: {shot[0].width}×{shot[0].height}"
+            )
         top, left = crop_offset((h - height, w - width), self.crop, generator)
         return np.stack([image[top : top + height, left : left + width] for image in upright(shot, h, w)])
-
-
-def parse_duration(text: str, name: str = "") -> float | None:
-    """Seconds, written as a number or, as in WebVid, as ISO 8601; None for an empty text. Raises BrokenSample.
-
-    >>> parse_duration("2.5"), parse_duration("PT00H01M02S"), parse_duration("")
-    (2.5, 62.0, None)
-    """
-    text = text.strip().upper()
-    if not text:
-        return None
-    iso = ISO_DURATION.fullmatch(text)
-    try:
-        hours, minutes, seconds = (float(part or 0) for part in iso.groups()) if iso else (0.0, 0.0, float(text))
-    except ValueError:
-        hours = minutes = seconds = 0.0
-    total = 3600 * hours + 60 * minutes + seconds
-    if not (math.isfinite(total) and total > 0):
-        raise BrokenSample(name, f"the table gives the duration {text!r}; allowed: seconds, or PT00H00M12S")
-    return total
 
 
 def parse_fps(text: str, name: str) -> float | None:

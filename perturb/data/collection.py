@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perturb.data import footage, pictures
+from perturb.data.animations import is_animation
 from perturb.data.captions import FILE_COLUMNS
-from perturb.data.prompts import TEXT_COLUMNS
-from perturb.data.tables import read_columns, require
+from perturb.data.prompts import TEXT_COLUMNS, read_lines
+from perturb.data.tables import Table
 from perturb.errors import UserError
 from perturb.store.paths import resolve
 
@@ -37,15 +38,14 @@ class Prompted:
 
 
 def find_clips(folder: str | Path, setting: str) -> Collection:
-    """The videos, gifs and npy files of a folder and its subfolders, and folders that hold only images, by sorted name.
+    """The videos, animations and npy files of a folder and its subfolders, and folders of images alone, by sorted name.
 
-    Images beside clips are no clip. Raises UserError, naming ``setting``, for a missing folder and one without clips.
+    Images beside clips are no clip; WebP and PNG files are one where they hold several pictures. Raises UserError,
+    naming ``setting``, for a missing folder and one without clips.
     """
     root = resolve(folder)
-    suffixes = (*footage.SUFFIXES, *pictures.SUFFIXES)
-    files = pictures.list_files(root, suffixes, what="clips", setting=setting)
-    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(root).parts)]
-    clips = [file for file in files if file.suffix.lower() in footage.SUFFIXES]
+    files = pictures.list_files(root, (*footage.SUFFIXES, *pictures.SUFFIXES), what="clips", setting=setting)
+    clips = [file for file in files if file.suffix.lower() in footage.SUFFIXES or is_animation(file)]
     beside = {file.parent for file in clips}
     folders = {file.parent for file in files} - beside
     lossless = {file.with_suffix("") for file in clips if file.suffix.lower() == ".npy"}
@@ -56,18 +56,20 @@ def find_clips(folder: str | Path, setting: str) -> Collection:
     return Collection(dict(sorted(names.items())), sorted(_name(path, root) for path in doubled))
 
 
-def match_prompts(file: str | Path | None, names: Sequence[str]) -> list[Prompted]:
+def match_prompts(
+    file: str | Path | None, names: Sequence[str], columns: Mapping[str, str | None] | None = None
+) -> list[Prompted]:
     """The prompt of each clip, from csv or jsonl (file, prompt, and if wanted id), or txt in the order of the clips.
 
-    Without a file every clip stands for itself: its name is its prompt's id. Raises UserError for clips without a
-    prompt, prompts without a clip, and a table that cannot be read.
+    ``columns``: see `Table`. Without a file every clip stands for itself: its name is its prompt's id. Raises UserError
+    for clips without a prompt, prompts without a clip, and a table that cannot be read.
     """
     if file is None:
         return [Prompted(name, 0, "") for name in names]
     path = resolve(file)
     if not path.is_file():
         raise UserError(f"no prompt file {path}: give a .csv or .jsonl with file and prompt, or a .txt with prompts=…")
-    texts, ids = _lines(path, names) if path.suffix == ".txt" else _table(path, names)
+    texts, ids = _lines(path, names) if path.suffix.lower() == ".txt" else _table(path, names, columns)
     numbered = {text: f"p{number:03d}" for number, text in enumerate(dict.fromkeys(texts))}
     prompted: list[Prompted] = []
     takes: dict[str, int] = {}
@@ -79,11 +81,7 @@ def match_prompts(file: str | Path | None, names: Sequence[str]) -> list[Prompte
 
 
 def _lines(path: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}") from None
-    texts = [line.strip() for line in lines if line.strip()]
+    texts = read_lines(path)
     if len(texts) != len(names):
         raise UserError(
             f"{path} holds {len(texts)} prompts for {len(names)} clips: give one line for each, in the order of their "
@@ -92,20 +90,19 @@ def _lines(path: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
     return texts, [""] * len(texts)
 
 
-def _table(path: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    columns = read_columns(path, COLUMNS)
-    require(path, columns, COLUMNS, ("file", "prompt"))
-    files = columns["file"]
-    rows = {name: number for number, name in enumerate(files)}
+def _table(path: Path, names: Sequence[str], columns: Mapping[str, str | None] | None) -> tuple[list[str], list[str]]:
+    rows = list(Table(path, COLUMNS, columns).require("file", "prompt").texts())
+    files = [row["file"] for row in rows]
+    places = {name: number for number, name in enumerate(files)}
     for problem, found in (
-        (f"name a file that {path} gives twice", [name for i, name in enumerate(files) if rows[name] != i]),
-        (f"have no row in {path}", [name for name in names if name not in rows]),
-        (f"in {path} are no clips of the folder", sorted(rows.keys() - set(names))),
+        (f"name a file that {path} gives twice", [name for i, name in enumerate(files) if places[name] != i]),
+        (f"have no row in {path}", [name for name in names if name not in places]),
+        (f"in {path} are no clips of the folder", sorted(places.keys() - set(names))),
     ):
         if found:
             raise UserError(f"{len(found)} names {problem}, e.g. {', '.join(found[:3])}: names are relative paths")
-    ids = columns.get("id", [""] * len(files))
-    return [columns["prompt"][rows[name]] for name in names], [ids[rows[name]] for name in names]
+    chosen = [rows[places[name]] for name in names]
+    return [row["prompt"] for row in chosen], [row["id"] for row in chosen]
 
 
 def _name(path: Path, root: Path) -> str:

@@ -1,4 +1,4 @@
-"""An encoded video through PyAV: what it says of itself, and frames from any place on.
+"""An encoded video through PyAV: the times of its frames, and frames from any place on.
 
 Only what lies between a keyframe and the last wanted frame is decoded. Axes: c channels (RGB), h w pixels.
 """
@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
@@ -17,36 +18,46 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perturb.data import pictures
+from perturb.data.animations import OpenAnimation, is_animation
 from perturb.data.source import BrokenSample
+from perturb.data.timeline import PLAUSIBLE_FPS, Timeline, plausible
+from perturb.errors import UserError
 
 if TYPE_CHECKING:
+    from av import Packet
     from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
-SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
-CUT_SHORT = 0.9  # a video that ends before this share of its stated frames was cut off; a few frames less are usual
-PLAUSIBLE_FPS = (1.0, 240.0)
-RATE_TOLERANCE = 0.25  # by which timestamps may contradict the stated rate: variable-rate videos wander by less
-REWINDS = (0.0, 1.0, 8.0, math.inf)  # seconds before the wanted frame
+SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".3gp", ".webm", ".mkv", ".avi", ".flv", ".wmv", ".ogv"),
+    *(".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob"),
+)
+CUT_SHORT = 0.9  # a video that ends before this share of what its container lists or lasts was cut off
+SEEKABLE = ("mov", "matroska", "avi", "flv")  # by an index; in the others a search may end between two keyframes
+REWINDS = (0.0, 1.0, 8.0)  # seconds before the wanted frame; then the file is read from its beginning
+MAX_FRAMES = 100_000  # of a clip to score, an hour: more are times that jump, and would fill the memory with one frame
+NO_FILM = 1 << 10 | 1 << 11 | 1 << 20  # FFmpeg's attached_pic, timed_thumbnails, still_image: cover art and its like
 
 
 class OpenVideo:
     """One video file, or the bytes of one, open for reading; a context manager.
 
-    ``fps``: native frames per second, the given one before the container's. ``count``: frames, as the container says
-    or as its duration (else the given one, in seconds) makes likely. ``aspect``: width of a pixel over its height.
-    Raises BrokenSample, here and in the methods; PyAV's own errors pass.
+    Its frames are those of a constant rate, see `Timeline`: ``count`` of them, at ``fps``. A given ``fps`` goes before
+    the file's own times. ``aspect``: width of a pixel over its height. Raises BrokenSample, here and in the methods;
+    PyAV's own errors pass.
     """
 
-    def __init__(self, file: Path | bytes, name: str, *, fps: float | None, duration: float | None) -> None:
-        import av
-
-        self.name = name
-        self._container = av.open(_openable(file, name), "r")
+    def __init__(self, file: Path | bytes, name: str, *, fps: float | None = None) -> None:
+        self.name, self._file = name, file
+        self._open()
         try:
-            self._read_header(fps, duration)
+            self.aspect = float(self._stream.sample_aspect_ratio or 0) or 1.0
+            self._stamps = self._survey()
+            self._timeline = Timeline([float(stamp * self._tick) for stamp in self._stamps], self._stated(), fps=fps)
         except BaseException:
             self._container.close()
             raise
+        self.fps, self.count = self._timeline.fps, self._timeline.count
 
     def __enter__(self) -> OpenVideo:
         return self
@@ -56,124 +67,145 @@ class OpenVideo:
     ) -> None:
         self._container.close()
 
-    def _read_header(self, fps: float | None, duration: float | None) -> None:
-        if not self._container.streams.video:
-            raise BrokenSample(self.name, "holds no video stream")
-        self._stream = self._container.streams.video[0]
-        self._stream.thread_count = 1  # feeds decode several files at once; threads in each would only compete
-        self.aspect = float(self._stream.sample_aspect_ratio or 0) or 1.0
-        native = float(self._stream.average_rate or self._stream.guessed_rate or 0)
-        if fps is None and not plausible(native):
-            low, high = PLAUSIBLE_FPS
-            found = f"says {native:g} frames per second" if native else "says no frame rate"
-            raise BrokenSample(self.name, f"{found}; allowed: {low:g} to {high:g}, or the right one in a table's fps")
-        self.fps, self._vouched = fps or native, fps is not None
-        listed = self._stream.frames
-        # where frames are listed (mp4) the container's rate is that of its timestamps, right or wrong; elsewhere
-        # (Matroska, WebM) it is only a claim
-        self._rate = native if listed and native else self.fps
-        seconds = self._container.duration / 1e6 if self._container.duration else duration
-        self.count = listed or (round(seconds * self._rate) if seconds else self._count_packets())
+    @property
+    def size(self) -> float:
+        """Bytes of a decoded frame as shown."""
+        return 3 * self._stream.width * self._stream.height * self.aspect
 
-    def _count_packets(self) -> int:
-        """Frames of a stream that states neither frames nor duration: read through, but not decoded."""
-        return sum(packet.size > 0 for packet in self._container.demux(self._stream))
-
-    def frames(self, start: int, stride: int, count: int) -> tuple[list[VideoFrame], int]:
-        """Up to ``count`` frames from number ``start`` on, every ``stride``-th; and how many there proved to be."""
-        shot: list[VideoFrame] = []
-        first, number, damaged = start, -1, False
-        for frame in self._from(start):
+    def frames(self, start: int, stride: int, count: int) -> list[VideoFrame]:
+        """``count`` frames from number ``start`` on, every ``stride``-th."""
+        shown = self._timeline.shown(range(start, start + (count - 1) * stride + 1, stride))
+        wanted = {self._stamps[index]: number for number, index in enumerate(shown)}
+        found: dict[int, VideoFrame] = {}
+        damaged = False
+        for frame in self._from(self._stamps[shown[0]]):
             # what is damaged stays so until the next keyframe: the frames between are drawn from it
             damaged = frame.is_corrupt or (damaged and not frame.key_frame)
-            # by counting once it has begun: the clip has the frames that are there, even where timestamps wander
-            number = number + 1 if shot else round(self._seconds(frame) * self._rate)
-            if number < start:
+            if frame.pts in wanted:
+                if damaged:
+                    raise BrokenSample(self.name, f"frame {start + stride * wanted[frame.pts]} is damaged")
+                found[frame.pts] = frame
+            if len(found) == len(wanted):
+                return [found[self._stamps[index]] for index in shown]
+        lost = next(number for stamp, number in wanted.items() if stamp not in found)
+        raise BrokenSample(self.name, f"frame {start + stride * lost} is damaged: it cannot be decoded")
+
+    def _open(self) -> None:
+        """Open the file, at its beginning."""
+        import av
+
+        self._container = av.open(_openable(self._file, self.name), "r")
+        try:
+            self._stream = self._film()
+        except BaseException:
+            self._container.close()
+            raise
+        self._stream.thread_count = 1  # feeds decode several files at once; threads in each would only compete
+
+    def _film(self) -> VideoStream:
+        """The first video stream that is no cover picture."""
+        films = [stream for stream in self._container.streams.video if not stream.disposition & NO_FILM]
+        if not films:
+            beside = ", only a cover picture" if self._container.streams.video else ""
+            raise BrokenSample(self.name, f"holds no video stream{beside}")
+        if films[0].codec_context is None:
+            raise BrokenSample(self.name, "cannot be decoded: Decoder not found")
+        return films[0]
+
+    @property
+    def _tick(self) -> Fraction:
+        """Seconds."""
+        return self._stream.time_base or Fraction(1)
+
+    def _stated(self) -> list[float]:
+        return [float(rate) for rate in (self._stream.average_rate, self._stream.guessed_rate) if rate]
+
+    def _survey(self) -> list[int]:
+        """When the frames are shown, in ticks and in order; reads the file through, without decoding.
+
+        Left out is what nobody sees: frames before the start of an edit list, those before the first keyframe, and
+        VP8's hidden reference frames.
+        """
+        listed = sum(not entry.is_discard for entry in self._stream.index_entries)
+        packets, ends, lasts = [], 0.0, (self._container.duration or 0) / 1e6
+        for packet in self._container.demux():
+            stamp = packet.dts if packet.pts is None else packet.pts
+            if not packet.size or stamp is None:
                 continue
-            if damaged:
-                raise BrokenSample(self.name, f"frame {number} is damaged")
-            if not shot:
-                first = number
-            if (number - first) % stride == 0:
-                shot.append(frame)
-            if len(shot) == count:
-                break
-        self._check_rate(shot, stride)
-        return shot, number + 1
+            ends = max(ends, float((stamp + (packet.duration or 0)) * packet.time_base))
+            if packet.stream_index == self._stream.index:
+                packets.append((stamp, packet.is_keyframe, packet.is_discard or self._hidden(packet)))
+        begin = next((stamp for stamp, key, _ in packets if key), 0)
+        stamps = sorted({stamp for stamp, _, hidden in packets if stamp >= begin and not hidden})
+        if not stamps:
+            raise BrokenSample(self.name, "holds no frames")
+        if self._format == "mov":  # says of each frame where it lies; how long it lasts, an edit list may change
+            if len(stamps) < CUT_SHORT * listed:
+                raise BrokenSample(self.name, f"ends after {len(stamps)} of {listed} frames: cut off")
+        elif ends < CUT_SHORT * lasts:
+            raise BrokenSample(self.name, f"ends after {ends:.4g} of {lasts:.4g} seconds: cut off")
+        return stamps
 
-    def too_many(self, size: int) -> int:
-        """The number of decoded frames that no longer fit into ``size`` bytes."""
-        frame = 3 * self._stream.width * self._stream.height * self.aspect
-        return int(size // max(frame, 1)) + 1
+    @property
+    def _format(self) -> str:
+        return self._container.format.name.partition(",")[0]
 
-    def _from(self, number: int) -> Iterator[VideoFrame]:
-        """All frames from a keyframe at or before frame ``number`` on.
+    def _hidden(self, packet: Packet) -> bool:
+        """Whether a packet of VP8 is decoded but never shown (RFC 6386, 9.1: show_frame)."""
+        return self._stream.codec_context.name in ("vp8", "libvpx") and not bytes(packet)[0] >> 4 & 1
+
+    def _from(self, stamp: int) -> Iterator[VideoFrame]:
+        """All frames from a keyframe at or before the frame of time ``stamp`` on.
 
         Indices are in decoding order, so a keyframe that is decoded before the frame may be shown after it: then the
         seek is repeated from earlier.
         """
-        seconds = number / self._rate
-        base, origin = self._stream.time_base or 1, self._stream.start_time or 0
-        for back in REWINDS:
-            ticks = origin + math.floor(max(0.0, seconds - back) / base)
-            self._container.seek(ticks, stream=self._stream)
+        for back in REWINDS if self._format in SEEKABLE else ():
+            start = max(self._stamps[0], stamp - math.floor(back / self._tick))
+            self._container.seek(start, stream=self._stream)
             frames = self._container.decode(self._stream)
             head = next(frames, None)
-            if head is not None and (ticks == origin or self._seconds(head) <= seconds + 0.5 / self._rate):
+            if head is not None and head.pts is not None and head.pts <= stamp:
                 return itertools.chain([head], frames)
-        return iter(())
-
-    def _seconds(self, frame: VideoFrame) -> float:
-        """Time since the start of the stream."""
-        if frame.pts is None:
-            raise BrokenSample(self.name, "its frames carry no timestamps")
-        return float((frame.pts - (self._stream.start_time or 0)) * (self._stream.time_base or 1))
-
-    def _check_rate(self, shot: list[VideoFrame], stride: int) -> None:
-        """Raise BrokenSample where the timestamps contradict the stated rate, unless a table vouches for it."""
-        if self._vouched or len(shot) < 2:
-            return
-        lasted = self._seconds(shot[-1]) - self._seconds(shot[0])
-        found = (len(shot) - 1) * stride / lasted if lasted > 0 else math.inf
-        if abs(found / self.fps - 1) > RATE_TOLERANCE:
-            raise BrokenSample(
-                self.name,
-                f"says {self.fps:g} frames per second, but its timestamps give {found:.4g}; "
-                "a table's fps may give the right one",
-            )
+        self._container.close()
+        self._open()
+        return self._container.decode(self._stream)
 
 
-def read_video(file: Path, name: str, max_bytes: int) -> tuple[np.ndarray, float]:
-    """All frames of a video as shown, uint8 t h w c, and its frames per second.
+def read_video(video: OpenVideo | OpenAnimation, max_bytes: int) -> np.ndarray:
+    """All frames as shown, uint8 t h w c. Raises BrokenSample for more than ``max_bytes`` of them."""
+    if video.count > MAX_FRAMES:
+        raise BrokenSample(video.name, f"lasts {video.count} frames: cut it into clips, or mend its times")
+    if video.count * video.size > max_bytes:
+        raise BrokenSample(video.name, f"takes more than {max_bytes / 2**30:g} GiB decoded: cut it into clips")
+    shot = video.frames(0, 1, video.count)
+    h, w = (round(side) for side in shown_size(shot[0], video.aspect))
+    return np.stack(list(upright(shot, h, w)))
 
-    Raises BrokenSample for what cannot be read, was cut short, or takes more than ``max_bytes``.
+
+def open_clip(
+    file: Path | bytes, name: str, *, fps: float | None = None, silent: float | None = None, advice: str = ""
+) -> OpenVideo | OpenAnimation:
+    """A video or an animation (gif, WebP, APNG), told apart by their first bytes; see `OpenVideo`, `OpenAnimation`.
+
+    Raises BrokenSample, for a rate that cannot be with ``advice``, as does all that is done with it in `readable`.
     """
-    with readable(name), OpenVideo(file, name, fps=None, duration=None) as video:
-        limit = video.too_many(max_bytes)
-        shot, end = video.frames(0, 1, limit)
-        if not shot:
-            raise BrokenSample(name, "holds no frames")
-        if len(shot) == limit:
-            raise BrokenSample(name, f"takes more than {max_bytes / 2**30:g} GiB decoded: cut it into clips")
-        if end < CUT_SHORT * video.count:
-            raise BrokenSample(name, f"ends after {end} of {video.count} frames: cut off")
-        h, w = (round(side) for side in shown_size(shot[0], video.aspect))
-        return np.stack(list(upright(shot, h, w))), video.fps
-
-
-def plausible(fps: float) -> bool:
-    """Whether a video can have this many frames per second (NaN cannot)."""
-    return PLAUSIBLE_FPS[0] <= fps <= PLAUSIBLE_FPS[1]
+    film = OpenAnimation(file, name, fps=fps, silent=silent) if is_animation(file) else OpenVideo(file, name, fps=fps)
+    if not plausible(film.fps):
+        low, high = PLAUSIBLE_FPS
+        found = f"its frames have {film.fps:.4g} per second" if film.fps else "says no frame rate"
+        raise BrokenSample(name, f"{found}; allowed: {low:g} to {high:g}{advice}")
+    return film
 
 
 @contextmanager
 def readable(name: str) -> Iterator[None]:
     """Raises BrokenSample in the place of whatever PyAV raises for a file it cannot read."""
-    import av
-
     try:
         yield
-    except (av.FFmpegError, OSError, ValueError, EOFError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # PyAV meets damage with IndexError, MemoryError and others beside FFmpeg's own
         # PyAV's strerror is the reason without number and path, which would travel with shared results
         reason = (getattr(error, "strerror", None) or str(error).strip() or type(error).__name__).splitlines()[0]
         raise BrokenSample(name, f"cannot be decoded: {reason}") from None
@@ -199,12 +231,17 @@ def upright(frames: Sequence[VideoFrame], h: int, w: int) -> Iterator[np.ndarray
     height, width = (w, h) if turns % 2 else (h, w)
     clear = any(component.is_alpha for component in frames[0].format.components)
     form = "rgba" if clear else "rgb24"
+    last, levels = None, np.empty(0)
     for frame in frames:
+        if frame is last:  # a pause
+            yield levels
+            continue
         scaled = scaler.reformat(frame, width=width, height=height, format=form, interpolation=flags, threads=1)
         levels = scaled.to_ndarray()
         if clear:
             levels = pictures.to_levels(pictures.on_white(levels.astype(np.float32) / 255))
-        yield np.rot90(levels, turns)
+        last, levels = frame, np.rot90(levels, turns)
+        yield levels
 
 
 def _turns(frame: VideoFrame) -> int:

@@ -163,6 +163,7 @@ class ShardFeed:
         self.breakage = breakage or Breakage(config.max_broken_fraction)
         self._decoders = Decoders(config.threads)
         self._lost = 0
+        self._last_good = 0  # epoch
         self._stream: ShardStream | None = None
 
     @property
@@ -189,8 +190,11 @@ class ShardFeed:
             for result in self._decoders.map(self._decode, raws):
                 if isinstance(result, BrokenSample):
                     self.breakage.bad(result)
+                    if self.stream.epoch > self._last_good + 1:
+                        raise UserError(f"no sample of a whole epoch could be read, the last one: {result}")
                 else:
                     self.breakage.good()
+                    self._last_good = self.stream.epoch
                     found.append(result)
         return found
 
@@ -202,7 +206,7 @@ class ShardFeed:
         """See `Feed.restore`. Raises UserError for the position of other shards, or of another number of processes."""
         self.stream.restore(state["stream"])
         self.breakage.restore(state["broken"])
-        self._lost = state["lost"]
+        self._lost, self._last_good = state["lost"], self.stream.epoch
 
     def _decode(self, taken: tuple[int, Place, Raw]) -> Sample | BrokenSample:
         epoch, place, raw = taken

@@ -1,4 +1,4 @@
-"""Whole clips to score, as they are: video files, gif, npy, folders of frames. Nothing is resized, cut or skipped.
+"""Whole clips to score: videos, animations, npy files, folders of frames. Nothing is resized, cut or skipped.
 
 Imports no torch: the processes that score clips would wait for it. Axes: t frames, h w pixels, c channels (RGB).
 """
@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageSequence
 
 from perturb.data import decoding, pictures
 from perturb.data.source import BrokenSample
 from perturb.errors import UserError
 
-SUFFIXES = (*decoding.SUFFIXES, ".gif", ".npy")
+SUFFIXES = (*decoding.SUFFIXES, ".gif", ".apng", ".npy")
+ADVICE = ": encode it anew with the right rate, or, if it says none, give fps=…"
 MAX_BYTES = 2 * 2**30  # of a decoded clip: scoring holds several at a time
 BELOW_ZERO = -0.1  # a clip in [-1, 1] has values below this; one in [0, 1] may miss 0 by a rounding error
 ROUNDING = 1e-3
@@ -25,7 +25,8 @@ ROUNDING = 1e-3
 def read_clip(path: Path, fps: float | None = None) -> tuple[np.ndarray, float]:
     """All frames of a clip as uint8 t h w 3, and its frames per second; ``fps`` is for clips that do not say theirs.
 
-    Videos and gifs say their rate, npy files and folders of frames do not. Transparency is laid on white (but that of
+    Videos say their rate, npy files, folders of frames and gifs without delays do not. Of a varying rate, frames are
+    repeated through the pauses: see `Timeline`. Transparency is laid on white (but that of
     VP9 is not seen: it lies in a stream of its own). More than 8 bits are rounded to 8. Raises
     UserError with the reason for whatever cannot be read as a clip, without its path.
     """
@@ -34,10 +35,9 @@ def read_clip(path: Path, fps: float | None = None) -> tuple[np.ndarray, float]:
             frames, native = read_frames(path), None
         elif path.suffix.lower() == ".npy":
             frames, native = to_uint8(_load_array(path)), None
-        elif path.suffix.lower() == ".gif":
-            frames, native = read_gif(path)
         else:
-            frames, native = decoding.read_video(path, path.name, MAX_BYTES)
+            with decoding.readable(path.name), decoding.open_clip(path, path.name, silent=fps, advice=ADVICE) as video:
+                frames, native = decoding.read_video(video, MAX_BYTES), video.fps
     except BrokenSample as error:
         raise UserError(error.reason) from None
     except OSError as error:
@@ -51,24 +51,6 @@ def read_frames(folder: Path) -> np.ndarray:
     """The images of a folder as one clip, uint8 t h w 3; frame 2 comes before frame 10, padded with zeros or not."""
     files = sorted((file for file in folder.iterdir() if is_picture(file)), key=lambda file: natural(file.name))
     return _stacked(((file.name, _open_frame(file)) for file in files), "the images of the folder")
-
-
-def read_gif(path: Path) -> tuple[np.ndarray, float | None]:
-    """Frames uint8 t h w 3 and 1 / the mean time a frame is shown; no rate where the file gives frames no time."""
-    try:
-        with Image.open(path) as image:
-            shown: list[float] = []
-
-            def frames() -> Iterable[tuple[str, np.ndarray]]:
-                for number, frame in enumerate(ImageSequence.Iterator(image)):
-                    pixels = pictures.to_levels(pictures.rgb_pixels(frame))
-                    shown.append(frame.info.get("duration", 0) / 1000)  # known once the frame is decoded
-                    yield f"frame {number}", pixels
-
-            stack = _stacked(frames(), "the frames")
-    except pictures.DAMAGED as error:
-        raise UserError(f"cannot be decoded: {pictures.damage(error)}") from None
-    return stack, len(shown) / sum(shown) if sum(shown) > 0 else None
 
 
 def to_uint8(array: np.ndarray) -> np.ndarray:
@@ -132,10 +114,9 @@ def _load_array(path: Path) -> np.ndarray:
 
 def _open_frame(file: Path) -> np.ndarray:
     try:
-        with Image.open(file) as image:
-            return pictures.to_levels(pictures.rgb_pixels(image))
-    except pictures.DAMAGED as error:
-        raise UserError(f"{file.name} cannot be read as an image: {pictures.damage(error)}") from None
+        return pictures.to_levels(pictures.read_picture(file, file.name))
+    except BrokenSample as error:
+        raise UserError(f"{file.name} {error.reason}") from None
 
 
 def _stacked(frames: Iterable[tuple[str, np.ndarray]], what: str) -> np.ndarray:

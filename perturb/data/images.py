@@ -6,8 +6,9 @@ Axes: b batch, c channels (RGB), h w pixels.
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Callable, Mapping, Sequence
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -16,16 +17,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from PIL import Image
 from torch import Tensor
 
 from perturb.data.captions import find_captions
-from perturb.data.pictures import DAMAGED, SUFFIXES, list_files, rgb_pixels
+from perturb.data.pictures import SUFFIXES, list_files, read_picture
 from perturb.data.source import BrokenSample, check_choice
 from perturb.errors import UserError
 from perturb.store.paths import resolve
 
 Policy = Literal["single_frame", "repeat"]
+MAX_COVER = 16  # times the size wanted: an aspect 16 times that of the cut-out; panoramas have less
 
 
 class ImageSet(Protocol):
@@ -52,46 +53,55 @@ class ImageSet(Protocol):
 class ImageFiles:
     """Captioned image files below one folder; what `ImageFolder` and `ImageTable` share.
 
-    ``captions_of`` is asked for the captions of the files that are left. With ``max_corrupt_fraction`` every image is
-    decoded once at the start, damaged ones are skipped and listed, and more than that fraction is a UserError; None
-    reads no image before it is wanted.
+    ``names`` are relative to ``root`` (or absolute), each with its caption. With ``max_corrupt_fraction`` every image
+    is decoded once at the start, damaged ones are skipped and listed, and more than that fraction is a UserError; None
+    reads no image before it is wanted. ``digest``: of the table that names and captions come from.
     """
 
     def __init__(
         self,
         root: Path,
-        files: Sequence[Path],
-        captions_of: Callable[[Sequence[Path]], list[str]],
+        names: Sequence[str],
+        captions: Sequence[str],
         *,
         as_video: Policy,
         max_corrupt_fraction: float | None,
+        digest: str | None = None,
     ) -> None:
         self.as_video: Policy = as_video
         self.folder, self.checked = root, max_corrupt_fraction is not None
-        digests = {file: self._name(file) for file in files}
+        self.names, self.captions = names, captions
         self.skipped: list[str] = []
-        if max_corrupt_fraction is not None:
-            with ThreadPoolExecutor() as pool:
-                digests = dict(zip(files, pool.map(_digest_if_sound, files), strict=True))
-            self.skipped = [self._name(file) for file in files if not digests[file]]
-            _check_damage(self.skipped, len(files), max_corrupt_fraction, root)
-        self.files = [file for file in files if digests[file]]
-        self.captions = captions_of(self.files)
-        self._digest = _digest_set(self.files, self.captions, digests)
+        self._kept: Sequence[int] = range(len(names))
+        if max_corrupt_fraction is None:
+            self._digest = digest or _digest_of(zip(names, captions, strict=True))
+            return
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            digests = list(pool.map(lambda name: _digest_if_sound(root / name), names))
+        self._kept = [number for number, found in enumerate(digests) if found]
+        self.skipped = [names[number] for number, found in enumerate(digests) if not found]
+        _check_damage(self.skipped, len(names), max_corrupt_fraction, root)
+        self._digest = _digest_of((digests[number], captions[number]) for number in self._kept)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self._kept)
+
+    def name(self, index: int) -> str:
+        """The path of image ``index``, relative to the folder."""
+        return self.names[self._kept[index]]
 
     def picture(self, index: int) -> Tensor:
         """Image ``index``, upright and on white, at its own size: c h w in [0, 1]. Raises BrokenSample."""
-        return decode_image(self.files[index], str(self.files[index]))
+        file = self.folder / self.name(index)
+        return decode_image(file, str(file))
 
     def load(self, index: int, height: int, width: int) -> Tensor:
         """Image ``index``, upright, on white, its shorter side resized and the centre cropped: c h w in [−1, 1]."""
         return resize_and_crop(self.picture(index), height, width) * 2 - 1
 
     def caption(self, index: int) -> str:
-        return self.captions[index]
+        """The caption of image ``index``. Raises BrokenSample where its row of a table cannot be read."""
+        return self.captions[self._kept[index]]
 
     def describe(self) -> dict[str, Any]:
         """For the manifest: source, count, policy, the skipped files and a digest of bytes (or names) and captions."""
@@ -105,18 +115,15 @@ class ImageFiles:
             "sha256": self._digest,
         }
 
-    def _name(self, file: Path) -> str:
-        return file.relative_to(self.folder).as_posix() if file.is_relative_to(self.folder) else str(file)
-
 
 class ImageFolder(ImageFiles):
     """The images of a folder and its subfolders, in the order of their sorted relative paths.
 
     ``captions``: null looks for ``.txt`` files beside the images, then for captions.csv, captions.jsonl, metadata.csv
-    or metadata.jsonl in the folder; a path names a csv or jsonl file with ``file`` and ``caption``; "none" means no
-    captions. Every image is decoded once at the start: damaged ones are skipped and listed; ``max_corrupt_fraction``
-    null leaves that out, for folders too large. Raises UserError for a missing or empty folder, missing captions, and
-    more than ``max_corrupt_fraction`` damaged images.
+    or metadata.jsonl in the folder; a path names a table with ``file`` and ``caption`` (or the headings that
+    ``columns`` names, see `Table`); "none" means no captions. Every image is decoded once at the start: damaged ones
+    are skipped and listed; ``max_corrupt_fraction`` null leaves that out, for folders too large. Raises UserError for a
+    missing or empty folder, missing captions, and more than ``max_corrupt_fraction`` damaged images.
     """
 
     def __init__(
@@ -125,46 +132,52 @@ class ImageFolder(ImageFiles):
         captions: str | Path | None = None,
         as_video: Policy = "single_frame",
         max_corrupt_fraction: float | None = 0.05,
+        columns: Mapping[str, str | None] | None = None,
     ) -> None:
         check_settings(as_video, max_corrupt_fraction)
         root = resolve(folder)
+        files = list_files(root, SUFFIXES, what="images", setting="images.folder")
         super().__init__(
             root,
-            list_files(root, SUFFIXES, what="images", setting="images.folder"),
-            lambda files: find_captions(root, files, captions),
+            [file.relative_to(root).as_posix() for file in files],
+            find_captions(root, files, captions, columns=columns),
             as_video=as_video,
             max_corrupt_fraction=max_corrupt_fraction,
         )
 
 
 def decode_image(file: Path | bytes, name: str) -> Tensor:
-    """An image file, or the bytes of one, as `to_rgb` gives it: c h w in [0, 1]. Raises BrokenSample."""
-    try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            return to_rgb(image)
-    except DAMAGED as error:
-        raise BrokenSample(name, f"cannot be read as an image: {error}") from None
+    """An image file, or the bytes of one, see `read_picture`: c h w in [0, 1]. Raises BrokenSample."""
+    return rearrange(torch.from_numpy(read_picture(file, name)), "h w c -> c h w")
 
 
-def to_rgb(image: Image.Image) -> Tensor:
-    """A decoded file as c h w in [0, 1], see `rgb_pixels`."""
-    return rearrange(torch.from_numpy(rgb_pixels(image)), "h w c -> c h w")
+def resize_and_crop(pixels: Tensor, height: int, width: int, place: tuple[int, int] | None = None) -> Tensor:
+    """Resize c h w so that it just covers height × width (anti-aliased bilinear), then cut that size out.
 
-
-def resize_and_crop(pixels: Tensor, height: int, width: int) -> Tensor:
-    """Resize c h w so that it just covers height × width (anti-aliased bilinear), then cut out the centre."""
-    pixels = resize_to_cover(pixels, height, width)
-    top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
+    ``place``: top and left of the cut-out in the resized picture (see `cover_size`), None: its centre. Of a picture so
+    long and narrow that it would have to be enlarged beyond `MAX_COVER` times the cut-out, only the part around the
+    cut-out is resized.
+    """
+    h, w = pixels.shape[-2:]
+    tall, wide = cover_size((h, w), height, width)
+    top, left = ((tall - height) // 2, (wide - width) // 2) if place is None else place
+    if tall * wide > MAX_COVER * height * width and tall * wide > h * w:
+        (first, last), (begin, end) = _needed(top, height, tall / h, h), _needed(left, width, wide / w, w)
+        pixels = pixels[:, first:last, begin:end]
+        top, left = round(top - first * tall / h), round(left - begin * wide / w)
+        tall, wide = round((last - first) * tall / h), round((end - begin) * wide / w)
+    if (tall, wide) != tuple(pixels.shape[-2:]):
+        size = (tall, wide)
+        pixels = F.interpolate(pixels[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0]
     return pixels[:, top : top + height, left : left + width].contiguous()
 
 
-def resize_to_cover(pixels: Tensor, height: int, width: int) -> Tensor:
-    """Resize c h w, its proportions kept, to the smallest size that covers height × width (anti-aliased bilinear)."""
-    h, w = pixels.shape[-2:]
-    size = cover_size((h, w), height, width)
-    if size == (h, w):
-        return pixels
-    return F.interpolate(pixels[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0]
+def _needed(start: int, length: int, scale: float, total: int) -> tuple[int, int]:
+    """First and one past the last of ``total`` pixels that ``length`` resized ones from ``start`` on are made from."""
+    reach = (
+        math.ceil(max(1.0, 1 / scale)) + 1
+    )  # bilinear: a pixel on each side, when made smaller as many as are joined
+    return max(0, math.floor(start / scale) - reach), min(total, math.ceil((start + length) / scale) + reach)
 
 
 def cover_size(shown: tuple[float, float], height: int, width: int) -> tuple[int, int]:
@@ -193,11 +206,7 @@ def load_conditioning_image(path: str | Path, height: int, width: int) -> Tensor
     file = resolve(path)
     if not file.is_file():
         raise UserError(f"no image file {file}: give one with image=/path/image.png")
-    try:
-        with Image.open(file) as image:
-            pixels = to_rgb(image)
-    except DAMAGED as error:
-        raise UserError(f"{file} cannot be read as an image: {error}") from None
+    pixels = decode_image(file, str(file))
     levels = (pixels * 255).round().to(torch.uint8)
     return published_resize(rearrange(levels, "c h w -> h w c").numpy(), height, width)
 
@@ -210,14 +219,11 @@ def check_settings(as_video: Policy, max_corrupt_fraction: float | None = None) 
 
 
 def _digest_if_sound(file: Path) -> str:
-    """SHA-256 of a file that decodes to the end, else an empty string."""
+    """SHA-256 of a file that `read_picture` can read, else an empty string."""
     try:
         content = file.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            # a JPEG is read to its end but decoded at an eighth of its size: enough to notice a cut file
-            image.draft("RGB", (8, 8))
-            image.load()
-    except DAMAGED:
+        read_picture(content, file.name)
+    except (OSError, ValueError, BrokenSample):  # ValueError: a name with a zero byte
         return ""
     return hashlib.sha256(content).hexdigest()
 
@@ -230,8 +236,8 @@ def _check_damage(skipped: Sequence[str], total: int, allowed: float, folder: Pa
         )
 
 
-def _digest_set(files: Sequence[Path], captions: Sequence[str], digests: Mapping[Path, str]) -> str:
+def _digest_of(rows: Iterable[tuple[str, str]]) -> str:
     total = hashlib.sha256()
-    for file, caption in zip(files, captions, strict=True):
-        total.update(f"{digests[file]}\0{caption}\0".encode())
+    for name, caption in rows:
+        total.update(f"{name}\0{caption}\0".encode())
     return total.hexdigest()

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from perturb.data.tables import read_table
+from perturb.data.tables import SUFFIXES, Table
 from perturb.errors import UserError
 from perturb.store.paths import resolve
 from perturb.structured import check_range
 
 TEXT_COLUMNS = ("prompt", "caption", "text")
+COLUMNS = {"prompt": TEXT_COLUMNS, "id": ("id", "prompt_id")}
+LONGEST_ID = 200  # bytes: file names may have 255, and an id's gets "_s", the seed and ".npy"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptsConfig:
-    """A prompt file, if any, and how many of its prompts to take (None: all)."""
+    """A prompt file, if any, how many of its prompts to take (None: all), and the headings of an unusual table."""
 
     file: str | None = None
     limit: int | None = None
+    columns: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         check_range("prompts.limit", self.limit, low=1)
+
+    def load(self) -> list[Prompt]:
+        """The prompts of the file. Raises UserError as `load_prompts` does."""
+        return load_prompts(str(self.file), self.limit, self.columns)
 
 
 @dataclass(frozen=True)
@@ -32,43 +40,52 @@ class Prompt:
     text: str
 
 
-def load_prompts(file: str | Path, limit: int | None = None) -> list[Prompt]:
+def load_prompts(
+    file: str | Path, limit: int | None = None, columns: Mapping[str, str | None] | None = None
+) -> list[Prompt]:
     """The prompts of a ``.txt`` file (one per line), or of ``.csv`` or ``.jsonl`` (``prompt`` or ``caption``, ``id``).
 
-    Without ids, they are p000, p001, … in file order. Raises UserError for a missing or empty file, an empty or doubled
-    entry, and an unusable id.
+    Without ids, they are p000, p001, … in file order. ``columns``: see `Table`. Raises UserError for a missing or empty
+    file, an empty or doubled entry, and an unusable id.
     """
     path = resolve(file)
     if limit is not None and limit < 1:
         raise UserError(f"prompts.limit must be at least 1 or null for all, but it is {limit}")
     if not path.is_file():
         raise UserError(f"no prompt file {path}: give one with prompts.file=/path/prompts.txt (one prompt per line)")
-    prompts = _from_lines(path) if path.suffix == ".txt" else _from_table(path)
+    prompts = _from_lines(path) if path.suffix.lower() == ".txt" else _from_table(path, columns)
     if not prompts:
         raise UserError(f"{path} holds no prompts: write one prompt per line")
     _check_ids(prompts, path)
     return prompts[:limit]
 
 
-def _from_lines(path: Path) -> list[Prompt]:
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty. Raises UserError."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}") from None
-    texts = [line.strip() for line in lines if line.strip()]
-    return [Prompt(id=f"p{index:03d}", text=text) for index, text in enumerate(texts)]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    return [line.strip() for line in lines if line.strip()]
 
 
-def _from_table(path: Path) -> list[Prompt]:
-    prompts = []
-    for index, row in enumerate(read_table(path)):
-        text = next((row[column].strip() for column in TEXT_COLUMNS if row.get(column, "").strip()), "")
-        if not text:
-            raise UserError(
-                f"{path}, entry {index + 1} has no prompt: it needs 'prompt' (or 'caption'); found {sorted(row)}"
-            )
-        prompts.append(Prompt(id=row.get("id", "").strip() or f"p{index:03d}", text=text))
-    return prompts
+def _from_lines(path: Path) -> list[Prompt]:
+    return [Prompt(id=f"p{index:03d}", text=text) for index, text in enumerate(read_lines(path))]
+
+
+def _from_table(path: Path, columns: Mapping[str, str | None] | None) -> list[Prompt]:
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{path} ends in {path.suffix!r}: allowed are .txt, .csv, .jsonl and .parquet")
+    table = Table(path, COLUMNS, columns)
+    rows = list(table.require("prompt").texts()) if len(table) else []
+    # a prompt is one line: a csv cell of several has most likely swallowed the rows below its quote
+    for row in rows if path.suffix.lower() == ".csv" else ():
+        if "\n" in row["prompt"]:
+            first, second = row["prompt"].splitlines()[:2]
+            raise UserError(f"{path}: the prompt {first!r} goes on in the next line with {second!r}; close its quote")
+    return [Prompt(id=row["id"] or f"p{index:03d}", text=row["prompt"]) for index, row in enumerate(rows)]
 
 
 def _check_ids(prompts: list[Prompt], path: Path) -> None:
@@ -76,6 +93,10 @@ def _check_ids(prompts: list[Prompt], path: Path) -> None:
     for prompt in prompts:
         if prompt.id in seen:
             raise UserError(f"{path} gives the id {prompt.id!r} twice: ids name the clips and must differ")
+        if len(prompt.id.encode()) > LONGEST_ID:
+            raise UserError(
+                f"{path} gives the id {prompt.id[:40]}…, too long for a file name: at most {LONGEST_ID} bytes"
+            )
         if not all(character.isalnum() or character in "-_." for character in prompt.id) or prompt.id.startswith("."):
             raise UserError(f"{path} gives the id {prompt.id!r}: ids name files, use letters, digits, - _ and .")
         seen.add(prompt.id)

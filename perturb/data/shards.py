@@ -1,6 +1,7 @@
 """webdataset shards to train on: which there are, and what a sample in them holds.
 
-A shard is a tar file in which the files of one sample share their name up to the first dot: 000017.mp4, 000017.txt.
+A shard is a tar file in which the files of one sample share their name up to the first dot: 000017.mp4, 000017.txt. In
+names with more dots (a.1.mp4, a.1.txt) the rest must belong together, and no second sample may begin alike (a.2.mp4).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from perturb.data.animations import SUFFIXES as ANIMATION_SUFFIXES
 from perturb.data.captions import CAPTION_COLUMNS
 from perturb.data.clips import ClipReader
 from perturb.data.decoding import SUFFIXES as VIDEO_SUFFIXES
@@ -51,7 +53,7 @@ class Shards:
 
 
 class VideoShards(Shards):
-    """Shards of videos: a video, its caption (.txt, or .json with ``caption``), in .json also ``fps``, ``duration``.
+    """Shards of videos: a video, its caption (.txt, or .json with ``caption``), in .json also ``fps``.
 
     ``stride`` and ``crop``: see `ClipReader`.
     """
@@ -70,11 +72,13 @@ class VideoShards(Shards):
         self, raw: Raw, name: str, *, frames: int, height: int, width: int, generator: torch.Generator
     ) -> Sample:
         """A clip of one video. Raises BrokenSample."""
-        content, notes = _field(raw, VIDEO_SUFFIXES, name), _notes(raw, name)
-        caption = _caption(raw, notes, name)
-        fps, duration = ("" if notes.get(key) is None else str(notes[key]) for key in ("fps", "duration"))
-        size: Any = {"frames": frames, "height": height, "width": width}
-        clip, rate = self.reader.read(content, name, **size, generator=generator, fps=fps, duration=duration)
+        key = _member(raw, VIDEO_SUFFIXES) or _wanted(raw, (*VIDEO_SUFFIXES, *ANIMATION_SUFFIXES), name)
+        notes = _notes(raw, key, name)
+        caption = _caption(raw, key, notes, name)
+        fps = "" if notes.get("fps") is None else str(notes["fps"])
+        clip, rate = self.reader.read(
+            raw[key], name, frames=frames, height=height, width=width, generator=generator, fps=fps
+        )
         return Sample(_key(raw), clip, caption, rate)
 
     def describe(self) -> dict[str, Any]:
@@ -97,8 +101,9 @@ class ImageShards(Shards):
     ) -> Sample:
         """One still (t = 1, fps = 0). Raises BrokenSample."""
         del frames
-        picture = decode_image(_field(raw, IMAGE_SUFFIXES, name), name)
-        caption = _caption(raw, _notes(raw, name), name)
+        key = _wanted(raw, IMAGE_SUFFIXES, name)
+        picture = decode_image(raw[key], name)
+        caption = _caption(raw, key, _notes(raw, key, name), name)
         return Sample(_key(raw), fit_picture(picture, height, width, self.crop, generator)[:, None], caption, 0.0)
 
     def describe(self) -> dict[str, Any]:
@@ -153,35 +158,53 @@ def _key(raw: Raw) -> str:
     return f"{str(raw['__url__']).rpartition('/')[2]}/{raw['__key__']}"
 
 
-def _field(raw: Raw, suffixes: Sequence[str], name: str) -> bytes:
-    """The content of the one file with one of these suffixes."""
+def _member(raw: Raw, suffixes: Sequence[str]) -> str | None:
+    """The member with one of these suffixes: alone, else the only one behind further dots."""
     found = [key for key in raw if not key.startswith("__") and f".{key.rpartition('.')[2]}" in suffixes]
-    if not found:
-        files = ", ".join(sorted(key for key in raw if not key.startswith("__")))
-        raise BrokenSample(name, f"holds {files}; wanted: one of {', '.join(suffixes)}")
-    return raw[found[0]]
+    plain = [key for key in found if "." not in key]
+    return plain[0] if plain else found[0] if len(found) == 1 else None
 
 
-def _notes(raw: Raw, name: str) -> dict[str, Any]:
+def _wanted(raw: Raw, suffixes: Sequence[str], name: str) -> str:
+    """`_member`, which must be there."""
+    key = _member(raw, suffixes)
+    if key is None:
+        files = sorted(key for key in raw if not key.startswith("__"))
+        several = sum(f".{file.rpartition('.')[2]}" in suffixes for file in files) > 1
+        why = ": a name ends at its first dot, so these became one sample; rename them" if several else ""
+        raise BrokenSample(name, f"holds {', '.join(files)}; wanted: one of {', '.join(suffixes)}{why}")
+    return key
+
+
+def _beside(raw: Raw, key: str, suffix: str) -> str | None:
+    """The member with another suffix that belongs to ``key``: the same up to its last dot, or the suffix alone."""
+    return next((other for other in (f"{key.rpartition('.')[0]}.{suffix}", suffix) if other in raw), None)
+
+
+def _notes(raw: Raw, key: str, name: str) -> dict[str, Any]:
     """What the sample's .json says, nothing where there is none."""
-    if "json" not in raw:
+    beside = _beside(raw, key, "json")
+    if beside is None:
         return {}
     try:
-        notes = json.loads(raw["json"])
-    except ValueError as error:
+        notes = json.loads(raw[beside])
+    except (ValueError, RecursionError) as error:
         raise BrokenSample(name, f"its .json cannot be read: {error}") from None
     if not isinstance(notes, dict):
         raise BrokenSample(name, "its .json is no object")
     return notes
 
 
-def _caption(raw: Raw, notes: Mapping[str, Any], name: str) -> str:
+def _caption(raw: Raw, key: str, notes: Mapping[str, Any], name: str) -> str:
+    found: list[Any] = []
     try:
-        texts = [raw[key].decode("utf-8-sig") for key in TEXTS if key in raw]
+        found += [raw[beside].decode("utf-8-sig") for suffix in TEXTS if (beside := _beside(raw, key, suffix))]
     except UnicodeDecodeError as error:
         raise BrokenSample(name, f"its caption is not UTF-8 text: {error}") from None
-    texts += [notes[key] for key in CAPTION_COLUMNS if isinstance(notes.get(key), str)]
-    caption = next((" ".join(text.split()) for text in texts if text.strip()), "")
+    found += [notes[column] for column in CAPTION_COLUMNS if notes.get(column) is not None]
+    if wrong := next((text for text in found if not isinstance(text, str)), None):
+        raise BrokenSample(name, f"its caption is no text but {wrong!r:.60}")
+    caption = next((" ".join(text.split()) for text in found if text.strip()), "")
     if not caption:
         raise BrokenSample(name, "has no caption: wanted a .txt, or a .json with caption")
     return caption

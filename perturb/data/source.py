@@ -30,8 +30,11 @@ class Sample:
     fps: float
 
 
-class BrokenSample(Exception):
-    """A file that cannot become a sample: ``path`` and ``reason``. Feeds count it, log it and go on without it."""
+class BrokenSample(UserError):
+    """A file that cannot become a sample: ``path`` and ``reason``. Feeds count it, log it and go on without it.
+
+    Where there is nothing to go on with (an image of D_I, the image of ``image=``), it ends the command as what it is.
+    """
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)  # both, so that it can be pickled

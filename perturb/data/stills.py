@@ -5,6 +5,7 @@ Axes: c channels (RGB), t frames, h w pixels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,24 +19,26 @@ from perturb.data.images import (
     ImageSet,
     Policy,
     check_settings,
+    cover_size,
     decode_image,
     resize_and_crop,
-    resize_to_cover,
 )
 from perturb.data.source import BrokenSample, Crop, Sample, check_choice, crop_offset
-from perturb.data.tables import read_columns, require
+from perturb.data.tables import Table
 from perturb.errors import UserError
 from perturb.store.paths import resolve
 
-COLUMNS = {"file": FILE_COLUMNS, "caption": CAPTION_COLUMNS}
+COLUMNS = {"file": FILE_COLUMNS, "caption": CAPTION_COLUMNS, "key": ("key",)}
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
 
 
 class ImageTable(ImageFiles):
     """The images that a csv, jsonl or parquet table lists, in its order: ``file`` (or ``path``) and ``caption``.
 
-    Paths are relative to ``root``, null: to the table's folder. ``max_corrupt_fraction``: see `ImageFolder`. Raises
-    UserError for a table that cannot be read, missing columns and empty captions.
+    JourneyDB's (``img_path``, ``prompt``) and img2dataset's of LAION-COCO (``key``, ``top_caption``) are understood
+    too. Paths are relative to ``root``, null: to the table's folder. ``columns`` names the headings of file and
+    caption, see `Table`. ``max_corrupt_fraction``: see `ImageFolder`. Raises UserError for a table that cannot be read,
+    missing columns and empty captions.
     """
 
     def __init__(
@@ -44,24 +47,26 @@ class ImageTable(ImageFiles):
         root: str | Path | None = None,
         as_video: Policy = "single_frame",
         max_corrupt_fraction: float | None = 0.05,
+        columns: Mapping[str, str | None] | None = None,
     ) -> None:
         check_settings(as_video, max_corrupt_fraction)
         path = resolve(table)
-        columns = read_columns(path, COLUMNS)
-        require(path, columns, COLUMNS, ("file", "caption"))
-        base = path.parent if root is None else resolve(root)
-        files = [base / name for name in columns["file"]]
-
-        def captions_of(sound: Any) -> list[str]:
-            left = set(sound)  # by row: a file may be listed with several captions
-            return [text for file, text in zip(files, columns["caption"], strict=True) if file in left]
-
-        super().__init__(base, files, captions_of, as_video=as_video, max_corrupt_fraction=max_corrupt_fraction)
-        self.table = path
+        rows = Table(path, COLUMNS, columns)
+        own = not rows.has("file") and rows.has("key")
+        rows.require("key" if own else "file", "caption")
+        super().__init__(
+            path.parent if root is None else resolve(root),
+            rows.column("key", made=_img2dataset) if own else rows.column("file"),
+            rows.column("caption"),
+            as_video=as_video,
+            max_corrupt_fraction=max_corrupt_fraction,
+            digest=rows.sha256,
+        )
+        self.table, self.columns = path, {name: heading for name, heading in (columns or {}).items() if heading}
 
     def describe(self) -> dict[str, Any]:
         """For the manifest, see `ImageFiles.describe`; the source is the table."""
-        return super().describe() | {"source": str(self.table), "root": str(self.folder)}
+        return super().describe() | {"source": str(self.table), "root": str(self.folder), "columns": self.columns}
 
 
 class SavedDataset:
@@ -169,16 +174,22 @@ def still_folder(
     captions: str | Path | None = None,
     crop: Crop = "centre",
     max_corrupt_fraction: float | None = None,
+    columns: Mapping[str, str | None] | None = None,
 ) -> StillSource:
     """A folder of images as a training source, see `ImageFolder`; by default no image is read before it is wanted."""
-    return StillSource(ImageFolder(folder, captions, max_corrupt_fraction=max_corrupt_fraction), crop=crop)
+    images = ImageFolder(folder, captions, max_corrupt_fraction=max_corrupt_fraction, columns=columns)
+    return StillSource(images, crop=crop)
 
 
 def still_table(
-    table: str | Path, root: str | Path | None = None, crop: Crop = "centre", max_corrupt_fraction: float | None = None
+    table: str | Path,
+    root: str | Path | None = None,
+    crop: Crop = "centre",
+    max_corrupt_fraction: float | None = None,
+    columns: Mapping[str, str | None] | None = None,
 ) -> StillSource:
     """A table of images as a training source, see `ImageTable`; by default no image is read before it is wanted."""
-    return StillSource(ImageTable(table, root, max_corrupt_fraction=max_corrupt_fraction), crop=crop)
+    return StillSource(ImageTable(table, root, max_corrupt_fraction=max_corrupt_fraction, columns=columns), crop=crop)
 
 
 def still_dataset(
@@ -192,11 +203,16 @@ def still_dataset(
     return StillSource(SavedDataset(folder, split, image, caption), crop=crop)
 
 
+def _img2dataset(key: str) -> str:
+    """Where img2dataset puts an image: in a folder per shard, named by all but the last four digits of the key."""
+    return f"{key[:-4]}/{key}.jpg"
+
+
 def fit_picture(picture: Tensor, height: int, width: int, crop: Crop, generator: torch.Generator) -> Tensor:
     """c h w in [0, 1] of any size → c height width in [−1, 1], its proportions kept."""
-    pixels = resize_to_cover(picture, height, width)
-    top, left = crop_offset((pixels.shape[1] - height, pixels.shape[2] - width), crop, generator)
-    return pixels[:, top : top + height, left : left + width] * 2 - 1
+    tall, wide = cover_size((picture.shape[1], picture.shape[2]), height, width)
+    place = crop_offset((tall - height, wide - width), crop, generator)
+    return resize_and_crop(picture, height, width, place) * 2 - 1
 
 
 def _load_from_disk(folder: Path) -> Any:

@@ -1,129 +1,165 @@
-"""Tables of files and texts: csv with a header, one JSON object per line, or parquet."""
+"""Tables of files and texts: csv with a header, one JSON object per line, or parquet; rows are read when wanted.
+
+A heading names a column, or with dots a value within: ``Task2.Caption``. Of a table only the places of its rows are
+kept, so that one of millions of rows opens in seconds and takes little memory.
+"""
 
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
+
+from perturb.data.source import BrokenSample
+from perturb.data.table_files import Csv, Jsonl, Parquet, Row, reason
 from perturb.errors import UserError
 
-
-def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a ``.csv`` or ``.jsonl`` file as text. Raises UserError naming the line that cannot be read."""
-    return list(iterate_table(path))
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+CHECKED = 20_000  # rows that are read at the start; they take half a second
 
 
-def read_columns(path: Path, wanted: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Columns of a ``.csv``, ``.jsonl`` or ``.parquet`` file as texts, an empty text where a cell is empty.
+class Table:
+    """The rows of a table file by their number.
 
-    ``wanted``: name → the headings it may have in the file, the first one found is read; names that the file does not
-    have are absent from the result. Raises UserError for a file that cannot be read.
+    ``wanted``: name → the headings it may have, of which each row's first that is not empty is taken. ``columns``: name
+    → the only heading it has, given by the user, null: any of them. The quotes of a csv file are followed to its end;
+    what stands in a row is looked at in up to `CHECKED` of them, in even distances. UserError, with the line, for one
+    that cannot be read; what is found later is a BrokenSample.
     """
-    if not path.is_file():
-        raise UserError(f"no table {path}: give a .csv, .jsonl or .parquet file")
-    if path.suffix == ".parquet":
-        return _parquet_columns(path, wanted)
-    if path.suffix not in (".csv", ".jsonl"):
-        raise UserError(f"{path} ends in {path.suffix!r}: allowed are .csv, .jsonl and .parquet")
-    columns: dict[str, list[str]] = {}
-    count = 0
-    for row in iterate_table(path):
-        for name, headings in wanted.items():
-            heading = next((heading for heading in headings if heading in row), None)
-            if heading is None:
-                continue
-            cells = columns.setdefault(name, [])
-            cells += [""] * (count - len(cells))  # rows of a jsonl file need not all have the same names
-            cells.append(row[heading].strip())
-        count += 1
-    return {name: cells + [""] * (count - len(cells)) for name, cells in columns.items()}
+
+    def __init__(
+        self,
+        path: Path,
+        wanted: Mapping[str, Sequence[str]],
+        columns: Mapping[str, str | None] | None = None,
+    ) -> None:
+        if not path.is_file():
+            raise UserError(f"no table {path}: give a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
+        if path.suffix.lower() not in SUFFIXES:
+            raise UserError(f"{path} ends in {path.suffix!r}: allowed are .csv, .jsonl and .parquet")
+        self.path, self.required = path, ()
+        self.wanted = {name: tuple(headings) for name, headings in wanted.items()} | _named(columns, wanted)
+        kinds = {".csv": Csv, ".jsonl": Jsonl, ".parquet": Parquet}
+        try:
+            self._rows = kinds[path.suffix.lower()](path, {h for group in self.wanted.values() for h in group})
+            self.sha256 = self._rows.sha256
+            self._look()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def row(self, number: int) -> dict[str, str]:
+        """The wanted texts of a row, an empty one where it has none. Raises BrokenSample, with its line."""
+        try:
+            row = self._rows.read(number)
+            texts = {name: _first(row, headings) for name, headings in self.wanted.items()}
+            lacking = [name for name in self.required if not texts[name]]
+            if lacking:
+                raise ValueError(f"has no {lacking[0]}; it has {', '.join(row) or 'nothing'}")
+        except (ValueError, csv.Error, RecursionError, OSError) as error:
+            raise BrokenSample(f"{self.path}, {self._rows.place(number)}", reason(error)) from None
+        return texts
+
+    def column(self, *names: str, made: Callable[..., str] | None = None) -> Column:
+        """The texts of one name; of several, what ``made`` makes of them."""
+        return Column(self, names, made or str)
+
+    def texts(self) -> Iterator[dict[str, str]]:
+        """All rows. Raises UserError for one that cannot be read."""
+        return (self.row(number) for number in range(len(self)))
+
+    def has(self, name: str) -> bool:
+        """Whether the table gives this at all: its header does, or any row that is looked at."""
+        return any(heading in self.headings for heading in self.wanted[name])
+
+    def require(self, *names: str) -> Table:
+        """The table itself, where every row that is looked at has these; for the others it is seen when they are read.
+
+        Raises UserError.
+        """
+        if not len(self):
+            raise UserError(f"{self.path} holds no rows below its headings ({', '.join(self._rows.shown())})")
+        for name in names:
+            if not self.has(name):
+                options, found = " or ".join(self.wanted[name]), ", ".join(self._rows.shown())
+                raise UserError(f"{self.path} has no column {options}; it has {found}: name one with columns.{name}=…")
+            if places := self._lacking[name]:
+                found = f"{len(places)} of {self._looked} rows of {self.path} have no {name}"
+                raise UserError(f"{found}, e.g. {', '.join(places[:3])}: fill them in or take them out")
+        self.required = names
+        return self
+
+    def _look(self) -> None:
+        """Find out what the table has, and which rows lack something."""
+        count = len(self)
+        looked_at = range(count) if count <= CHECKED else np.linspace(0, count - 1, CHECKED).astype(int).tolist()
+        self.headings, self._looked = set(self._rows.header), len(looked_at)
+        self._lacking: dict[str, list[str]] = {name: [] for name in self.wanted}
+        for number in looked_at:
+            try:
+                row = self._rows.read(number)
+                texts = {name: _first(row, headings) for name, headings in self.wanted.items()}
+            except (ValueError, csv.Error, RecursionError) as error:
+                raise UserError(f"{self.path}, {self._rows.place(number)} {reason(error)}") from None
+            for name, text in texts.items():
+                self.headings.update(h for h in self.wanted[name] if _inside(row, h) is not None)
+                if not text:
+                    self._lacking[name].append(self._rows.place(number))
 
 
-def require(
-    path: Path, columns: Mapping[str, Sequence[str]], wanted: Mapping[str, Sequence[str]], names: Sequence[str]
-) -> None:
-    """Raise UserError unless every one of ``names`` is among the columns that were read, and has no empty cell."""
-    for name in names:
-        if name not in columns:
-            options = " or ".join(wanted[name])
-            raise UserError(f"{path} has no column {options}; it has {', '.join(_headings(path)) or 'no rows'}")
-        empty = [str(number) for number, text in enumerate(columns[name], 1) if not text]
-        if empty:
-            found = f"{len(empty)} of {len(columns[name])} rows of {path} have no {name}"
-            raise UserError(f"{found}, e.g. row {', '.join(empty[:3])}: fill them in or take them out")
+class Column(Sequence[str]):
+    """Texts of a table's rows, read when wanted. Raises BrokenSample for a row that cannot be read."""
+
+    def __init__(self, table: Table, names: Sequence[str], made: Callable[..., str]) -> None:
+        self.table, self.names, self.made = table, names, made
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        row = self.table.row(range(len(self))[index])
+        return self.made(*(row[name] for name in self.names))
 
 
-def _headings(path: Path) -> list[str]:
-    """The headings of a table, of its first entry for jsonl; for messages."""
-    if path.suffix == ".parquet":
-        return list(_parquet().read_schema(path).names)
-    return list(next(iterate_table(path), {}))
+def _named(columns: Mapping[str, str | None] | None, wanted: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """The headings that a user names, each the only one of its column; those that are null are left open."""
+    given = {name: heading for name, heading in (columns or {}).items() if heading is not None}
+    for name, heading in given.items():
+        if name not in wanted or not isinstance(heading, str):
+            raise UserError(f"columns.{name}={heading!r}; allowed: a heading for {', '.join(wanted)}")
+    return {name: (heading,) for name, heading in given.items()}
 
 
-def iterate_table(path: Path) -> Iterator[dict[str, str]]:
-    """`read_table` row by row, so that a long table never lies in memory as dictionaries."""
-    if path.suffix not in (".csv", ".jsonl"):
-        raise UserError(f"{path} ends in {path.suffix!r}: allowed are .txt, .csv and .jsonl")
-    try:
-        with path.open(encoding="utf-8-sig", newline="" if path.suffix == ".csv" else "\n") as file:
-            if path.suffix == ".csv":
-                table = csv.DictReader(file)
-                for row in table:
-                    yield _cells(row, path, table.line_num)
-            else:
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        yield _parse(line, path, number)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}") from None
-    except csv.Error as error:
-        raise UserError(f"{path} is not a csv table: {error}") from None
+def _first(row: Row, headings: Sequence[str]) -> str:
+    """The first text of a row under one of these headings that is not empty."""
+    for heading in headings:
+        value = _inside(row, heading)
+        if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+            raise ValueError(f"has {type(value).__name__} {str(value)[:40]!r} under {heading!r}, where a text belongs")
+        if text := "" if value is None else str(value).strip():
+            text.encode()  # half a surrogate pair, which JSON can hold, is no text: a ValueError
+            return text
+    return ""
 
 
-def _cells(row: dict[str | None, Any], path: Path, number: int) -> dict[str, str]:
-    # DictReader puts surplus cells under None and fills missing ones with None
-    if any(row.get(None) or ()):
-        raise UserError(f'{path}, line {number} has more cells than the header: put a text with commas in "quotes"')
-    return {key: value or "" for key, value in row.items() if key is not None}
-
-
-def _parse(line: str, path: Path, number: int) -> dict[str, str]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {number} is not JSON: {error.msg}") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{path}, line {number} is not a JSON object: {line.strip()[:60]}")
-    return {str(key): _text(value) for key, value in row.items()}
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _parquet_columns(path: Path, wanted: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    parquet = _parquet()
-    try:
-        names = parquet.read_schema(path).names
-        chosen = {name: next((h for h in options if h in names), None) for name, options in wanted.items()}
-        table = parquet.read_table(path, columns=[heading for heading in chosen.values() if heading is not None])
-    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-        raise UserError(f"{path} cannot be read as parquet: {error}") from None
-    return {
-        name: ["" if value is None else str(value).strip() for value in table.column(heading).to_pylist()]
-        for name, heading in chosen.items()
-        if heading is not None
-    }
-
-
-def _parquet() -> Any:
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        raise UserError("parquet tables need pyarrow: pip install 'perturb[data]', or give a .csv or .jsonl") from None
-    return parquet
+def _inside(row: Row, heading: str) -> Any:
+    """What lies under a heading, or under the parts of it one in the other."""
+    if heading in row:
+        return row[heading]
+    found: Any = row
+    for part in heading.split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            return None
+        found = found[part]
+    return found

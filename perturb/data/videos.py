@@ -9,19 +9,20 @@ from typing import Any
 
 import torch
 
+from perturb.data import animations
 from perturb.data.captions import CAPTION_COLUMNS, FILE_COLUMNS, find_captions
 from perturb.data.clips import ClipReader
 from perturb.data.decoding import SUFFIXES
 from perturb.data.pictures import list_files
 from perturb.data.source import Crop, Sample
-from perturb.data.tables import read_columns, require
+from perturb.data.tables import Table
+from perturb.errors import UserError
 from perturb.store.paths import resolve
 
 COLUMNS = {
     "file": ("path", *FILE_COLUMNS),
     "caption": (*CAPTION_COLUMNS, "name"),
     "fps": ("fps", "frame_rate"),
-    "duration": ("duration",),
     # WebVid's own tables name no file: it is page_dir/videoid.mp4
     "page": ("page_dir",),
     "id": ("videoid",),
@@ -31,8 +32,8 @@ COLUMNS = {
 class VideoFiles:
     """Captioned video files below one folder; what `VideoTable` and `VideoFolder` share.
 
-    ``names`` are relative to ``root``; ``fps`` and ``duration``, one text per file, are what a table says of them. No
-    file is touched before it is wanted.
+    ``names`` are relative to ``root``; ``fps``, one text per file, is what a table says of them, ``digest`` that of the
+    table. No file is touched before it is wanted.
     """
 
     def __init__(
@@ -43,10 +44,10 @@ class VideoFiles:
         reader: ClipReader,
         *,
         fps: Sequence[str] | None = None,
-        duration: Sequence[str] | None = None,
+        digest: str | None = None,
     ) -> None:
         self.root, self.names, self.captions, self.reader = root, names, captions, reader
-        self.fps, self.duration = fps, duration
+        self.fps, self.digest = fps, digest
 
     def __len__(self) -> int:
         return len(self.names)
@@ -62,26 +63,28 @@ class VideoFiles:
             width=width,
             generator=generator,
             fps="" if self.fps is None else self.fps[index],
-            duration="" if self.duration is None else self.duration[index],
         )
         return Sample(self.names[index], clip, self.captions[index], fps)
 
     def describe(self) -> dict[str, Any]:
         """For the manifest: where, how many, how clips are cut, and a digest of all that is known of the files."""
-        columns = [column for column in (self.names, self.captions, self.fps, self.duration) if column is not None]
-        total = hashlib.sha256()
-        for row in zip(*columns, strict=True):
-            total.update("\0".join(row).encode() + b"\n")
-        found = {"source": str(self.root), "count": len(self), "sha256": total.hexdigest()}
-        return found | self.reader.describe()
+        digest = self.digest
+        if digest is None:
+            rows = "".join(f"{name}\0{caption}\n" for name, caption in zip(self.names, self.captions, strict=True))
+            digest = hashlib.sha256(rows.encode()).hexdigest()
+        return {"source": str(self.root), "count": len(self), "sha256": digest} | self.reader.describe()
+
+
+def _webvid(page: str, video: str) -> str:
+    return f"{page}/{video}.mp4".lstrip("/")
 
 
 class VideoTable(VideoFiles):
-    """The videos that a csv, jsonl or parquet table lists: ``path``, ``caption``, and ``fps``, ``duration`` if known.
+    """The videos that a csv, jsonl or parquet table lists: ``path``, ``caption``, and ``fps`` if known.
 
     WebVid's own tables (``videoid``, ``page_dir``, ``name``) are understood too. Paths are relative to ``root``, null:
-    to the table's folder. ``fps`` goes before what the file says, ``duration`` (seconds, or PT00H00M12S) serves where
-    the file has none. ``stride`` and ``crop``: see `ClipReader`. Raises UserError for a table that cannot be read,
+    to the table's folder. ``fps`` goes before what the file says. ``columns`` names the headings of file, caption and
+    fps, see `Table`; ``stride`` and ``crop``: see `ClipReader`. Raises UserError for a table that cannot be read,
     missing columns, and rows without path or caption.
     """
 
@@ -91,17 +94,20 @@ class VideoTable(VideoFiles):
         root: str | Path | None = None,
         stride: Mapping[str, int] | None = None,
         crop: Crop = "centre",
+        columns: Mapping[str, str | None] | None = None,
     ) -> None:
         reader = ClipReader(stride=stride, crop=crop)
         self.table = resolve(table)
-        columns = _columns(self.table)
+        rows = Table(self.table, COLUMNS, columns)
+        own = not rows.has("file") and rows.has("id")
+        rows.require("id" if own else "file", "caption")
         super().__init__(
             self.table.parent if root is None else resolve(root),
-            columns["file"],
-            columns["caption"],
+            rows.column("page", "id", made=_webvid) if own else rows.column("file"),
+            rows.column("caption"),
             reader,
-            fps=columns.get("fps"),
-            duration=columns.get("duration"),
+            fps=rows.column("fps") if rows.has("fps") else None,
+            digest=rows.sha256,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -110,11 +116,11 @@ class VideoTable(VideoFiles):
 
 
 class VideoFolder(VideoFiles):
-    """The videos of a folder and its subfolders, in the order of their sorted relative paths.
+    """The videos and animations of a folder and its subfolders, in the order of their sorted relative paths.
 
     ``captions``: null looks for ``.txt`` files beside the videos, then for captions.csv and its like in the folder; a
-    path names a table; "none" means no captions. ``stride`` and ``crop``: see `ClipReader`. Raises UserError for a
-    missing or empty folder and missing captions.
+    path names a table, see `Table` for its ``columns``; "none" means no captions. ``stride`` and ``crop``: see
+    `ClipReader`. Raises UserError for a missing or empty folder and missing captions.
     """
 
     def __init__(
@@ -123,19 +129,16 @@ class VideoFolder(VideoFiles):
         captions: str | Path | None = None,
         stride: Mapping[str, int] | None = None,
         crop: Crop = "centre",
+        columns: Mapping[str, str | None] | None = None,
     ) -> None:
         reader = ClipReader(stride=stride, crop=crop)
         root = resolve(folder)
-        files = list_files(root, SUFFIXES, what="videos", setting="folder")
+        files = [
+            file
+            for file in list_files(root, (*SUFFIXES, *animations.SUFFIXES), what="videos", setting="folder")
+            if file.suffix.lower() in SUFFIXES or animations.is_animation(file)
+        ]
+        if not files:
+            raise UserError(f"{root} holds no videos, only pictures: give a folder of videos with folder=/path")
         names = [file.relative_to(root).as_posix() for file in files]
-        super().__init__(root, names, find_captions(root, files, captions, setting="captions"), reader)
-
-
-def _columns(table: Path) -> dict[str, list[str]]:
-    """Columns file and caption, and fps and duration where there are such; of WebVid's own tables the same."""
-    columns = read_columns(table, COLUMNS)
-    if "file" not in columns and "id" in columns:
-        pages = columns.get("page", [""] * len(columns["id"]))
-        columns["file"] = [f"{page}/{video}.mp4".lstrip("/") for page, video in zip(pages, columns["id"], strict=True)]
-    require(table, columns, COLUMNS, ("file", "caption"))
-    return columns
+        super().__init__(root, names, find_captions(root, files, captions, setting="captions", columns=columns), reader)

@@ -5,7 +5,7 @@ Axes: b batch, c channels, t frames, h w pixels or latents, l text tokens, m ima
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -101,6 +101,10 @@ class VideoModel(Architecture, Protocol):
 
     def partition(self) -> Partition:
         """The parameters of `network` by what they model. Call it before anything is attached."""
+        ...
+
+    def check_prompts(self, prompts: Mapping[str, str]) -> None:
+        """Warn of prompts (id → text) that are cut; UserError for two that the model cannot tell apart."""
         ...
 
     def conditioning(self, prompts: Sequence[str], fps: int, image: Tensor | None = None) -> Conditioning:

@@ -1,6 +1,8 @@
 """Where packaged files lie: weights and prompts inside the package, conf/ beside the checkout or inside the wheel."""
 
-from collections.abc import Sequence
+import os
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from perturb.errors import UserError
@@ -41,3 +43,45 @@ def distinct_names(paths: Sequence[str]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     raise UserError(f"{', '.join(paths)}: one of these folders is given twice; give each once")
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Every visible file below ``folder``, also behind links; links that lead nowhere are among them.
+
+    Hidden files and folders (.ipynb_checkpoints, .cache) are left out. A folder is read once, by its own place rather
+    than by a link to it. Raises UserError for a folder that cannot be read.
+    """
+    root = os.path.realpath(folder)
+    linked: list[Path] = []
+    seen: set[str] = set()
+    waiting = [folder]
+    while waiting or linked:
+        place = (waiting or linked).pop()
+        if (own := os.path.realpath(place)) in seen:
+            continue
+        seen.add(own)
+        for entry in _entries(place):
+            path, kind = place / entry.name, _kind(entry)
+            if stat.S_ISDIR(kind):
+                inside = entry.is_symlink() and Path(os.path.realpath(path)).is_relative_to(root)
+                (linked if inside else waiting).append(path)
+            elif stat.S_ISREG(kind) or not kind:
+                yield path
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is visible in a folder, in reverse order: the last one is taken first."""
+    try:
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror}; allow it, or move it away") from error
+    return sorted(visible, key=lambda entry: entry.name, reverse=True)
+
+
+def _kind(entry: os.DirEntry[str]) -> int:
+    """The mode of what an entry leads to, 0 where it leads nowhere."""
+    try:
+        return entry.stat().st_mode
+    except OSError:
+        return 0

@@ -96,6 +96,7 @@ class Generator:
         self.prompts, self.precision = prompts, config.precision
         self.format = ClipFormat.of(config, model)
         pixels = None if image is None else load_conditioning_image(image, self.format.height, self.format.width)
+        model.check_prompts({prompt.id: prompt.text for prompt in prompts})
         self.cond = model.conditioning([prompt.text for prompt in prompts], self.format.fps, pixels)
         self.uncond = model.unconditional(1, self.format.fps)
         self.jobs = [(index, seed) for seed in config.seeds for index in range(len(prompts))]

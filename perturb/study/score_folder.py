@@ -47,6 +47,7 @@ def score_folder(
     videos: str,
     *,
     prompts: str | None,
+    columns: Mapping[str, str | None] | None = None,
     reference: str | None,
     images: ImageSet | None,
     fps: float | None,
@@ -59,7 +60,7 @@ def score_folder(
     if own.left_out:
         print(f"{len(own.left_out)} videos are left out for the .npy of the same name beside them", file=sys.stderr)
     others = Collection({}) if reference is None else find_clips(reference, "reference")
-    made_from = dict(zip(own.clips, match_prompts(prompts, list(own.clips)), strict=True))
+    made_from = dict(zip(own.clips, match_prompts(prompts, list(own.clips), columns), strict=True))
     originals = {name: _source(name, path, made_from.get(name), fps) for name, path in others.clips.items()}
     if reference is not None and not originals.keys() & own.clips.keys():
         raise UserError(f"no clip of {reference} has the name of one of {videos}, e.g. {next(iter(own.clips))}")

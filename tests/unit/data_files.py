@@ -104,3 +104,20 @@ def write_shard(path: Path, files: Mapping[str, bytes]) -> Path:
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
     return path
+
+
+def mutated(content: bytes, random: np.random.Generator) -> bytes:
+    """A file with some bytes changed, a part gone, or a part doubled."""
+    data = bytearray(content)
+    for _ in range(random.integers(1, 3)):
+        place, length = int(random.integers(len(data))), int(random.integers(1, 9))
+        match random.integers(4):
+            case 0:
+                data[place : place + length] = random.bytes(length)
+            case 1:
+                del data[place : place + length]
+            case 2:
+                data[place:place] = data[place : place + length] * 3
+            case _ if len(data) > 40:
+                del data[max(20, place) :]
+    return bytes(data)

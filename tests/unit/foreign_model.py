@@ -3,7 +3,7 @@
 Axes: b batch, c channels, t frames, h w pixels or latents, l text tokens, d features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,6 +76,9 @@ class Foreign:
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         return (3, frames, height // 2, width // 2)
+
+    def check_prompts(self, prompts: Mapping[str, str]) -> None:
+        """Any length will do."""
 
     def conditioning(self, prompts: Sequence[str], fps: int, image: Tensor | None = None) -> Conditioning:
         if image is not None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from data_files import load, numbered, numbers, write_video
 
-from perturb.data.clips import ClipReader, parse_duration
+from perturb.data.clips import ClipReader
 from perturb.data.decoding import OpenVideo, upright
 from perturb.data.images import resize_and_crop
 from perturb.data.source import BrokenSample, Sample, Source
@@ -56,9 +56,9 @@ def test_any_start_gives_the_frames_that_lie_there(
 ):
     path = write_video(tmp_path / name, numbered(40), codec=codec, pixels=pixels, options=options)
     for start in range(38):
-        with OpenVideo(path, name, fps=None, duration=None) as video:
-            assert (video.count, video.fps) == (42 if name == "a.flv" else 40, 24)
-            shot, _ = video.frames(start, 2 if start < 30 else 1, 2)
+        with OpenVideo(path, name) as video:
+            assert (video.count, video.fps) == (40, 24)
+            shot = video.frames(start, 2 if start < 30 else 1, 2)
             pixels_seen = torch.from_numpy(np.stack(list(upright(shot, 32, 32))))
         shown = numbers(pixels_seen.permute(3, 0, 1, 2) / 127.5 - 1)
         assert shown == [start, start + (2 if start < 30 else 1)]
@@ -196,8 +196,8 @@ def test_damage_in_the_middle_spoils_all_frames_until_the_next_keyframe(tmp_path
     path.write_bytes(content)
     sound = set()
     for start in range(23):
-        with OpenVideo(path, "a.mp4", fps=None, duration=None) as video, contextlib.suppress(BrokenSample):
-            sound |= {start} if len(video.frames(start, 1, 2)[0]) == 2 else set()
+        with OpenVideo(path, "a.mp4") as video, contextlib.suppress(BrokenSample):
+            sound |= {start} if len(video.frames(start, 1, 2)) == 2 else set()
     assert sound == {0, 1, 2, 3, *range(12, 23)}
 
 
@@ -217,7 +217,7 @@ def test_the_table_s_rate_goes_before_the_container_s(tmp_path: Path):
 def test_rows_of_a_jsonl_table_need_not_all_give_a_rate(tmp_path: Path):
     rows = [{"path": f"{i}.mp4", "caption": "a cat"} | ({"fps": 12} if i == 1 else {}) for i in range(4)]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert VideoTable(tmp_path / "t.jsonl").fps == ["", "12", "", ""]
+    assert list(VideoTable(tmp_path / "t.jsonl").fps or ()) == ["", "12", "", ""]
 
 
 @pytest.mark.parametrize("cell", ["abc", "0", "-24", "nan", "inf", "90000"])
@@ -230,20 +230,18 @@ def test_a_table_s_impossible_rate_is_broken(tmp_path: Path, cell: str):
 def test_a_container_s_wrong_rate_is_broken_unless_the_table_knows_better(tmp_path: Path):
     stride = {"min": 2, "max": 2}
     fast = write_video(tmp_path / "a.mp4", numbered(20), rate=5000)
-    assert "says 5000 frames per second; allowed: 1 to 240" in reason(videos(fast))
+    assert "its frames have 5000 per second; allowed: 1 to 240" in reason(videos(fast))
     sample = load(videos(fast, ",24", ",fps", stride=stride))
     assert (sample.fps, np.diff(numbers(sample.frames)).tolist()) == (12, [2, 2, 2])
     # the header says 50, the timestamps are a tenth of a second apart
     stamps = tuple(i / 10 for i in range(20))
     lying = write_video(tmp_path / "b.mkv", numbered(20), rate=50, stamps=stamps)
-    for seed in range(5):
-        assert "says 50 frames per second, but its timestamps give 10" in reason(videos(lying), seed=seed)
     for seed in range(10):
-        sample = load(videos(lying, ",10", ",fps", stride=stride), seed=seed)
+        sample = load(videos(lying, stride=stride), seed=seed)
         assert (sample.fps, np.diff(numbers(sample.frames)).tolist()) == (5, [2, 2, 2])
 
 
-def test_a_duration_from_the_table_serves_where_the_file_has_none(tmp_path: Path):
+def test_a_recording_without_duration_is_read_to_its_end(tmp_path: Path):
     buffer = io.BytesIO()  # what cannot be sought in, as a live recording, has no duration
     buffer.seekable = lambda: False  # type: ignore[method-assign]
     frames = numbered(20)
@@ -258,21 +256,8 @@ def test_a_duration_from_the_table_serves_where_the_file_has_none(tmp_path: Path
     with av.open(str(path)) as container:
         assert not container.duration
         assert not container.streams.video[0].frames
-    ends = set()
-    for row, header in (("", ""), (",2.0", ",duration"), (",PT00H00M02S", ",duration")):
-        source = videos(path, row, header, stride={"min": 1, "max": 1})
-        ends |= {numbers(load(source, seed=seed).frames)[-1] for seed in range(25)}
-    assert max(ends) == 19
-    believed = videos(path, ",1.0", ",duration", stride={"min": 1, "max": 1})
-    assert {numbers(load(believed, seed=seed).frames)[-1] for seed in range(40)} == set(range(3, 10))
-    assert "gives the duration 'SOON'" in reason(videos(path, ",soon", ",duration"))
-
-
-def test_durations_as_webvid_writes_them():
-    assert [parse_duration(text) for text in ("PT00H00M18S", "PT1H", "7.25", " ")] == [18, 3600, 7.25, None]
-    for text in ("-1", "nan", "PT", "0", "1:30"):
-        with pytest.raises(BrokenSample, match="allowed: seconds, or PT00H00M12S"):
-            parse_duration(text)
+    source = videos(path, stride={"min": 1, "max": 1})
+    assert max(numbers(load(source, seed=seed).frames)[-1] for seed in range(40)) == 19
 
 
 def test_a_folder_with_captions_reads_like_a_table(tmp_path: Path):

@@ -143,7 +143,7 @@ def test_damaged_samples_are_passed_over_and_listed(tmp_path: Path):
     reasons = {path.rpartition("/")[2]: reason for path, reason in stream.breakage.report().files.items()}
     assert sorted(reasons) == ["03", "05", "07", "11"]
     assert "cannot be read as an image" in reasons["03"]
-    assert reasons["05"] == "holds txt; wanted: one of .png, .jpg, .jpeg, .webp, .bmp"
+    assert reasons["05"] == "holds txt; wanted: one of .png, .jpg, .jpeg, .webp, .bmp, .tif, .tiff"
     assert reasons["07"].startswith("has no caption")
     assert "not UTF-8" in reasons["11"]
     assert (stream.breakage.report().count, stream.breakage.report().tried) == (4, 30)
@@ -181,7 +181,7 @@ def test_videos_with_notes_in_json(tmp_path: Path):
         "0.txt": b"plain",
         "1.json": b'{"caption": " from  json ", "fps": 12}',
         "1.mp4": clip,
-        "2.json": b'{"caption": "corrected", "fps": 24, "duration": null}',
+        "2.json": b'{"caption": "corrected", "fps": 24}',
         "2.mp4": lying,
         "3.json": b'{"caption": "wrong"}',
         "3.mp4": lying,
@@ -205,7 +205,7 @@ def test_videos_with_notes_in_json(tmp_path: Path):
         assert numbers(sample.frames) == [start, start + 2, start + 4, start + 6]
     reasons = {path[-1]: reason for path, reason in stream.breakage.report().files.items()}
     assert sorted(reasons) == ["3", "4", "5"]
-    assert "says 5000 frames per second" in reasons["3"]
+    assert "its frames have 5000 per second" in reasons["3"]
     assert "its .json cannot be read" in reasons["4"]
     # other draws in every epoch, the same draws whatever the batch
     starts = [numbers(sample.frames)[0] for sample in stream.samples(0, range(12))]

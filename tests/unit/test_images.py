@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from perturb.data.images import ImageFolder, load_conditioning_image, published_resize, resize_and_crop, to_rgb
+from perturb.data.images import ImageFolder, load_conditioning_image, published_resize, resize_and_crop
+from perturb.data.pictures import rgb_pixels
 from perturb.errors import UserError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -49,6 +50,10 @@ def test_the_camera_s_rotation_is_undone(tmp_path: Path) -> None:
     save(tmp_path / "a.png", paint(RED, RED, GREEN, GREEN), exif=exif)
     image = ImageFolder(tmp_path).load(0, 4, 2)
     assert image[0, :, 0].tolist() == [1, 1, -1, -1]  # what was left is now on top
+
+
+def to_rgb(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(rgb_pixels(image)).permute(2, 0, 1)
 
 
 def test_grey_transparent_palette_and_sixteen_bit_images() -> None:
@@ -114,7 +119,9 @@ def test_missing_captions_are_listed_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"2 of 3 .*b\.png, c\.png"):
         ImageFolder(tmp_path)
     (tmp_path / "t.csv").write_text("name,caption\na.png,x\n")
-    with pytest.raises(UserError, match="it needs 'file' and 'caption'"):
+    with pytest.raises(
+        UserError, match=r"has no column file or .*; it has name, caption: name one with columns\.file="
+    ):
         ImageFolder(tmp_path, captions="t.csv")
     (tmp_path / "t.csv").write_text("file,caption\na.png,x\na.png,y\n")
     with pytest.raises(UserError, match="a second time"):

@@ -33,13 +33,13 @@ def test_tables_give_prompt_or_caption_and_optional_ids(tmp_path: Path) -> None:
     [
         ("p.txt", " \n\n", "holds no prompts"),
         ("p.csv", "id,prompt\n", "holds no prompts"),
-        ("p.csv", "id,words\n1,a cat\n", "entry 1 has no prompt.*'words'"),
+        ("p.csv", "id,words\n1,a cat\n", "has no column prompt or caption or text; it has id, words"),
         ("p.csv", "id,prompt\na,x\na,y\n", "'a' twice"),
         ("p.csv", "id,prompt\na/b,x\n", "name files"),
         ("p.csv", "id,prompt\na,a cat, sitting\n", "line 2 has more cells"),
         ("p.jsonl", "{'prompt': 1}\n", "line 1 is not JSON"),
         ("p.jsonl", '["a"]\n', "not a JSON object"),
-        ("p.yaml", "a: b", "allowed are .txt, .csv and .jsonl"),
+        ("p.yaml", "a: b", "allowed are .txt, .csv, .jsonl and .parquet"),
     ],
 )
 def test_what_cannot_be_used_is_named(tmp_path: Path, name: str, text: str, named: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -162,6 +162,10 @@ class VideoSystem:
         """Image tokens 1 m d of the unconditional side: those of the all-zero (mid grey) image, as published."""
         # Not zero tokens. Any size will do: the image is constant.
         return self.embed_image(torch.zeros(1, 3, 224, 224))
+
+    def check_prompts(self, prompts: Mapping[str, str]) -> None:
+        """See `tokenizer.check_lengths`."""
+        check_lengths(self.tokenizer, prompts)
 
     def conditioning(self, prompts: Sequence[str], fps: int | Tensor, image: Tensor | None = None) -> Conditioning:
         """Conditioning for the prompts at ``fps`` (one for all, or b int64).

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +15,9 @@ from perturb.errors import UserError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as WordTokenizer
 
+LOG = logging.getLogger(__name__)
+CLIP_END = 49407
+LONGEST = 1024  # ids that are counted of a prompt
 START, END, PAD, UNKNOWN = "<start>", "<end>", "<pad>", "<unk>"
 
 
@@ -36,6 +40,12 @@ class ClipTokenizer:
         from open_clip.tokenizer import tokenize
 
         return tokenize(list(prompts), context_length=self.tokens)
+
+    def lengths(self, prompts: Sequence[str]) -> list[int]:
+        """How many ids each prompt needs, start and end included; `LONGEST` for more."""
+        from open_clip.tokenizer import tokenize
+
+        return [int((ids == CLIP_END).int().argmax()) + 1 for ids in tokenize(list(prompts), context_length=LONGEST)]
 
 
 class FileTokenizer:
@@ -103,3 +113,26 @@ class FileTokenizer:
                 f"prompt {prompt!r} has {len(encoding.ids)} words; this model reads at most {self.tokens - 2}"
             )
         return ids + [self.pad] * (self.tokens - len(ids))
+
+
+def check_lengths(tokenizer: Tokenizer, prompts: Mapping[str, str]) -> None:
+    """Warn of prompts (id → text) of which the model reads but the beginning; UserError where two have the same one."""
+    if not isinstance(tokenizer, ClipTokenizer) or not prompts:
+        return  # others refuse what is too long
+    lengths = tokenizer.lengths(list(prompts.values()))
+    cut = [name for name, length in zip(prompts, lengths, strict=True) if length > tokenizer.tokens]
+    if not cut:
+        return
+    rows = dict(zip(prompts, map(tuple, tokenizer(list(prompts.values())).tolist()), strict=True))
+    first: dict[tuple[int, ...], str] = {}
+    for name, row in rows.items():
+        other = first.setdefault(row, name)
+        if {name, other} & set(cut) and prompts[other] != prompts[name]:
+            raise UserError(
+                f"the prompts {other} and {name} differ only beyond the {tokenizer.tokens} tokens that the model "
+                "reads: shorten them, or leave one out"
+            )
+    LOG.warning(
+        "%d of %d prompts are longer than the %d tokens that the model reads; the rest of them is left out: %s",
+        *(len(cut), len(prompts), tokenizer.tokens, ", ".join(cut[:5])),
+    )
