@@ -26,8 +26,8 @@ from perturb.data.prompts import Prompt, load_prompts
 from perturb.diffusion import Sampler
 from perturb.errors import UserError
 from perturb.metrics import Clip, Context, Metric, SetMetric, embedded_metrics, score_clips
+from perturb.models.base import VideoModel
 from perturb.models.partition import Partition
-from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import LoraPerturbation, restore
 from perturb.perturbation.base import Perturbation
 from perturb.progress import progress
@@ -74,13 +74,13 @@ class Clips(Sequence[Clip]):
 class Model:
     """A video model, how it is sampled, and the perturbation that is attached to it, if any."""
 
-    def __init__(self, system: VideoSystem, sampler: Sampler, sample: SampleConfig) -> None:
+    def __init__(self, system: VideoModel, sampler: Sampler, sample: SampleConfig) -> None:
         self.system, self.sampler, self.defaults = system, sampler, sample
         self.perturbation: Perturbation | None = None
 
     def partition(self) -> Partition:
         """Every parameter of the network in exactly one group: spatial, temporal, conditioning, image."""
-        return Partition.of(self.system.unet)
+        return self.system.partition()
 
     def lora(self, folder: str | Path | None = None, *, group: str = "spatial", **settings: Any) -> Perturbation:
         """Attach a saved perturbation (its ``folder``), or a fresh LoRA on ``group``, in place of what is attached.
@@ -91,9 +91,9 @@ class Model:
         self.original()
         if folder is None:
             self.perturbation = LoraPerturbation(**settings)
-            self.perturbation.attach(self.system.unet, self.partition(), group, seed=0)
+            self.perturbation.attach(self.system.network, self.partition(), group, seed=0)
         else:
-            self.perturbation = restore(self.system.unet, resolve(folder))
+            self.perturbation = restore(self.system.network, resolve(folder))
         return self.perturbation
 
     def original(self) -> None:

@@ -22,7 +22,7 @@ from perturb.models.videocrafter.encoders import (
     build_vae,
 )
 from perturb.models.videocrafter.spec import ImageSpec, ModelSpec, SamplingDefaults, ScheduleSpec
-from perturb.models.videocrafter.tokenizer import ClipTokenizer, Tokenizer
+from perturb.models.videocrafter.tokenizer import ClipTokenizer, Tokenizer, check_lengths
 from perturb.nn import Resampler, VideoUNet
 
 if TYPE_CHECKING:
