@@ -87,11 +87,22 @@ class VideoSystem:
         return self
 
     def denoise(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        """ε̂ b c t h w (float32) of x of the same shape at timesteps t (b int64)."""
-        # Not `cond.to`: the tokens may belong to a graph, and a cast to the dtype they have is free.
-        image = None if cond.image is None else cond.image.to(self.dtype)
-        eps = self.unet(x.to(self.dtype), t, cond.text.to(self.dtype), cond.fps, image_context=image)
-        return eps.float()
+        """ε̂ (or v̂) b c t h w (float32) of x of the same shape at timesteps t (b, or b t for one per frame; int64)."""
+        # The tokens may belong to a graph: nothing is detached, and a cast to the dtype they have is free.
+        cond = cond.to(x.device, self.dtype)
+        output = self.unet(
+            (x if cond.image_latents is None else torch.cat([x, cond.image_latents.to(x)], dim=1)).to(self.dtype),
+            t,
+            cond.text,
+            cond.fps,
+            image_context=cond.image,
+            guidance=cond.guidance,
+            motion=cond.motion,
+            injected_context=cond.injected,
+            windows=cond.windows,
+            dilation=cond.dilation,
+        )
+        return output.float()
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Tensor:
@@ -179,6 +190,7 @@ def build_schedule(spec: ScheduleSpec) -> NoiseSchedule:
         beta_end=spec.beta_end,
         latent_scale=spec.latent_scale,
         zero_terminal_snr=spec.zero_terminal_snr,
+        prediction=spec.prediction,
     )
 
 
