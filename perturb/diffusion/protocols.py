@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, Self
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from perturb.diffusion.conditioning import Conditioning
 from perturb.diffusion.schedule import NoiseSchedule
 
-# (x_t: b c t h w, t: b int64, conditioning) → ε̂: b c t h w
+# (x_t: b c t h w, t: b int64 (or b t: one per frame), conditioning) → ε̂ (or v̂): b c t h w
 Denoise = Callable[[Tensor, Tensor, Conditioning], Tensor]
 
 
@@ -26,6 +27,17 @@ class Defaults(Protocol):
 
     @property
     def eta(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class SamplerStep:
+    """One finished step: ``number`` of ``total`` (from 1), its timestep, the prediction x̂_0 and the new latent x."""
+
+    number: int
+    total: int
+    timestep: int
+    predicted_x0: Tensor
+    x: Tensor
 
 
 class Sampler(Protocol):
@@ -47,7 +59,7 @@ class Sampler(Protocol):
         uncond: Conditioning | None,
         generators: Sequence[torch.Generator],
         schedule: NoiseSchedule,
-        on_step: Callable[[Any], None] | None = None,
+        on_step: Callable[[SamplerStep], None] | None = None,
     ) -> Tensor:
         """x_0 ``b c t h w`` from x_T of the same shape; ``generators`` holds one CPU generator per sample."""
         ...
