@@ -1,0 +1,111 @@
+"""FreeNoise: more frames than a model was trained on, in one pass. Axes: b batch, c channels, t frames, h w latents."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from perturb.diffusion.conditioning import Conditioning
+from perturb.diffusion.ddim import DDIMSampler
+from perturb.diffusion.guidance import guided
+from perturb.diffusion.protocols import Defaults, Denoise, SamplerStep
+from perturb.diffusion.schedule import NoiseSchedule
+from perturb.nn.windows import Windows
+
+INJECT_BEFORE, INJECT_AFTER = 5, 15  # step numbers of the published code, whatever the number of steps
+
+
+@dataclass(frozen=True)
+class FreeNoiseSampler(DDIMSampler):
+    """DDIM (η = 0) whose noise repeats itself in shuffled blocks, and whose frames attend in windows.
+
+        x_T[p + i] = x_T[p − W + π(i)],   i < s, for p = W, W + s, …     W = ``window``, s = ``stride``, π random
+
+    so that every window of W frames holds W different noises (``reschedule``); temporal attention runs in the
+    ``Windows`` of the same W and s. W frames are plain DDIM. η > 0 would add noise that is not rescheduled.
+
+    Where the conditioning holds a text per frame (``between``), the way down and the middle read the last frame's text
+    instead at step numbers below 5 and above 15 ("motion injection", on the conditional side only), as published: the
+    fixed text is the last one, not the first.
+    Source: Qiu et al. 2023 (arXiv 2310.15169) and their code, which shares one noise among all prompts; here each
+    sample has its own.
+    """
+
+    window: int = 16
+    stride: int = 4
+
+    def resolved(self, defaults: Defaults) -> FreeNoiseSampler:
+        """The same sampler with every None replaced by the model's default; η by 0."""
+        sampler = super().resolved(defaults)
+        assert isinstance(sampler, FreeNoiseSampler)
+        return sampler if self.eta is not None else dataclasses.replace(sampler, eta=0.0)
+
+    def check(self, schedule: NoiseSchedule) -> None:
+        """Raise UserError for settings that cannot be."""
+        super().check(schedule)
+        self.windows()
+
+    def windows(self) -> Windows:
+        """The windows of temporal attention."""
+        return Windows(self.window, self.stride)
+
+    def __call__(  # noqa: PLR0917 - the order of the Sampler protocol
+        self,
+        denoise: Denoise,
+        x_T: Tensor,
+        cond: Conditioning,
+        uncond: Conditioning | None,
+        generators: Sequence[torch.Generator],
+        schedule: NoiseSchedule,
+        on_step: Callable[[SamplerStep], None] | None = None,
+    ) -> Tensor:
+        """x_0 from x_T, both b c t h w; UserError unless t is W and any multiple of s more.
+
+        The orders π of sample i come from generator i, before any other noise.
+        """
+        self.windows().check(x_T.shape[2])
+        blocks = (x_T.shape[2] - self.window) // self.stride
+        orders = [
+            torch.stack([torch.randperm(self.stride, generator=g) for _ in range(blocks)] or [torch.empty(0)])
+            for g in generators
+        ]
+        x_T = torch.stack([reschedule(x, o, self.windows()) for x, o in zip(x_T, orders, strict=True)])
+        return super().__call__(denoise, x_T, cond, uncond, generators, schedule, on_step)
+
+    def predict(  # noqa: PLR0917 - the order of `guided`
+        self, number: int, denoise: Denoise, x: Tensor, t: Tensor, cond: Conditioning, uncond: Conditioning | None
+    ) -> Tensor:
+        """The guided prediction in windows, with the last text injected at the step numbers that the class names."""
+        injects = cond.text.ndim == 4 and self.guidance != 1 and not INJECT_BEFORE <= number <= INJECT_AFTER
+        injected = cond.text[:, -1] if injects else None
+        told = dataclasses.replace(cond, windows=self.windows(), injected=injected)
+        return guided(denoise, x, t, told, uncond, self.how_guided())
+
+
+def reschedule(noise: Tensor, orders: Tensor, windows: Windows) -> Tensor:
+    """The noise c t h w of one sample with its frames from W on replaced: frame W + j s + i by j s + ``orders[j, i]``.
+
+    A frame that is repeated may have been replaced itself. orders: j s int64, each row a permutation.
+    """
+    windows.check(noise.shape[1])
+    noise = noise.clone()
+    for block, order in enumerate(orders[: (noise.shape[1] - windows.length) // windows.stride]):
+        start = block * windows.stride
+        noise[:, start + windows.length : start + windows.length + windows.stride] = noise[:, start + order]
+    return noise
+
+
+def between(first: Tensor, last: Tensor, frames: int) -> Tensor:
+    """A text per frame, b t l d: ``first`` for 3/8 of the frames, then linearly to ``last``, which has 3/8 too; b l d.
+
+    Source: FreeNoise's code for two prompts.
+    """
+    still = 3 * frames // 8
+    moving = frames - 2 * still
+    share = torch.cat([torch.zeros(still), torch.linspace(0, 1, moving), torch.ones(still)])
+    share = share.to(first).reshape(1, -1, 1, 1)
+    return first[:, None] + (last - first)[:, None] * share
