@@ -46,8 +46,9 @@ class ConsistencySampler:
         del defaults
         return self
 
-    def check(self, schedule: NoiseSchedule) -> None:
+    def check(self, schedule: NoiseSchedule, frames: int | None = None) -> None:
         """Raise UserError for settings that are no numbers or do not fit ``schedule``."""
+        del frames  # any number of them
         check_whole("sampler.steps", self.steps)
         check_whole("sampler.origin_steps", self.origin_steps)
         for name in ("guidance", "motion_share", *(() if self.motion is None else ("motion",))):

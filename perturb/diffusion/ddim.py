@@ -52,8 +52,9 @@ class DDIMSampler:
             eta=defaults.eta if self.eta is None else self.eta,
         )
 
-    def check(self, schedule: NoiseSchedule) -> None:
+    def check(self, schedule: NoiseSchedule, frames: int | None = None) -> None:
         """Raise UserError for settings that are left open, are no numbers, or do not fit ``schedule``."""
+        del frames  # any number of them
         needs(self, "steps", "guidance", "eta")
         check_whole("sampler.steps", self.steps)
         for name in ("guidance", "eta", "guidance_rescale"):

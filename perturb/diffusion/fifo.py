@@ -83,7 +83,7 @@ class FIFOSampler(DDIMSampler):
         assert isinstance(sampler, FIFOSampler)
         return sampler if self.steps is not None else dataclasses.replace(sampler, steps=self.window * self.partitions)
 
-    def check(self, schedule: NoiseSchedule) -> None:
+    def check(self, schedule: NoiseSchedule, frames: int | None = None) -> None:
         """Raise UserError for settings that cannot be."""
         for name in ("window", "partitions", *(() if self.windows_per_batch is None else ("windows_per_batch",))):
             check_whole(f"sampler.{name}", getattr(self, name))
@@ -91,9 +91,11 @@ class FIFOSampler(DDIMSampler):
             raise UserError(f"sampler.window is {self.window}; allowed with lookahead: an even number")
         if self.latent_scale not in ("published", "corrected"):
             raise UserError(f"sampler.latent_scale is {self.latent_scale!r}; allowed: published, corrected")
-        super().check(schedule)
+        super().check(schedule, frames)
         if self.steps != self.window * self.partitions:
             raise UserError(f"sampler.steps is {self.steps}; allowed: null, for window · partitions")
+        if frames is not None and frames < self.window:
+            raise UserError(f"FIFO makes at least sampler.window = {self.window} frames; {frames} are asked for")
 
     def __call__(  # noqa: PLR0917 - the order of the Sampler protocol
         self,
@@ -122,10 +124,9 @@ class FIFOSampler(DDIMSampler):
     ) -> FIFOState:
         """The queue before the first iteration: f frames by DDIM, noised again."""
         frames = x_T.shape[2]
-        if frames < self.window or cond.image_latents is not None:
-            raise UserError(
-                f"FIFO makes at least {self.window} frames ({frames} asked for), and takes no image latents"
-            )
+        self.check(schedule, frames)
+        if cond.image_latents is not None:
+            raise UserError("FIFO is for models without image latents: a queue has no first frame to join them to")
         total = len(self.table(schedule)) + self.iterations(frames)
         first = (cond.at_frame(0), None if uncond is None else uncond.at_frame(0))
         tell = None if on_step is None else lambda step: on_step(dataclasses.replace(step, total=total))

@@ -44,10 +44,12 @@ class FreeNoiseSampler(DDIMSampler):
         assert isinstance(sampler, FreeNoiseSampler)
         return sampler if self.eta is not None else dataclasses.replace(sampler, eta=0.0)
 
-    def check(self, schedule: NoiseSchedule) -> None:
-        """Raise UserError for settings that cannot be."""
-        super().check(schedule)
-        self.windows()
+    def check(self, schedule: NoiseSchedule, frames: int | None = None) -> None:
+        """Raise UserError for settings that cannot be, and for ``frames`` that the windows do not cover."""
+        super().check(schedule, frames)
+        windows = self.windows()
+        if frames is not None:
+            windows.check(frames)
 
     def windows(self) -> Windows:
         """The windows of temporal attention."""

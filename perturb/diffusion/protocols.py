@@ -47,8 +47,8 @@ class Sampler(Protocol):
         """The same sampler with every setting left open taken from ``defaults``."""
         ...
 
-    def check(self, schedule: NoiseSchedule) -> None:
-        """Raise UserError for settings that ``schedule`` cannot take, before anything expensive is begun."""
+    def check(self, schedule: NoiseSchedule, frames: int | None = None) -> None:
+        """Raise UserError for what ``schedule``, or clips of ``frames``, cannot take: before anything expensive."""
         ...
 
     def __call__(  # noqa: PLR0917 - the order in which a sampler reads: from what, told what, with what

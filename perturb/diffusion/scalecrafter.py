@@ -39,9 +39,9 @@ class ScaleCrafterSampler(DDIMSampler):
     damped_dilation: Mapping[str, float] = field(default_factory=dict)
     damped_steps: int = 0
 
-    def check(self, schedule: NoiseSchedule) -> None:
+    def check(self, schedule: NoiseSchedule, frames: int | None = None) -> None:
         """Raise UserError for settings that cannot be; patterns are checked by the network at the first step."""
-        super().check(schedule)
+        super().check(schedule, frames)
         check_whole("sampler.dilated_steps", self.dilated_steps, low=0)
         check_whole("sampler.damped_steps", self.damped_steps, low=0)
         for name in ("dilation", "damped_dilation"):

@@ -49,8 +49,9 @@ class SolverSampler:
             guidance=defaults.guidance if self.guidance is None else self.guidance,
         )
 
-    def check(self, schedule: NoiseSchedule) -> None:
+    def check(self, schedule: NoiseSchedule, frames: int | None = None) -> None:
         """Raise UserError for settings that are left open, are no numbers, or do not fit ``schedule``."""
+        del frames  # any number of them
         needs(self, "steps", "guidance")
         check_whole("sampler.steps", self.steps)
         check_whole("sampler.order", self.order, high=3)

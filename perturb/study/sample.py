@@ -30,7 +30,8 @@ from perturb.structured import check_range
 class SampleConfig:
     """What to sample: one clip per prompt and noise seed; None means the model's default.
 
-    ``fps`` is what the model is told, ``playback_fps`` that of the mp4; ``precision`` is that of autocast.
+    ``fps`` is what the model is told, ``playback_fps`` that of the mp4; ``precision`` is that of autocast;
+    ``negative_prompt`` is what guidance leads away from.
     """
 
     seeds: tuple[int, ...] = (0,)
@@ -40,6 +41,7 @@ class SampleConfig:
     frames: int | None = None
     fps: int | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
+    negative_prompt: str = ""
     playback_fps: int = 8
 
     def __post_init__(self) -> None:
@@ -94,12 +96,12 @@ class Generator:
         image: str | None,
     ) -> None:
         self.system, self.sampler = system, sampler.resolved(system.spec.sampling)
-        self.sampler.check(system.schedule)  # here, because fitting comes before the first clip
         self.prompts, self.precision = prompts, config.precision
         self.format = ClipFormat.of(config, system.spec)
+        self.sampler.check(system.schedule, self.format.frames)  # here, because fitting comes before the first clip
         pixels = None if image is None else load_conditioning_image(image, self.format.height, self.format.width)
         self.cond = system.condition([prompt.text for prompt in prompts], self.format.fps, pixels)
-        self.uncond = system.unconditional(1, self.format.fps)
+        self.uncond = system.unconditional(1, self.format.fps, config.negative_prompt)
         self.jobs = [(index, seed) for seed in config.seeds for index in range(len(prompts))]
         # The same division whatever is done already: a clip depends on its batch in the last bits.
         self.batches = [self.jobs[i : i + config.batch_size] for i in range(0, len(self.jobs), config.batch_size)]

@@ -140,7 +140,7 @@ def test_what_fifo_refuses():
     ):
         with pytest.raises(UserError, match=message):
             dataclasses.replace(FIFO, **changes).check(SCHEDULE)
-    with pytest.raises(UserError, match=r"at least 4 frames \(3 asked for\)"):
+    with pytest.raises(UserError, match=r"at least sampler\.window = 4 frames; 3 are asked for"):
         FIFO(toy_denoise, torch.zeros(1, 4, 3, 2, 2), conditioning(1), None, [sample_generator(0)], SCHEDULE)
 
 

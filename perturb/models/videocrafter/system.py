@@ -133,10 +133,10 @@ class VideoSystem:
         tokens = None if image is None else self.embed_image(image)
         return self._conditioning(prompts, fps, tokens)
 
-    def unconditional(self, count: int, fps: int | Tensor) -> Conditioning:
-        """The other side of classifier-free guidance: empty prompts, the null image if any, the same fps."""
+    def unconditional(self, count: int, fps: int | Tensor, negative: str = "") -> Conditioning:
+        """The other side of classifier-free guidance: the negative prompt, the null image if any, the same fps."""
         tokens = None if self.image_encoder is None else self.null_image_embedding()
-        row = self._conditioning([""], torch.zeros(1, dtype=torch.long), tokens)
+        row = self._conditioning([negative], torch.zeros(1, dtype=torch.long), tokens)
         image = None if row.image is None else row.image.expand(count, -1, -1)
         return Conditioning(row.text.expand(count, -1, -1), self._fps(count, fps), image)
 
