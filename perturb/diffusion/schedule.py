@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor
 
 from perturb.diffusion.prediction import Prediction, clean_and_noise
-from perturb.diffusion.spacing import Spacing, check_spacing, linspace, trailing
+from perturb.diffusion.spacing import Spacing, check_spacing, linspace, log_snr, trailing
 from perturb.errors import UserError
 
 SCALE_STEPS = 400  # the latent scale falls linearly over the first 400 timesteps, then stays
@@ -154,6 +154,10 @@ class NoiseSchedule:
         check_spacing(spacing)
         if spacing == "uniform":
             return self.ddim_timesteps(steps)
+        if spacing == "log_snr":
+            if self.zero_terminal_snr:
+                raise UserError("sampler.spacing=log_snr is not for zero_terminal_snr, whose log-SNR begins at −∞")
+            return log_snr((self._signal * self.latent_scale_table / self._noise).cpu().numpy(), steps)
         chosen = (trailing if spacing == "trailing" else linspace)(self.timesteps, steps)
         if self._ends_early and chosen[-1] == self.timesteps - 1:
             raise UserError(

@@ -8,7 +8,7 @@ import numpy as np
 
 from perturb.errors import UserError
 
-Spacing = Literal["uniform", "trailing", "linspace"]
+Spacing = Literal["uniform", "trailing", "linspace", "log_snr"]
 
 
 def check_spacing(spacing: str) -> None:
@@ -30,6 +30,18 @@ def linspace(timesteps: int, steps: int) -> list[int]:
     """τ = round(linspace(0, T − 1, S)): both ends are visited. Source: FIFO-Diffusion's code (halves round to even)."""
     _check(timesteps, steps)
     return [int(t) for t in np.round(np.linspace(0, timesteps - 1, steps))]
+
+
+def log_snr(signal_to_noise: np.ndarray, steps: int) -> list[int]:
+    """The timesteps nearest to S equal steps of λ = log(√ᾱ s/√(1 − ᾱ)) from T − 1 towards 0, which is not among them.
+
+    Timesteps are whole: of more than about 30 some coincide and count once. signal_to_noise: √ᾱ s/√(1 − ᾱ) by
+    timestep. Source: Lu et al. 2022 (arXiv 2206.00927) §4.
+    """
+    _check(len(signal_to_noise), steps)
+    table = np.log(signal_to_noise)
+    wanted = np.linspace(table[-1], table[0], steps + 1)[:-1]
+    return sorted({int(np.abs(table - value).argmin()) for value in wanted})
 
 
 def consistency(timesteps: int, steps: int, origin_steps: int) -> list[int]:

@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from perturb.diffusion import DDIMSampler, NoiseSchedule, SamplerStep, epsilon_loss
 from perturb.diffusion.prediction import clean_and_noise
-from perturb.diffusion.spacing import consistency, linspace, trailing
+from perturb.diffusion.spacing import consistency, linspace, log_snr, trailing
 from perturb.errors import UserError
 from tests.unit.sampler_case import SHAPE, Knowing, conditioning, noises
 
@@ -22,6 +23,8 @@ def test_spacings_by_hand():
     assert linspace(1000, 64)[:3] == [0, 16, 32]
     assert consistency(1000, 4, 50) == [279, 519, 759, 999]
     assert consistency(1000, 4, 200) == [249, 499, 749, 999]
+    assert log_snr(np.exp(np.array([3.0, 2.0, 1.0, 0.6, 0.1, -1.0])), 2) == [2, 5]  # λ = −1 and 1
+    assert log_snr(np.exp(np.array([3.0, 2.9, 2.8, -1.0])), 3) == [2, 3]  # of λ = −1, 1/3, 5/3 two coincide
     assert all(len(trailing(1000, steps)) == steps for steps in range(1, 1001))
     with pytest.raises(UserError, match="1001 sampling steps do not fit"):
         trailing(1000, 1001)
@@ -84,4 +87,6 @@ def test_a_network_that_predicts_noise_cannot_begin_at_zero_signal():
     for spacing in ("trailing", "linspace"):
         with pytest.raises(UserError, match=f"spacing={spacing} visits timestep 999, where ᾱ is 0"):
             DDIMSampler(steps=20, guidance=1.0, eta=0.0, spacing=spacing).check(schedule)
+    with pytest.raises(UserError, match="whose log-SNR begins at −∞"):
+        DDIMSampler(steps=20, guidance=1.0, eta=0.0, spacing="log_snr").check(V)
     assert V.ddim_timesteps(500)[-1] == 999

@@ -99,7 +99,7 @@ def test_a_sampler_takes_the_settings_of_guidance():
         ({"guidance_rescale": 1.5}, r"guidance_rescale is 1\.5; allowed: from 0"),
         ({"guidance_interval": [500, 300]}, r"guidance_interval is \[500, 300\]"),
         ({"guidance_interval": [500]}, r"guidance_interval is \[500\]"),
-        ({"spacing": "karras"}, "spacing is 'karras'; allowed: uniform, trailing, linspace"),
+        ({"spacing": "karras"}, "spacing is 'karras'; allowed: uniform, trailing, linspace, log_snr"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, object], message: str):

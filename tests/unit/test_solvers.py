@@ -9,12 +9,13 @@ from torch import Tensor
 from perturb.diffusion import Conditioning, DDIMSampler, NoiseSchedule, SamplerStep
 from perturb.diffusion.prediction import Prediction
 from perturb.diffusion.solvers import DPMSolverSampler, SolverSampler, UniPCSampler
+from perturb.diffusion.spacing import Spacing
 from perturb.errors import UserError
 from perturb.models.videocrafter.spec import get_spec
 from tests.unit.sampler_case import SHAPE, Knowing, conditioning, toy_denoise
 
 FIRST = [DPMSolverSampler(order=1), UniPCSampler(order=1, corrector=False)]
-SECOND = [DPMSolverSampler(order=2), UniPCSampler(order=2), UniPCSampler(order=1)]
+SECOND = [DPMSolverSampler(order=2), UniPCSampler(order=2)]
 
 
 def sample(sampler: DDIMSampler | SolverSampler, x_T: Tensor, schedule: NoiseSchedule, steps: int) -> Tensor:
@@ -48,20 +49,22 @@ def test_a_higher_order_is_nearer_to_the_solution(solver: SolverSampler, latent_
     def denoise(x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         return ((1 - a).sqrt() / variance)[t].reshape(-1, 1, 1, 1, 1) * x
 
-    def error(sampler: DDIMSampler | SolverSampler, steps: int) -> float:
-        options: dict[str, Any] = {"steps": steps, "guidance": 1.0} | (
-            {"eta": 0.0} if isinstance(sampler, DDIMSampler) else {}
-        )
+    def error(sampler: DDIMSampler | SolverSampler, steps: int, spacing: Spacing) -> float:
+        options: dict[str, Any] = {"steps": steps, "guidance": 1.0, "spacing": spacing}
+        options |= {"eta": 0.0} if isinstance(sampler, DDIMSampler) else {}
         made = type(sampler)(**(vars(sampler) | options))
         found = made(denoise, x_T, conditioning(2), None, [torch.Generator() for _ in x_T], schedule)
-        exact = x_T * (variance[0] / variance[schedule.ddim_timesteps(steps)[-1]]).sqrt()
+        exact = x_T * (variance[0] / variance[schedule.sampling_timesteps(steps, spacing)[-1]]).sqrt()
         return (found - exact).abs().mean().item()
 
     for steps in (5, 10, 20, 50):
-        assert error(solver, steps) < error(DDIMSampler(), steps)
-    # Five times the steps: 25 times nearer in theory for order 2 (between steps of equal log-SNR), 5 times for DDIM.
-    assert error(solver, 250) < error(solver, 50) / 7
-    assert error(DDIMSampler(), 250) > error(DDIMSampler(), 50) / 7
+        for spacing in ("uniform", "trailing"):  # order 1 where the steps grow
+            assert error(solver, steps, spacing) < error(DDIMSampler(), steps, spacing)
+    # Of equal steps in log-SNR twice as many are four times nearer in theory, and twice for DDIM.
+    for steps in (5, 10):
+        assert error(solver, steps, "log_snr") < error(DDIMSampler(), steps, "log_snr") / 2
+        assert error(solver, 2 * steps, "log_snr") < error(solver, steps, "log_snr") / 2.2
+        assert error(DDIMSampler(), 2 * steps, "log_snr") > error(DDIMSampler(), steps, "log_snr") / 2.2
 
 
 @pytest.mark.parametrize("solver", [*FIRST, *SECOND], ids=repr)
