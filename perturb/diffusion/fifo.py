@@ -20,7 +20,7 @@ from perturb.diffusion.guidance import guided
 from perturb.diffusion.noise import draw
 from perturb.diffusion.protocols import Defaults, Denoise, SamplerStep
 from perturb.diffusion.schedule import DDIMTable, NoiseSchedule
-from perturb.diffusion.settings import check_whole
+from perturb.diffusion.settings import check_whole, needs
 from perturb.diffusion.spacing import Spacing
 from perturb.errors import UserError
 
@@ -71,31 +71,34 @@ class FIFOSampler(DDIMSampler):
     """
 
     spacing: Spacing = "linspace"
-    window: int = 16
+    window: int | None = None
     partitions: int = 4
     lookahead: bool = True
     latent_scale: Literal["published", "corrected"] = "published"
     windows_per_batch: int | None = None
 
     def resolved(self, defaults: Defaults) -> FIFOSampler:
-        """The same sampler with every None replaced by the model's default; steps by f n."""
+        """The same sampler with every None replaced by the model's default: f by its frames, steps by f n."""
+        window = defaults.frames if self.window is None else self.window
+        steps = window * self.partitions if self.steps is None else self.steps
         sampler = super().resolved(defaults)
         assert isinstance(sampler, FIFOSampler)
-        return sampler if self.steps is not None else dataclasses.replace(sampler, steps=self.window * self.partitions)
+        return dataclasses.replace(sampler, window=window, steps=steps)
 
     def check(self, schedule: NoiseSchedule, frames: int | None = None) -> None:
-        """Raise UserError for settings that cannot be."""
+        """Raise UserError for settings that cannot be, and for fewer ``frames`` than a window has."""
+        needs(self, "window")
         for name in ("window", "partitions", *(() if self.windows_per_batch is None else ("windows_per_batch",))):
             check_whole(f"sampler.{name}", getattr(self, name))
-        if self.lookahead and self.window % 2:
-            raise UserError(f"sampler.window is {self.window}; allowed with lookahead: an even number")
+        if self.lookahead and self.frames_seen % 2:
+            raise UserError(f"sampler.window is {self.frames_seen}; allowed with lookahead: an even number")
         if self.latent_scale not in ("published", "corrected"):
             raise UserError(f"sampler.latent_scale is {self.latent_scale!r}; allowed: published, corrected")
         super().check(schedule, frames)
-        if self.steps != self.window * self.partitions:
+        if self.steps != self.length:
             raise UserError(f"sampler.steps is {self.steps}; allowed: null, for window · partitions")
-        if frames is not None and frames < self.window:
-            raise UserError(f"FIFO makes at least sampler.window = {self.window} frames; {frames} are asked for")
+        if frames is not None and frames < self.frames_seen:
+            raise UserError(f"FIFO makes at least sampler.window = {self.frames_seen} frames; {frames} are asked for")
 
     def __call__(  # noqa: PLR0917 - the order of the Sampler protocol
         self,
@@ -130,7 +133,7 @@ class FIFOSampler(DDIMSampler):
         total = len(self.table(schedule)) + self.iterations(frames)
         first = (cond.at_frame(0), None if uncond is None else uncond.at_frame(0))
         tell = None if on_step is None else lambda step: on_step(dataclasses.replace(step, total=total))
-        video = super().__call__(denoise, x_T[:, :, : self.window], *first, generators, schedule, tell)
+        video = super().__call__(denoise, x_T[:, :, : self.frames_seen], *first, generators, schedule, tell)
         queue = self.prepare(video, schedule, lambda: draw(_frame(video), generators, video.device))
         return FIFOState(queue, 0, frames, list(generators))
 
@@ -154,7 +157,7 @@ class FIFOSampler(DDIMSampler):
             return draw(_frame(state.queue), state.generators, state.queue.device)
 
         while state.done < last:
-            number = state.done - (steps - self.window)
+            number = state.done - (steps - self.frames_seen)
             now = (cond.at_frame(max(number, 0)), None if uncond is None else uncond.at_frame(max(number, 0)))
             queue = self.iterate(denoise, state.queue, *now, noise, schedule)
             frame = queue[:, :, self.leaves_at]
@@ -165,16 +168,26 @@ class FIFOSampler(DDIMSampler):
 
     def iterations(self, frames: int) -> int:
         """N + S − f: the queue has to run out of the copies that it began with."""
-        return frames + self.window * self.partitions - self.window
+        return frames + self.length - self.frames_seen
+
+    @property
+    def frames_seen(self) -> int:
+        """f, the frames that the network sees at once."""
+        return needs(self, "window")[0]
+
+    @property
+    def length(self) -> int:
+        """S = f n."""
+        return self.frames_seen * self.partitions
 
     @property
     def leaves_at(self) -> int:
         """The position of the frame that an iteration finishes."""
-        return self.window // 2 if self.lookahead else 0
+        return self.frames_seen // 2 if self.lookahead else 0
 
     def positions(self) -> Tensor:
         """The schedule index of every position of the queue, int64 of length L."""
-        return torch.cat([torch.zeros(self.leaves_at, dtype=torch.long), torch.arange(self.window * self.partitions)])
+        return torch.cat([torch.zeros(self.leaves_at, dtype=torch.long), torch.arange(self.length)])
 
     def queue_table(self, schedule: NoiseSchedule) -> DDIMTable:
         """The coefficients of the queue's steps."""
@@ -188,7 +201,7 @@ class FIFOSampler(DDIMSampler):
         table, queue = self.queue_table(schedule), []
         for index in self.positions().tolist():
             row = table.row(index)
-            clean = video[:, :, max(0, index - (len(table) - self.window))]
+            clean = video[:, :, max(0, index - (len(table) - self.frames_seen))]
             queue.append(row.a**0.5 * row.scale * clean + (1 - row.a) ** 0.5 * noise())
         return torch.stack(queue, dim=2)
 
@@ -205,17 +218,17 @@ class FIFOSampler(DDIMSampler):
 
         Windows draw from the last to the first, and also for frames that are not written, as published.
         """
-        stride = self.window // 2 if self.lookahead else self.window
-        starts = list(range(0, self.window * self.partitions, stride))[::-1]
-        noises = [torch.stack([noise() for _ in range(self.window)], dim=2) for _ in starts]
+        stride = self.frames_seen // 2 if self.lookahead else self.frames_seen
+        starts = list(range(0, self.length, stride))[::-1]
+        noises = [torch.stack([noise() for _ in range(self.frames_seen)], dim=2) for _ in starts]
         size, result = self.windows_per_batch or len(starts), queue.clone()
         for begin in range(0, len(starts), size):
             chunk = starts[begin : begin + size]
-            x = torch.cat([queue[:, :, start : start + self.window] for start in chunk])
+            x = torch.cat([queue[:, :, start : start + self.frames_seen] for start in chunk])
             z = torch.cat(noises[begin : begin + size])
             stepped = self._step(denoise, x, z, chunk, cond, uncond, schedule)
             for start, window in zip(chunk, stepped.chunk(len(chunk)), strict=True):
-                result[:, :, start + self.leaves_at : start + self.window] = window[:, :, self.leaves_at :]
+                result[:, :, start + self.leaves_at : start + self.frames_seen] = window[:, :, self.leaves_at :]
         return result
 
     def _step(  # noqa: PLR0917 - the order of `iterate`
@@ -230,7 +243,7 @@ class FIFOSampler(DDIMSampler):
     ) -> Tensor:
         """One DDIM step of windows (k b) c f h w, every frame with the coefficients of its place in the queue."""
         table, positions = self.queue_table(schedule), self.positions()
-        indices = torch.stack([positions[start : start + self.window] for start in starts])
+        indices = torch.stack([positions[start : start + self.frames_seen] for start in starts])
         indices = repeat(indices, "k t -> (k b) t", b=len(x) // len(starts))
         sides = [None if side is None else Conditioning.concat([side] * len(starts)) for side in (cond, uncond)]
         assert sides[0] is not None

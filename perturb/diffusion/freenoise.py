@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from perturb.diffusion.ddim import DDIMSampler
 from perturb.diffusion.guidance import guided
 from perturb.diffusion.protocols import Defaults, Denoise, SamplerStep
 from perturb.diffusion.schedule import NoiseSchedule
+from perturb.diffusion.settings import needs
 from perturb.nn.windows import Windows
 
 INJECT_BEFORE, INJECT_AFTER = 5, 15  # step numbers of the published code, whatever the number of steps
@@ -35,14 +36,17 @@ class FreeNoiseSampler(DDIMSampler):
     sample has its own.
     """
 
-    window: int = 16
-    stride: int = 4
+    window: int | None = None
+    stride: int | None = None
 
     def resolved(self, defaults: Defaults) -> FreeNoiseSampler:
-        """The same sampler with every None replaced by the model's default; η by 0."""
+        """The same sampler with every None replaced: η by 0, W by the model's frames, s by W/4, the rest as its own."""
+        window = defaults.frames if self.window is None else self.window
+        stride = max(window // 4, 1) if self.stride is None else self.stride
+        eta = 0.0 if self.eta is None else self.eta
         sampler = super().resolved(defaults)
         assert isinstance(sampler, FreeNoiseSampler)
-        return sampler if self.eta is not None else dataclasses.replace(sampler, eta=0.0)
+        return dataclasses.replace(sampler, eta=eta, window=window, stride=stride)
 
     def check(self, schedule: NoiseSchedule, frames: int | None = None) -> None:
         """Raise UserError for settings that cannot be, and for ``frames`` that the windows do not cover."""
@@ -53,7 +57,7 @@ class FreeNoiseSampler(DDIMSampler):
 
     def windows(self) -> Windows:
         """The windows of temporal attention."""
-        return Windows(self.window, self.stride)
+        return Windows(*needs(self, "window", "stride"))
 
     def __call__(  # noqa: PLR0917 - the order of the Sampler protocol
         self,
@@ -69,13 +73,11 @@ class FreeNoiseSampler(DDIMSampler):
 
         The orders π of sample i come from generator i, before any other noise.
         """
-        self.windows().check(x_T.shape[2])
-        blocks = (x_T.shape[2] - self.window) // self.stride
-        orders = [
-            torch.stack([torch.randperm(self.stride, generator=g) for _ in range(blocks)] or [torch.empty(0)])
-            for g in generators
-        ]
-        x_T = torch.stack([reschedule(x, o, self.windows()) for x, o in zip(x_T, orders, strict=True)])
+        windows = self.windows()
+        windows.check(x_T.shape[2])
+        blocks = range((x_T.shape[2] - windows.length) // windows.stride)
+        orders = [[torch.randperm(windows.stride, generator=generator) for _ in blocks] for generator in generators]
+        x_T = torch.stack([reschedule(x, order, windows) for x, order in zip(x_T, orders, strict=True)])
         return super().__call__(denoise, x_T, cond, uncond, generators, schedule, on_step)
 
     def predict(  # noqa: PLR0917 - the order of `guided`
@@ -88,15 +90,14 @@ class FreeNoiseSampler(DDIMSampler):
         return guided(denoise, x, t, told, uncond, self.how_guided())
 
 
-def reschedule(noise: Tensor, orders: Tensor, windows: Windows) -> Tensor:
-    """The noise c t h w of one sample with its frames from W on replaced: frame W + j s + i by j s + ``orders[j, i]``.
+def reschedule(noise: Tensor, orders: Iterable[Tensor], windows: Windows) -> Tensor:
+    """The noise c t h w of one sample with its frames from W on replaced: frame W + j s + i by j s + ``orders[j][i]``.
 
-    A frame that is repeated may have been replaced itself. orders: j s int64, each row a permutation.
+    A frame that is repeated may have been replaced itself. orders: a permutation (s int64) for each j.
     """
     windows.check(noise.shape[1])
     noise = noise.clone()
-    for block, order in enumerate(orders[: (noise.shape[1] - windows.length) // windows.stride]):
-        start = block * windows.stride
+    for start, order in zip(range(0, noise.shape[1] - windows.length, windows.stride), orders, strict=True):
         noise[:, start + windows.length : start + windows.length + windows.stride] = noise[:, start + order]
     return noise
 

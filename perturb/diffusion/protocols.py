@@ -28,6 +28,9 @@ class Defaults(Protocol):
     @property
     def eta(self) -> float: ...
 
+    @property
+    def frames(self) -> int: ...
+
 
 @dataclass(frozen=True)
 class SamplerStep:

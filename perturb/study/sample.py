@@ -114,7 +114,7 @@ class Generator:
         generators = [sample_generator("clip", self.prompts[index].id, seed) for index, seed in batch]
         x_T = draw(self.format.latent(self.system.spec), generators, self.system.device)
         latents = self.sampler(
-            self._denoise,
+            self.denoise,
             x_T,
             self.cond.index([index for index, _ in batch]),
             self.uncond.index([0] * len(batch)),
@@ -124,7 +124,8 @@ class Generator:
         )
         return self.system.to_uint8(self.system.decode(latents)).cpu().numpy()
 
-    def _denoise(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+    def denoise(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        """The system's prediction in the configured precision."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             return self.system.denoise(x, t, cond)
 

@@ -14,8 +14,8 @@ from perturb.diffusion.schedule import latent_scale_table
 from perturb.models.videocrafter.keymap.unet import PROJECTOR_PREFIX, projector_official_to_ours
 from perturb.models.videocrafter.spec import ResamplerSpec
 from perturb.nn import Resampler
-from tests.golden.fixtures import fixture, fixtures, requires_fixtures
-from tests.golden.networks import each_call, ids, load, record, recorded, run
+from tests.golden.golden_fixtures import fixture, fixtures, requires_fixtures
+from tests.golden.golden_networks import each_call, ids, load, record, recorded, run
 from tests.parity.fixtures import Fixture
 from tests.parity.models import Ledger
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from perturb.diffusion import Conditioning, NoiseSchedule
 from perturb.diffusion.fifo import FIFOSampler, shifted
-from tests.golden.fixtures import fixtures, requires_fixtures
-from tests.golden.networks import each_call, ids, load, recorded, run
+from tests.golden.golden_fixtures import fixtures, requires_fixtures
+from tests.golden.golden_networks import each_call, ids, load, recorded, run
 from tests.parity.fixtures import Fixture
 from tests.parity.models import Ledger
 

@@ -10,8 +10,8 @@ from perturb.diffusion import Conditioning, NoiseSchedule, SamplerStep
 from perturb.diffusion.freenoise import FreeNoiseSampler, between, reschedule
 from perturb.errors import UserError
 from perturb.nn import Windows
-from tests.golden.fixtures import fixtures, requires_fixtures
-from tests.golden.networks import each_call, ids, load, record, recorded, run
+from tests.golden.golden_fixtures import fixtures, requires_fixtures
+from tests.golden.golden_networks import each_call, ids, load, record, recorded, run
 from tests.parity.fixtures import Fixture
 from tests.parity.models import Ledger
 

@@ -11,8 +11,8 @@ from perturb.diffusion import Conditioning, NoiseSchedule, SamplerStep
 from perturb.diffusion.scalecrafter import ScaleCrafterSampler, factors
 from perturb.models.videocrafter.keymap.unet import UNET_PREFIX, unet_official_to_ours
 from perturb.nn import dispersed, redilated_conv2d
-from tests.golden.fixtures import fixture, fixtures, requires_fixtures
-from tests.golden.networks import each_call, ids, load, run
+from tests.golden.golden_fixtures import fixture, fixtures, requires_fixtures
+from tests.golden.golden_networks import each_call, ids, load, run
 from tests.parity.fixtures import Fixture
 from tests.parity.models import Ledger
 from tests.parity.networks import unet_spec

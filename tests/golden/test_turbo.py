@@ -10,8 +10,8 @@ from perturb.diffusion import Conditioning, NoiseSchedule, SamplerStep
 from perturb.diffusion.consistency import ConsistencySampler, boundary_scalings, teacher_step
 from perturb.diffusion.spacing import consistency
 from perturb.nn import scale_sinusoid
-from tests.golden.fixtures import fixtures, requires_fixtures
-from tests.golden.networks import each_call, ids, load, recorded, run
+from tests.golden.golden_fixtures import fixtures, requires_fixtures
+from tests.golden.golden_networks import each_call, ids, load, recorded, run
 from tests.parity.fixtures import Fixture
 from tests.parity.models import Ledger
 

@@ -131,11 +131,13 @@ def test_the_whole_queue_reads_the_text_of_the_frame_that_leaves():
 
 
 def test_what_fifo_refuses():
-    assert FIFOSampler().resolved(get_spec("t2v_512_v2").sampling).steps == 64
+    resolved = FIFOSampler().resolved(get_spec("t2v_512_v2").sampling)
+    assert (resolved.window, resolved.steps) == (16, 64)
     for changes, message in (
         ({"window": 5, "steps": 10}, "window is 5; allowed with lookahead: an even number"),
         ({"latent_scale": "none"}, "latent_scale is 'none'; allowed: published, corrected"),
         ({"steps": 9}, "steps is 9; allowed: null"),
+        ({"window": None}, "leaves settings open"),
         ({"partitions": 0}, "partitions is 0; allowed: a whole number from 1"),
     ):
         with pytest.raises(UserError, match=message):
@@ -185,7 +187,7 @@ def test_every_window_holds_each_noise_once():
 
 def test_eta_left_open_is_zero():
     defaults = get_spec("t2v_512_v2").sampling
-    assert FreeNoiseSampler().resolved(defaults) == FreeNoiseSampler(steps=50, guidance=12.0, eta=0.0)
+    assert FreeNoiseSampler().resolved(defaults) == FreeNoiseSampler(50, 12.0, eta=0.0, window=16, stride=4)
     assert FreeNoiseSampler(eta=1.0).resolved(defaults).eta == 1.0
     with pytest.raises(UserError, match="windows of 4 frames every 5"):
         FreeNoiseSampler(steps=5, guidance=1.0, eta=0.0, window=4, stride=5).check(SCHEDULE)

@@ -11,7 +11,7 @@ from perturb.diffusion import Conditioning
 from perturb.models.videocrafter.keymap.unet import unet_modules
 from perturb.models.videocrafter.spec import UNetSpec
 from perturb.nn import VideoUNet
-from tests.golden.fixtures import fixture
+from tests.golden.golden_fixtures import fixture
 from tests.parity.fixtures import Fixture
 from tests.parity.networks import build_unet, unet_spec
 

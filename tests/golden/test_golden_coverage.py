@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from tests.golden.fixtures import folder, kinds, requires_fixtures
+from tests.golden.golden_fixtures import folder, kinds, requires_fixtures
 
 pytestmark = requires_fixtures
 
