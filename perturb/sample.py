@@ -25,7 +25,7 @@ STUDY_ONLY = ("training", "images", "fit", "probe_steps")
 
 
 def generate(values: dict[str, Any]) -> None:
-    """Clips of the given prompts as .npy, .mp4 and one contact sheet in the folder ``output``."""
+    """Clips of the prompts as .npy, .mp4 and one contact sheet in the folder ``output``; long ones as they grow."""
     for key in STUDY_ONLY:
         values.pop(key, None)
     check_paths(values)
