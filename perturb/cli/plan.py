@@ -229,13 +229,14 @@ def _estimates(
     fit, sampler = config.fit, build("sampler", config.sampler).resolved(spec.sampling)
     weights = sum(n * (BYTES[config.system.get("dtype", "float32")] if k == "unet" else 4) for k, n in sizes.items())
     share = BYTES[fit.precision] / 4
-    guided = 2 * config.sample.batch_size * forward.largest * BYTES[config.sample.precision] / 4  # 2: both sides
+    work = sampler.work(ClipFormat.of(config.sample, spec).frames)
+    guided = work.at_once * config.sample.batch_size * forward.largest * BYTES[config.sample.precision] / 4
     memory = {
         "fit": weights + TRAINED_BYTES * trained + fit.batch_size * still.kept * share,
         "sample": weights + LIVE * max(guided, decode.largest),
     }
     device = pick_device(config.system)
-    clip = sampler.steps * (1 if sampler.guidance == 1 else 2) * forward.flops
+    clip = work.forwards * forward.flops
     clips = (_prompt_count(config) or 1) * len(config.sample.seeds) * len(config.probe_steps)
     fit_time = fit_steps * fit.batch_size * still.flops / speed(spec, device, fit.precision)
     sample_speed, vae_speed = (speed(spec, device, precision) for precision in (config.sample.precision, "float32"))

@@ -12,7 +12,7 @@ from torch import Tensor
 from perturb.diffusion.conditioning import Conditioning
 from perturb.diffusion.noise import draw
 from perturb.diffusion.prediction import clean_and_noise
-from perturb.diffusion.protocols import Defaults, Denoise, SamplerStep
+from perturb.diffusion.protocols import Defaults, Denoise, SamplerStep, Work
 from perturb.diffusion.schedule import NoiseSchedule
 from perturb.diffusion.settings import check_number, check_whole
 from perturb.diffusion.spacing import consistency
@@ -58,6 +58,10 @@ class ConsistencySampler:
         if schedule.zero_terminal_snr:
             raise UserError("the consistency sampler begins at the last timestep, where ᾱ is 0: use another sampler")
         consistency(schedule.timesteps, self.steps, self.origin_steps)
+
+    def work(self, frames: int) -> Work:
+        """One side at every step."""
+        return Work(self.steps, 1)
 
     def __call__(  # noqa: PLR0917 - the order of the Sampler protocol
         self,

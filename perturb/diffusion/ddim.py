@@ -13,7 +13,7 @@ from perturb.diffusion.conditioning import Conditioning
 from perturb.diffusion.guidance import Guidance, guided
 from perturb.diffusion.noise import draw
 from perturb.diffusion.prediction import Prediction, clean_and_noise
-from perturb.diffusion.protocols import Defaults, Denoise, SamplerStep
+from perturb.diffusion.protocols import Defaults, Denoise, SamplerStep, Work
 from perturb.diffusion.schedule import DDIMRow, DDIMTable, NoiseSchedule
 from perturb.diffusion.settings import check_number, check_whole, needs
 from perturb.diffusion.spacing import Spacing
@@ -66,6 +66,11 @@ class DDIMSampler:
         """The coefficients of all steps."""
         steps, _, eta = needs(self, "steps", "guidance", "eta")
         return schedule.ddim_table(steps, eta, spacing=self.spacing, keep_scale=self.keep_scale)
+
+    def work(self, frames: int) -> Work:
+        """Every step is one batch of all sides."""
+        (steps,), sides = needs(self, "steps"), self.how_guided().sides
+        return Work(steps * sides, sides)
 
     def how_guided(self) -> Guidance:
         """The settings of guidance as one."""

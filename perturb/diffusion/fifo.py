@@ -18,7 +18,7 @@ from perturb.diffusion.conditioning import Conditioning
 from perturb.diffusion.ddim import DDIMSampler, ddim_step
 from perturb.diffusion.guidance import guided
 from perturb.diffusion.noise import draw
-from perturb.diffusion.protocols import Defaults, Denoise, SamplerStep
+from perturb.diffusion.protocols import Defaults, Denoise, SamplerStep, Work
 from perturb.diffusion.schedule import DDIMTable, NoiseSchedule
 from perturb.diffusion.settings import check_whole, needs
 from perturb.diffusion.spacing import Spacing
@@ -166,6 +166,17 @@ class FIFOSampler(DDIMSampler):
                 on_step(SamplerStep(steps + state.done, steps + last, 0, frame, queue))
             yield number, frame
 
+    def work(self, frames: int) -> Work:
+        """The base run, then all windows at every iteration; a window is f of the frames."""
+        sides, share = self.how_guided().sides, self.frames_seen / frames
+        windows = len(self.starts())
+        at_once = min(self.windows_per_batch or windows, windows)
+        return Work(sides * share * (self.length + windows * self.iterations(frames)), sides * share * at_once)
+
+    def starts(self) -> range:
+        """The first position of each window."""
+        return range(0, self.length, self.frames_seen // 2 if self.lookahead else self.frames_seen)
+
     def iterations(self, frames: int) -> int:
         """N + S − f: the queue has to run out of the copies that it began with."""
         return frames + self.length - self.frames_seen
@@ -218,8 +229,7 @@ class FIFOSampler(DDIMSampler):
 
         Windows draw from the last to the first, and also for frames that are not written, as published.
         """
-        stride = self.frames_seen // 2 if self.lookahead else self.frames_seen
-        starts = list(range(0, self.length, stride))[::-1]
+        starts = self.starts()[::-1]
         noises = [torch.stack([noise() for _ in range(self.frames_seen)], dim=2) for _ in starts]
         size, result = self.windows_per_batch or len(starts), queue.clone()
         for begin in range(0, len(starts), size):

@@ -39,6 +39,13 @@ class Guidance:
         if not 0 <= self.rescale <= 1:
             raise UserError(f"sampler.guidance_rescale is {self.rescale:g}; allowed: from 0 (off) to 1")
 
+    @property
+    def sides(self) -> int:
+        """How many sides one guided prediction takes."""
+        if self.image_scale is not None:
+            return 3
+        return 1 if self.scale == 1 else 2
+
     @staticmethod
     def of(scale: float, rescale: float, interval: Sequence[int] | None, image_scale: float | None) -> Guidance:
         """From a sampler's settings; UserError for those that cannot be."""

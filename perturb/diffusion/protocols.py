@@ -43,6 +43,14 @@ class SamplerStep:
     x: Tensor
 
 
+@dataclass(frozen=True)
+class Work:
+    """Forwards of one clip, in forwards of all of its frames on one side of guidance; and how many are one batch."""
+
+    forwards: float
+    at_once: float
+
+
 class Sampler(Protocol):
     """From noise to a latent: ``(denoise, x_T, cond, uncond, generators, schedule) → x_0``."""
 
@@ -52,6 +60,10 @@ class Sampler(Protocol):
 
     def check(self, schedule: NoiseSchedule, frames: int | None = None) -> None:
         """Raise UserError for what ``schedule``, or clips of ``frames``, cannot take: before anything expensive."""
+        ...
+
+    def work(self, frames: int) -> Work:
+        """What a clip of ``frames`` costs, of a sampler without open settings."""
         ...
 
     def __call__(  # noqa: PLR0917 - the order in which a sampler reads: from what, told what, with what

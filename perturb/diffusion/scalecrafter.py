@@ -13,9 +13,9 @@ from torch import Tensor
 from perturb.diffusion.conditioning import Conditioning
 from perturb.diffusion.ddim import DDIMSampler
 from perturb.diffusion.guidance import guided
-from perturb.diffusion.protocols import Denoise
+from perturb.diffusion.protocols import Denoise, Work
 from perturb.diffusion.schedule import NoiseSchedule
-from perturb.diffusion.settings import check_number, check_whole
+from perturb.diffusion.settings import check_number, check_whole, needs
 from perturb.errors import UserError
 
 
@@ -51,6 +51,11 @@ class ScaleCrafterSampler(DDIMSampler):
                     raise UserError(f"sampler.{name}.{pattern} is {factor:g}; allowed: a number from 1")
         if self.damped_steps and (self.guidance_rescale or self.guidance_interval or self.image_guidance is not None):
             raise UserError("noise-damped guidance (sampler.damped_steps) goes with a plain sampler.guidance only")
+
+    def work(self, frames: int) -> Work:
+        """As DDIM, and the damped side apart."""
+        plain = super().work(frames)
+        return Work(plain.forwards + min(self.damped_steps, needs(self, "steps")[0]), plain.at_once)
 
     def predict(  # noqa: PLR0917 - the order of `guided`
         self, number: int, denoise: Denoise, x: Tensor, t: Tensor, cond: Conditioning, uncond: Conditioning | None

@@ -13,7 +13,7 @@ from torch import Tensor
 from perturb.diffusion.conditioning import Conditioning
 from perturb.diffusion.guidance import Guidance, guided
 from perturb.diffusion.prediction import clean_and_noise
-from perturb.diffusion.protocols import Defaults, Denoise, SamplerStep
+from perturb.diffusion.protocols import Defaults, Denoise, SamplerStep, Work
 from perturb.diffusion.schedule import DDIMTable, NoiseSchedule
 from perturb.diffusion.settings import check_number, check_whole, needs
 from perturb.diffusion.spacing import Spacing
@@ -66,6 +66,11 @@ class SolverSampler:
     def table(self, schedule: NoiseSchedule) -> DDIMTable:
         """The timesteps of DDIM with their ᾱ and latent scale."""
         return schedule.ddim_table(*needs(self, "steps"), eta=0.0, spacing=self.spacing)
+
+    def work(self, frames: int) -> Work:
+        """Every step is one batch of all sides."""
+        (steps,), sides = needs(self, "steps"), self.how_guided().sides
+        return Work(steps * sides, sides)
 
     def how_guided(self) -> Guidance:
         """The settings of guidance as one."""

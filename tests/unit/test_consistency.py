@@ -54,6 +54,7 @@ def test_scales_are_inputs_and_motion_ends_early():
 
     sampler = ConsistencySampler(steps=8, guidance=9.0, motion=0.5, motion_share=0.3)
     sampler(watching, noises(SHAPE, "x"), conditioning(2), None, [sample_generator(i) for i in range(2)], SCHEDULE)
+    assert sampler.work(3).forwards == len(told) == 8
     # 999 874 749 | 624 … : at t ≥ 700
     assert told == [(9.0, 0.5)] * 3 + [(9.0, 0.0)] * 5
 

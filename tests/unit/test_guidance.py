@@ -45,6 +45,8 @@ def test_two_conditions_are_three_sides_in_one_forward():
     found = guided(seeing, x, t, cond, uncond, Guidance(7.5, image_scale=2.5))
     torch.testing.assert_close(found, o_u + 2.5 * (o_i - o_u) + 7.5 * (o_c - o_i))
     assert calls == [6]
+    sampler = DDIMSampler(steps=20, guidance=7.5, eta=0.0, image_guidance=2.5)
+    assert (sampler.work(3).forwards, sampler.work(3).at_once) == (60, 3)
     # Published code crashes at an image scale of 1.
     torch.testing.assert_close(
         guided(seeing, x, t, cond, uncond, Guidance(7.5, image_scale=1)), o_i + 7.5 * (o_c - o_i)

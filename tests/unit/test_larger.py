@@ -113,6 +113,7 @@ def test_the_damped_side_is_the_unconditional_one_alone():
     x_T = noises((4, 2, 2, 2), "x", count=1)
     cond, uncond = (Conditioning(torch.randn(1, 5, 4), torch.tensor([8])) for _ in range(2))
     sampler(watching, x_T, cond, uncond, [torch.Generator()], NoiseSchedule(latent_scale=None))
+    assert sampler.work(2).forwards == sum(rows for rows, _ in seen)
     assert seen == [(1, {"a": 2.0}), (2, {"a": 3.0}), (2, {"a": 3.0}), (2, {"a": 3.0}), (2, None)]
 
 

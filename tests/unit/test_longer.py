@@ -83,6 +83,21 @@ def test_a_killed_run_goes_on_with_the_same_bytes():
     assert torch.equal(torch.stack([frame for number, frame in before + resumed if number >= 0], dim=2), whole)
 
 
+@pytest.mark.parametrize("changes", [{}, {"lookahead": False}, {"windows_per_batch": 3}, {"guidance": 1.0}])
+def test_the_work_is_what_is_done(changes: dict[str, object]):
+    sampler, calls = dataclasses.replace(FIFO, **changes), list[int]()
+
+    def counted(x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        calls.append(len(x) * x.shape[2])
+        return toy_denoise(x, t, cond)
+
+    generators = [sample_generator(0)]
+    sampler(counted, draw(SIZE, generators), conditioning(1), conditioning(1, seed=1), generators, SCHEDULE)
+    work = sampler.work(7)
+    assert work.forwards == pytest.approx(sum(calls) / 7)
+    assert work.at_once == pytest.approx(max(calls) / 7)
+
+
 def test_every_step_is_told_once():
     steps, generators = list[SamplerStep](), [sample_generator(0)]
     x_T, cond = draw(SIZE, generators), conditioning(1)
