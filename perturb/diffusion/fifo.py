@@ -160,7 +160,7 @@ class FIFOSampler(DDIMSampler):
             number = state.done - (steps - self.frames_seen)
             now = (cond.at_frame(max(number, 0)), None if uncond is None else uncond.at_frame(max(number, 0)))
             queue = self.iterate(denoise, state.queue, *now, noise, schedule)
-            frame = queue[:, :, self.leaves_at]
+            frame = queue[:, :, self.leaves_at].clone()  # a view would keep every queue alive
             state.queue, state.done = shifted(queue, noise()), state.done + 1
             if on_step is not None:
                 on_step(SamplerStep(steps + state.done, steps + last, 0, frame, queue))
