@@ -12,8 +12,11 @@ from perturb.store.rundir import RunDir
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from perturb.cli.config import GenerateConfig
     from perturb.data.prompts import Prompt, PromptsConfig
+    from perturb.data.script import Line
     from perturb.models.base import VideoModel
+    from perturb.study.sample import Generator
 
 STUDY_ONLY = ("training", "images", "fit", "probe_steps")
 """What a system's configuration brings for studies."""
@@ -22,12 +25,14 @@ STUDY_ONLY = ("training", "images", "fit", "probe_steps")
 
 
 def generate(values: dict[str, Any]) -> None:
-    """Clips of the given prompts as .npy, .mp4 and one contact sheet in the folder ``output``."""
+    """Clips of the prompts as .npy, .mp4 and one contact sheet in the folder ``output``; long ones as they grow."""
     for key in STUDY_ONLY:
         values.pop(key, None)
     check_paths(values)
 
     from perturb.cli.config import GenerateConfig, load
+    from perturb.data.script import load_script
+    from perturb.diffusion.fifo import FIFOSampler
     from perturb.perturbation import restore
     from perturb.progress import progress
     from perturb.store.video import write_contact_sheet, write_mp4
@@ -35,7 +40,8 @@ def generate(values: dict[str, Any]) -> None:
     from perturb.study.sample import Generator, save_clip
 
     config = read(GenerateConfig, values)
-    prompts = _prompts(config.prompt, config.prompts)
+    script = None if config.script is None else load_script(config.script, config.sample.playback_fps)
+    prompts = _prompts(config.prompt, config.prompts, script)
     system = load(config.system)
     if config.adapter is not None:
         adapter = resolve(config.adapter)
@@ -44,6 +50,9 @@ def generate(values: dict[str, Any]) -> None:
     make = Generator(system, build("sampler", config.sampler), prompts, config.sample, image=config.image)
 
     output, rows = resolve(config.output), []
+    if script is not None or isinstance(make.sampler, FIFOSampler):
+        print(f"clips  {output} ({len(_tell(make, config, script))})")
+        return
     with progress("sample", len(make.jobs)) as advance:
         for batch in make.batches:
             for (index, seed), frames in zip(batch, make(batch, advance), strict=True):
@@ -68,14 +77,42 @@ def _note_origin(system: VideoModel, adapter: Path) -> None:
             print(f"note   {error}")
 
 
-def _prompts(text: str | None, given: PromptsConfig) -> list[Prompt]:
-    """The one prompt, or those of the file. UserError unless exactly one of them is given."""
+def _tell(make: Generator, config: GenerateConfig, script: list[Line] | None) -> list[Path]:
+    """One clip after the other, each written as it grows: that of the script, or those of the prompts."""
+    from perturb.progress import progress
+    from perturb.study.story import Story, by_frame
+
+    frames, stem = make.format.frames, "story" if config.script is None else resolve(config.script).stem
+    jobs = [(make.prompts[index].id, seed, make.cond.index([index])) for index, seed in make.jobs]
+    if script is not None:
+        told = by_frame(make.cond, script, frames)
+        jobs = [(stem, seed, told) for seed in config.sample.seeds]
+    identity = {
+        "system": config.system,
+        "adapter": [config.adapter, config.adapter_scale],
+        "image": config.image,
+        "texts": [prompt.text for prompt in make.prompts],
+        "frames_of_texts": None if script is None else [line.frame for line in script],
+        "negative_prompt": config.sample.negative_prompt,
+    }
+    paths = [resolve(config.output) / f"{name}_s{seed}.npy" for name, seed, _ in jobs]
+    with progress("sample", len(jobs)) as advance:
+        for path, (name, seed, cond) in zip(paths, jobs, strict=True):
+            Story(make, cond, name, seed, path, config.sample.playback_fps, identity).tell(advance)
+    return paths
+
+
+def _prompts(text: str | None, file: PromptsConfig, script: list[Line] | None) -> list[Prompt]:
+    """The one prompt, those of the file, or the texts of the script. UserError unless exactly one of them is given."""
     from perturb.data.prompts import Prompt
 
-    if (text is None) == (given.file is None):
-        found = "neither is" if text is None else "both are"
-        raise UserError(f'give either prompt="…" or prompts.file=/path/prompts.txt; {found} given')
-    return [Prompt(id="p000", text=str(text))] if given.file is None else given.load()
+    given = [value for value in (text, file.file, script) if value is not None]
+    if len(given) != 1:
+        found = f"{len(given) or 'none'} of them given"
+        raise UserError(f'give prompt="…", prompts.file=/path/prompts.txt or script=/path/story.txt; {found}')
+    if script is not None:
+        return [Prompt(id=f"line{index:03d}", text=line.text) for index, line in enumerate(script)]
+    return file.load() if text is None else [Prompt(id="p000", text=text)]
 
 
 def main() -> None:

@@ -67,13 +67,14 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """Plain generation: one ``prompt`` or a prompt file; ``adapter`` is added with the factor ``adapter_scale``."""
+    """Plain generation: a ``prompt``, a prompt file or a ``script``; ``adapter`` is added times ``adapter_scale``."""
 
     system: Target
     sampler: Target
     sample: SampleConfig
     prompts: PromptsConfig
     prompt: str | None = None
+    script: str | None = None
     image: str | None = None
     adapter: str | None = None
     adapter_scale: float = 1.0

@@ -30,7 +30,7 @@ from perturb.cli.cost import (
     wait,
 )
 from perturb.device import pick_device
-from perturb.diffusion.guidance import guided
+from perturb.diffusion.protocols import Work
 from perturb.errors import UserError
 from perturb.loop.config import StageConfig, check_division
 from perturb.models.partition import Partition
@@ -78,6 +78,7 @@ def print_plan(values: Mapping[str, Any]) -> None:
     steps = described.get("fit_steps", config.probe_steps[-1] if config.probe_steps else 0)
     still = gradient_cost(system, _still(config, spec), checkpointing=fit.gradient_checkpointing) if trained else None
 
+    work = build("sampler", config.sampler).resolved(spec.sampling).work(form.frames)
     count, seeds = _prompt_count(config), len(config.sample.seeds)
     clips, unknown = (count or 1) * seeds * states, "" if count else " per prompt"
     layers, size = len(described["layers"]), described["parameters"]
@@ -88,11 +89,13 @@ def print_plan(values: Mapping[str, Any]) -> None:
         "fit": f"{steps:,} steps of {fit.batch_size} images" if steps else "nothing: this perturbation is not fitted",
         "clips": f"{clips:,}{unknown}: {count or '?'} prompts × {seeds} noises × {states} states, "
         f"each {form.frames} frames of {form.height}×{form.width}",
-        "memory": _study_memory(config, weights, trained=trained, still=still, forward=forward, decode=decode),
+        "memory": _study_memory(
+            config, weights, work=work, trained=trained, still=still, forward=forward, decode=decode
+        ),
     }
     if still is not None:
         lines["time to fit"] = _spent(steps, _fit_seconds(config, spec, still))
-    lines["time to sample"] = _sampling_time(config, form, spec, forward, clips)
+    lines["time to sample"] = _sampling_time(config, form, spec, forward, work, clips)
     lines |= {f"needed {i + 1}": problem for i, problem in enumerate(needed(values, spec))}
     _print(lines, config.system.get("device", "auto"))
 
@@ -140,10 +143,10 @@ def _weight_bytes(config: RunConfig, system: VideoSystem) -> float:
 
 
 def _study_memory(
-    config: RunConfig, weights: float, *, trained: int, still: Cost | None, forward: Cost, decode: Cost
+    config: RunConfig, weights: float, *, work: Work, trained: int, still: Cost | None, forward: Cost, decode: Cost
 ) -> str:
-    guidance = 2 * config.sample.batch_size * forward.largest * BYTES[config.sample.precision] / 4  # 2: both sides
-    sampling = weights + LIVE * max(guidance, decode.largest)
+    batch = work.at_once * config.sample.batch_size * forward.largest * BYTES[config.sample.precision] / 4
+    sampling = weights + LIVE * max(batch, decode.largest)
     if still is None:
         return f"about {_gib(sampling)} to sample (estimate)"
     fitting = weights + TRAINED_BYTES * trained + config.fit.batch_size * still.kept * BYTES[config.fit.precision] / 4
@@ -156,7 +159,7 @@ def _fit_seconds(config: RunConfig, spec: ModelSpec, cost: Cost) -> float | str:
     def train(system: VideoSystem) -> list[nn.Parameter]:
         perturbation = build("perturbation", config.perturbation)
         system.unet.to(getattr(torch, config.system.get("dtype", "float32")))
-        perturbation.attach(system.unet, Partition.of(system.unet), config.group, fit.seed)
+        perturbation.attach(system.unet, system.partition(), config.group, fit.seed)
         perturbation.train(True)
         return list(perturbation.parameters())
 
@@ -164,11 +167,12 @@ def _fit_seconds(config: RunConfig, spec: ModelSpec, cost: Cost) -> float | str:
     return step_seconds(spec, device, _still(config, spec), fit.batch_size, flop=cost.flop, how=fit, train=train)
 
 
-def _sampling_time(config: RunConfig, form: ClipFormat, spec: ModelSpec, cost: Cost, clips: int) -> str:
-    """Of ``clips`` clips, from one denoising step of a batch of them and from decoding one."""
+def _sampling_time(  # noqa: PLR0917
+    config: RunConfig, form: ClipFormat, spec: ModelSpec, cost: Cost, work: Work, clips: int
+) -> str:
+    """Of ``clips`` clips, from one forward of a batch of them and from decoding one."""
     device = pick_device(config.system.get("device", "auto"))
-    sampler = build("sampler", config.sampler).resolved(spec.sampling)
-    count, sides = min(config.sample.batch_size, clips), 1 if sampler.guidance == 1 else 2
+    count = min(config.sample.batch_size, clips)
     bfloat16 = config.sample.precision == "bfloat16"
 
     def prepare() -> Callable[[], object]:
@@ -179,7 +183,7 @@ def _sampling_time(config: RunConfig, form: ClipFormat, spec: ModelSpec, cost: C
         @torch.no_grad()
         def step() -> None:
             with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-                guided(system.denoise, x, t, cond, cond, sampler.guidance)
+                system.denoise(x, t, cond)
             wait(device)
             denoised = time.perf_counter()
             system.decode(x[:1])
@@ -189,14 +193,12 @@ def _sampling_time(config: RunConfig, form: ClipFormat, spec: ModelSpec, cost: C
         return step
 
     decoding: list[float] = []
-    seconds = measured_seconds(device, count * sides * cost.flop, prepare)
+    seconds = measured_seconds(device, count * cost.flop, prepare)
     if isinstance(seconds, str):
         return seconds
     step = seconds - decoding[-1]
-    total = clips * (sampler.steps * step / count + decoding[-1])
-    return (
-        f"{span(total)}: {sampler.steps} steps of {step:.3g} s for {count} clips, {decoding[-1]:.2g} s to decode each"
-    )
+    total = clips * (work.forwards * step / count + decoding[-1])
+    return f"{span(total)}: {work.forwards:g} forwards of {step:.3g} s for {count} clips, {decoding[-1]:.2g} s to decode each"
 
 
 def print_training_plan(values: Mapping[str, Any]) -> None:

@@ -1,49 +1,98 @@
-"""What a denoiser is told besides the noisy latent. Axes: b batch, l text tokens, m image tokens, d features."""
+"""What a denoiser is told besides the noisy latent.
+
+Axes: b batch, c channels, t frames, h w latents, l text tokens, m image tokens, d features.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import repeat
 from torch import Tensor
+
+from perturb.nn.windows import Windows
+
+PER_SAMPLE = ("text", "fps", "image", "image_latents", "guidance", "motion", "injected")
+SHARED = ("windows", "dilation")
+TOKENS = ("text", "image", "injected")
+SCALES = ("guidance", "motion")
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Text tokens ``b l d``, frame rate ``b`` (int64, frames per second) and image tokens ``b m d`` or none."""
+    """Text tokens, frame rate and what else a network can be told; None: not told.
+
+    text ``b l d``, or ``b t l d`` for a text per frame · fps ``b`` (int64, frames per second) · image ``b m d`` image
+    tokens, or ``b t m d`` · image_latents ``b c t h w``, joined to x along channels · guidance and motion ``b``: the
+    scales that a distilled network takes as inputs · injected: a text that the way down and the middle read instead ·
+    windows: those of temporal attention · dilation: factors of convolutions by pattern. The last two say how the
+    network runs, and are the same for all samples.
+    """
 
     text: Tensor
     fps: Tensor
     image: Tensor | None = None
+    image_latents: Tensor | None = None
+    guidance: Tensor | None = None
+    motion: Tensor | None = None
+    injected: Tensor | None = None
+    windows: Windows | None = None
+    dilation: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        assert self.text.ndim == 3, f"text must be b l d, not {tuple(self.text.shape)}"
-        assert self.fps.shape == self.text.shape[:1], f"fps {tuple(self.fps.shape)}, text {tuple(self.text.shape)}"
-        assert self.image is None or (self.image.ndim == 3 and len(self.image) == len(self.text)), "image must be b m d"
+        for name, tokens in ((name, getattr(self, name)) for name in TOKENS):
+            shape = None if tokens is None else tuple(tokens.shape)
+            assert shape is None or len(shape) in {3, 4}, f"{name} must be b · d or b t · d, not {shape}"
+        assert self.fps.ndim == 1, f"fps must be b, not {tuple(self.fps.shape)}"
+        lengths = {name: len(value) for name, value in self._present(PER_SAMPLE).items()}
+        assert len(set(lengths.values())) == 1, f"not one batch: {lengths}"
 
     def __len__(self) -> int:
         return len(self.text)
 
     def index(self, which: slice | list[int]) -> Conditioning:
         """The samples chosen by a slice or a list of positions, in that order."""
-        return Conditioning(self.text[which], self.fps[which], None if self.image is None else self.image[which])
+        return dataclasses.replace(self, **{name: value[which] for name, value in self._present(PER_SAMPLE).items()})
+
+    def at_frame(self, number: int) -> Conditioning:
+        """The same for one frame: tokens that are told per frame become those of frame ``number`` (or the last)."""
+        tokens = {name: value for name, value in self._present(TOKENS).items() if value.ndim == 4}
+        return dataclasses.replace(self, **{n: v[:, min(number, v.shape[1] - 1)] for n, v in tokens.items()})
 
     @staticmethod
     def concat(parts: Sequence[Conditioning]) -> Conditioning:
-        """All samples one after the other along ``b``; either every part has image tokens or none has."""
-        images = [part.image for part in parts if part.image is not None]
-        assert len(images) in {0, len(parts)}, "some parts have image tokens and some have none"
-        return Conditioning(
-            text=torch.cat([part.text for part in parts]),
-            fps=torch.cat([part.fps for part in parts]),
-            image=torch.cat(images) if images else None,
-        )
+        """All samples one after the other along ``b``; every part is told the same kinds of things.
+
+        A text for the whole clip next to one per frame is repeated over the frames; a part without an injected text
+        next to one with it keeps reading its own.
+        """
+        assert len({tuple((name, repr(getattr(part, name))) for name in SHARED) for part in parts}) == 1
+        if any(part.injected is not None for part in parts):
+            parts = [p if p.injected is not None else dataclasses.replace(p, injected=p.text) for p in parts]
+        told = {name for part in parts for name in part._present(PER_SAMPLE)}
+        joined = {}
+        for name in told:
+            values = [getattr(part, name) for part in parts]
+            assert all(value is not None for value in values), f"some parts have {name} and some have none"
+            joined[name] = torch.cat(_alike(values) if name in TOKENS else values)
+        return dataclasses.replace(parts[0], **joined)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Conditioning:
-        """The same conditioning on ``device``; ``dtype`` applies to the tokens, fps stays int64."""
-        return Conditioning(
-            text=self.text.to(device, dtype),
-            fps=self.fps.to(device),
-            image=None if self.image is None else self.image.to(device, dtype),
+        """The same conditioning on ``device``; ``dtype`` is for tokens and image latents alone."""
+        cast = {name for name in PER_SAMPLE if name != "fps" and name not in SCALES}
+        return dataclasses.replace(
+            self,
+            **{n: v.to(device, dtype if n in cast else None) for n, v in self._present(PER_SAMPLE).items()},
         )
+
+    def _present(self, names: Sequence[str]) -> dict[str, Tensor]:
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+def _alike(tokens: Sequence[Tensor]) -> list[Tensor]:
+    """All ``b · d``, or, where one is for each frame, all ``b t · d``."""
+    frames = next((each.shape[1] for each in tokens if each.ndim == 4), None)
+    return [repeat(e, "b l d -> b t l d", t=frames) if frames and e.ndim == 3 else e for e in tokens]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, Self
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from perturb.diffusion.conditioning import Conditioning
 from perturb.diffusion.schedule import NoiseSchedule
 
-# (x_t: b c t h w, t: b int64, conditioning) → ε̂: b c t h w
+# (x_t: b c t h w, t: b int64 (or b t: one per frame), conditioning) → ε̂ (or v̂): b c t h w
 Denoise = Callable[[Tensor, Tensor, Conditioning], Tensor]
 
 
@@ -27,6 +28,28 @@ class Defaults(Protocol):
     @property
     def eta(self) -> float: ...
 
+    @property
+    def frames(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class SamplerStep:
+    """One finished step: ``number`` of ``total`` (from 1), its timestep, the prediction x̂_0 and the new latent x."""
+
+    number: int
+    total: int
+    timestep: int
+    predicted_x0: Tensor
+    x: Tensor
+
+
+@dataclass(frozen=True)
+class Work:
+    """Forwards of one clip, in forwards of all of its frames on one side of guidance; and how many are one batch."""
+
+    forwards: float
+    at_once: float
+
 
 class Sampler(Protocol):
     """From noise to a latent: ``(denoise, x_T, cond, uncond, generators, schedule) → x_0``."""
@@ -35,8 +58,12 @@ class Sampler(Protocol):
         """The same sampler with every setting left open taken from ``defaults``."""
         ...
 
-    def check(self, schedule: NoiseSchedule) -> None:
-        """Raise UserError for settings that ``schedule`` cannot take, before anything expensive is begun."""
+    def check(self, schedule: NoiseSchedule, frames: int | None = None) -> None:
+        """Raise UserError for what ``schedule``, or clips of ``frames``, cannot take: before anything expensive."""
+        ...
+
+    def work(self, frames: int) -> Work:
+        """What a clip of ``frames`` costs, of a sampler without open settings."""
         ...
 
     def __call__(  # noqa: PLR0917 - the order in which a sampler reads: from what, told what, with what
@@ -47,7 +74,7 @@ class Sampler(Protocol):
         uncond: Conditioning | None,
         generators: Sequence[torch.Generator],
         schedule: NoiseSchedule,
-        on_step: Callable[[Any], None] | None = None,
+        on_step: Callable[[SamplerStep], None] | None = None,
     ) -> Tensor:
         """x_0 ``b c t h w`` from x_T of the same shape; ``generators`` holds one CPU generator per sample."""
         ...

@@ -8,6 +8,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from perturb.diffusion.prediction import Prediction, clean_and_noise
+from perturb.diffusion.spacing import Spacing, check_spacing, linspace, log_snr, trailing
 from perturb.errors import UserError
 
 SCALE_STEPS = 400  # the latent scale falls linearly over the first 400 timesteps, then stays
@@ -30,6 +32,27 @@ class DDIMTable:
     def __len__(self) -> int:
         return len(self.timesteps)
 
+    def row(self, index: int) -> DDIMRow:
+        """The coefficients of one step, as numbers."""
+        values = (self.alphas, self.alphas_prev, self.sigmas, self.scale, self.scale_prev)
+        return DDIMRow(*(float(table[index]) for table in values))
+
+    def rows(self, indices: Tensor, device: torch.device | str = "cpu") -> DDIMRow:
+        """The coefficients of steps that differ from frame to frame, float32 b 1 t 1 1; indices: b t."""
+        values = (self.alphas, self.alphas_prev, self.sigmas, self.scale, self.scale_prev)
+        return DDIMRow(*(rearrange(table[indices].float().to(device), "b t -> b 1 t 1 1") for table in values))
+
+
+@dataclass(frozen=True)
+class DDIMRow:
+    """a, a', σ, s and s' of one DDIM step: numbers, or tensors that broadcast to b c t h w."""
+
+    a: float | Tensor
+    a_prev: float | Tensor
+    sigma: float | Tensor
+    scale: float | Tensor
+    scale_prev: float | Tensor
+
 
 class NoiseSchedule:
     """x_t = √ᾱ_t s_t x_0 + √(1 − ᾱ_t) ε with β = linspace(√β_start, √β_end)² and ᾱ = Π(1 − β).
@@ -38,11 +61,11 @@ class NoiseSchedule:
     means s_t = 1. Computed in float64, kept as float32. Source: VideoCrafter1 (arXiv 2310.19512) and its code.
 
     ``zero_terminal_snr`` rescales √ᾱ so that its last value is 0 and its first is kept (Lin et al. 2023, arXiv
-    2305.08891, algorithm 1): x_{T−1} is then pure noise, as it is when sampling begins. What this means for a network
-    that predicts ε: at ᾱ = 0 the best prediction is x itself, whatever x_0 was, so ε̂ says nothing about x_0 there and
-    x̂_0 would be 0/0. A sampler must therefore begin below the last timestep, as the published spacing does (951 for 20
-    steps, 981 for 50), and what is gained is only that ᾱ where it begins is nearer to 0. Asking for the last timestep
-    is a UserError.
+    2305.08891, algorithm 1): x_{T−1} is then pure noise, as it is when sampling begins. A network that predicts v
+    (``prediction``; v = √ᾱ_t ε − √(1 − ᾱ_t) s_t x_0) can begin there. For one that predicts ε, at ᾱ = 0 the best
+    prediction is x itself, whatever x_0 was, so ε̂ says nothing about x_0 there and x̂_0 would be 0/0. Its sampler must
+    begin below the last timestep, as the published spacing does (951 for 20 steps, 981 for 50), and what is gained is
+    only that ᾱ where it begins is nearer to 0. Asking for the last timestep is a UserError.
     """
 
     def __init__(
@@ -53,10 +76,12 @@ class NoiseSchedule:
         beta_end: float = 0.012,
         latent_scale: float | None,
         zero_terminal_snr: bool = False,
+        prediction: Prediction = "epsilon",
     ) -> None:
         self.timesteps = timesteps
         self.latent_scale = latent_scale
         self.zero_terminal_snr = zero_terminal_snr
+        self.prediction: Prediction = prediction
         root = torch.linspace(beta_start**0.5, beta_end**0.5, timesteps, dtype=torch.float64)
         self.betas_exact = root.square()
         self.alphas_cumprod_exact = (1 - self.betas_exact).cumprod(0)
@@ -79,43 +104,78 @@ class NoiseSchedule:
         """x_t = √ᾱ_t s_t x_0 + √(1 − ᾱ_t) ε. x0, noise: b c t h w; t: b int64."""
         return _column(self._signal, t) * x0 * _column(self.latent_scale_table, t) + _column(self._noise, t) * noise
 
-    def predict_x0(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """x̂_0 = (x_t − √(1 − ᾱ_t) ε̂) / (√ᾱ_t s_t), the inverse of ``q_sample``. x, eps: b c t h w; t: b int64.
+    def target(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """What the network is to predict: ε, or v = √ᾱ_t ε − √(1 − ᾱ_t) s_t x_0. x0, noise: b c t h w; t: b int64."""
+        if self.prediction == "epsilon":
+            return noise
+        return _column(self._signal, t) * noise - _column(self._noise, t) * x0 * _column(self.latent_scale_table, t)
 
-        Raises UserError where ᾱ_t = 0: the noise says nothing about x_0 there.
+    def predict_x0(self, x: Tensor, t: Tensor, output: Tensor) -> Tensor:
+        """x̂_0 from the network's ε̂ or v̂ (``clean_and_noise``). x, output: b c t h w; t: b int64.
+
+        Raises UserError for ε̂ where ᾱ_t = 0: the noise says nothing about x_0 there.
         """
+        if self.prediction == "v":
+            a, scale = _column(self.alphas_cumprod, t), _column(self.latent_scale_table, t)
+            return clean_and_noise(output, x, a, scale, "v")[0]
         # only this option makes an ᾱ of 0, and the question costs a wait for the device
         if self.zero_terminal_snr and (t == self.timesteps - 1).any():
             raise UserError(
                 f"x_0 cannot be predicted at timestep {self.timesteps - 1}: with zero_terminal_snr its ᾱ is 0 and the "
                 f"noise says nothing about x_0; allowed: timesteps up to {self.timesteps - 2}"
             )
-        clean = (x - _column(self._noise, t) * eps) / _column(self._signal, t)
+        clean = (x - _column(self._noise, t) * output) / _column(self._signal, t)
         return clean / _column(self.latent_scale_table, t)
 
-    def ddim_table(self, steps: int, eta: float) -> DDIMTable:
-        """The DDIM timesteps τ = range(0, T, T // steps) + 1 and their coefficients, as published.
+    def ddim_table(
+        self, steps: int, eta: float, *, spacing: Spacing = "uniform", keep_scale: bool = False
+    ) -> DDIMTable:
+        """The DDIM timesteps τ (``sampling_timesteps``) and their coefficients, as published.
 
             σ_i = η √((1 − a'_i)/(1 − a_i) · (1 − a_i/a'_i)),   a_i = ᾱ[τ_i],   a'_0 = ᾱ[0],   a'_i = ᾱ[τ_{i−1}]
 
-        A published quirk is kept: when steps does not divide T there are more than ``steps`` of them (7 gives 8, 30
-        gives 31). Raises UserError for steps whose last τ falls outside the schedule, and for η outside [0, 1].
+        s'_0 = s[0] = 1, so that the result has no latent scale; ``keep_scale``: s'_0 = s[τ_0], as DynamiCrafter has it.
+        Raises UserError for steps that do not fit, and for η outside [0, 1].
         Source: Song et al. 2021 (arXiv 2010.02502), eq. 12 and 16; VideoCrafter's sampler.
         """
         if not 0 <= eta <= 1:
             raise UserError(f"eta must lie in [0, 1] (0 is deterministic DDIM, 1 is DDPM-like); given {eta:g}")
-        tau = torch.tensor(self.ddim_timesteps(steps))
+        tau = torch.tensor(self.sampling_timesteps(steps, spacing))
         # The published sampler computes from the float32 ᾱ, not from the exact one.
         cumulative, scale = self.alphas_cumprod.cpu().double(), self.latent_scale_table.cpu().double()
         previous = torch.cat([torch.zeros_like(tau[:1]), tau[:-1]])
         a, a_prev = cumulative[tau], cumulative[previous]
         sigmas = eta * ((1 - a_prev) / (1 - a) * (1 - a / a_prev)).sqrt()
-        return DDIMTable(tau, a, a_prev, sigmas, scale[tau], scale[previous])
+        scale_prev = scale[torch.cat([tau[:1], tau[:-1]])] if keep_scale else scale[previous]
+        return DDIMTable(tau, a, a_prev, sigmas, scale[tau], scale_prev)
+
+    def sampling_timesteps(self, steps: int, spacing: Spacing = "uniform") -> list[int]:
+        """τ ascending: ``ddim_timesteps`` if uniform, else of ``perturb.diffusion.spacing``; UserError if unusable."""
+        check_spacing(spacing)
+        if spacing == "uniform":
+            return self.ddim_timesteps(steps)
+        if spacing == "log_snr":
+            if self.zero_terminal_snr:
+                raise UserError("sampler.spacing=log_snr is not for zero_terminal_snr, whose log-SNR begins at −∞")
+            return log_snr((self._signal * self.latent_scale_table / self._noise).cpu().numpy(), steps)
+        chosen = (trailing if spacing == "trailing" else linspace)(self.timesteps, steps)
+        if self._ends_early and chosen[-1] == self.timesteps - 1:
+            raise UserError(
+                f"sampler.spacing={spacing} visits timestep {chosen[-1]}, where ᾱ is 0 (zero_terminal_snr) and the "
+                "noise says nothing about x_0; allowed for a network that predicts ε: uniform"
+            )
+        return chosen
+
+    @property
+    def _ends_early(self) -> bool:
+        """Whether the last timestep is of no use: ᾱ = 0 there, and the network predicts ε."""
+        return self.zero_terminal_snr and self.prediction == "epsilon"
 
     def ddim_timesteps(self, steps: int) -> list[int]:
         """τ = range(0, T, T // steps) + 1; UserError (naming the nearest usable steps) when it holds a useless one.
 
-        Useless: T, which does not exist, and with ``zero_terminal_snr`` T − 1, where ᾱ = 0.
+        Useless: T, which does not exist, and for ε with ``zero_terminal_snr`` T − 1, where ᾱ = 0. A published quirk is
+        kept: when steps does not divide T there are more than ``steps`` of them (7 gives 8, 30 gives 31).
         """
         if self._usable(steps):
             return list(range(1, self.timesteps + 1, self.timesteps // steps))
@@ -137,7 +197,7 @@ class NoiseSchedule:
         return (self.timesteps - 1) // spacing * spacing + 1
 
     def _usable(self, steps: int) -> bool:
-        return self._largest(steps) < self.timesteps - self.zero_terminal_snr
+        return self._largest(steps) < self.timesteps - self._ends_early
 
     def posterior(self) -> dict[str, Tensor]:
         """q(x_{t−1} | x_t, x_0) without latent scale: variance, clipped log variance, the weights of x_0 and x_t.

@@ -114,8 +114,11 @@ class VideoModel(Architecture, Protocol):
         """
         ...
 
-    def unconditional(self, count: int, fps: int) -> Conditioning:
-        """The other side of classifier-free guidance, and what is told of a sample whose text is dropped."""
+    def unconditional(self, count: int, fps: int, negative: str = "") -> Conditioning:
+        """The other side of classifier-free guidance, ``negative`` what to stay away from.
+
+        It is also what a sample is told whose text is dropped.
+        """
         ...
 
     def posterior(self, video: Tensor) -> tuple[Tensor, Tensor]:

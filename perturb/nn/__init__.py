@@ -1,14 +1,17 @@
 """The networks: torch and einops only, no files, no configuration objects."""
 
 from perturb.nn.attention import Attention, ImageProjections
-from perturb.nn.embeddings import ScalarEmbedding, sinusoid
+from perturb.nn.dilation import dilated, dispersed, redilated_conv2d
+from perturb.nn.embeddings import GuidanceEmbedding, ScalarEmbedding, scale_sinusoid, sinusoid
 from perturb.nn.resampler import ImageProjection, Resampler
 from perturb.nn.resblock import ResBlock, TemporalConvolution
 from perturb.nn.transformer import InitialTemporalTransformer, SpatialTransformer, TemporalTransformer
 from perturb.nn.unet import VideoUNet
+from perturb.nn.windows import Windows
 
 __all__ = [
     "Attention",
+    "GuidanceEmbedding",
     "ImageProjection",
     "ImageProjections",
     "InitialTemporalTransformer",
@@ -19,5 +22,10 @@ __all__ = [
     "TemporalConvolution",
     "TemporalTransformer",
     "VideoUNet",
+    "Windows",
+    "dilated",
+    "dispersed",
+    "redilated_conv2d",
+    "scale_sinusoid",
     "sinusoid",
 ]

@@ -4,12 +4,15 @@ Axes: n rows that do not see each other (frames, pixels or clips), k heads, i qu
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import torch
 from einops import einsum, rearrange
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+
+from perturb.nn.windows import Windows
 
 # The fused GPU kernels put the rows on a grid axis that ends at 65,535; b·h·w passes it at high resolution.
 MAX_ROWS = 65_535
@@ -43,23 +46,30 @@ class RelativePosition(nn.Module):
 
 
 class ImageProjections(nn.Module):
-    """Keys and values of the image tokens: the image branch of a cross-attention."""
+    """Keys and values of the image tokens: the image branch of a cross-attention.
+
+    Its share in the sum is 1, or, where it is learned, tanh(α) + 1 with a scalar α that starts at 0.
+    """
 
     group: ClassVar[str] = "image"
 
-    def __init__(self, *, context_dim: int, inner: int) -> None:
+    def __init__(self, *, context_dim: int, inner: int, learned_scale: bool = False) -> None:
         super().__init__()
         self.key = nn.Linear(context_dim, inner, bias=False)
         self.value = nn.Linear(context_dim, inner, bias=False)
+        self.alpha = nn.Parameter(torch.zeros(())) if learned_scale else None
+
+    def scaled(self, y: Tensor) -> Tensor:
+        return y if self.alpha is None else (self.alpha.tanh() + 1) * y
 
 
 class Attention(nn.Module):
     """``softmax(Q Kᵀ/√d) V``, projected back to the input's width.
 
     With image tokens: ``softmax(Q Kᵀ/√d) V + softmax(Q K_imgᵀ/√d) V_img``, one query for both.
-    x: n i d; context: n j d (None: self-attention); image_context: n m d → n i d.
-    ``relative_length`` adds the two tables of relative positions (self-attention only); ``causal`` lets a token see
-    only itself and those before it.
+    x: n i d; context: n j d (None: self-attention); image_context: n m d → n i d. ``windows`` (over frames, for
+    self-attention) replaces the first softmax by its fused form. ``relative_length`` adds the two tables of relative
+    positions (self-attention only); ``causal`` lets a token see only itself and those before it.
     """
 
     def __init__(
@@ -70,6 +80,7 @@ class Attention(nn.Module):
         head_dim: int,
         context_dim: int | None = None,
         image_attention: bool = False,
+        learned_image_scale: bool = False,
         relative_length: int | None = None,
         causal: bool = False,
     ) -> None:
@@ -80,22 +91,32 @@ class Attention(nn.Module):
         self.query = nn.Linear(width, inner, bias=False)
         self.key = nn.Linear(context_dim or width, inner, bias=False)
         self.value = nn.Linear(context_dim or width, inner, bias=False)
-        self.image = ImageProjections(context_dim=context_dim or width, inner=inner) if image_attention else None
+        self.image = None
+        if image_attention:
+            self.image = ImageProjections(
+                context_dim=context_dim or width, inner=inner, learned_scale=learned_image_scale
+            )
         self.relative_key = self.relative_value = None
         if relative_length is not None:
             self.relative_key = RelativePosition(length=relative_length, width=head_dim)
             self.relative_value = RelativePosition(length=relative_length, width=head_dim)
         self.out = nn.Linear(inner, width)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, image_context: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        image_context: Tensor | None = None,
+        windows: Windows | None = None,
+    ) -> Tensor:
         context = x if context is None else context
-        query = self._split(self.query(x))
-        attend = self._fused if self.relative_key is None else self._relative
-        y = in_chunks(attend, query, self._split(self.key(context)), self._split(self.value(context)))
+        query, key, value = (self._split(y) for y in (self.query(x), self.key(context), self.value(context)))
+        attend = partial(in_chunks, self._fused if self.relative_key is None else self._relative)
+        y = attend(query, key, value) if windows is None else windows.attend(attend, query, key, value)
         if self.image is not None:
             assert image_context is not None
             keys, values = self.image.key(image_context), self.image.value(image_context)
-            y = y + in_chunks(self._fused, query, self._split(keys), self._split(values))
+            y = y + self.image.scaled(in_chunks(self._fused, query, self._split(keys), self._split(values)))
         return self.out(rearrange(y, "n k i d -> n i (k d)"))
 
     def _split(self, tokens: Tensor) -> Tensor:

@@ -11,6 +11,18 @@ from torch import Tensor, nn
 
 from perturb.nn.resblock import Downsample, ResBlock, Upsample
 from perturb.nn.transformer import InitialTemporalTransformer, SpatialTransformer, TemporalTransformer
+from perturb.nn.windows import Windows
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What every stage of one forward is told: embedding (b t) d, tokens b l d and b m d (or one set per frame)."""
+
+    embedding: Tensor
+    frames: int
+    context: Tensor
+    image_context: Tensor | None
+    windows: Windows | None
 
 
 class Stage(nn.Module):
@@ -24,12 +36,11 @@ class Stage(nn.Module):
         self.spatial = spatial
         self.temporal = temporal
 
-    def forward(
-        self, x: Tensor, embedding: Tensor, frames: int, context: Tensor, image_context: Tensor | None
-    ) -> Tensor:
-        x = self.resblock(x, embedding, frames)
+    def forward(self, x: Tensor, signals: Signals) -> Tensor:
+        x = self.resblock(x, signals.embedding, signals.frames)
         if self.spatial is not None and self.temporal is not None:
-            x = self.temporal(self.spatial(x, context, image_context), frames)
+            x = self.spatial(x, signals.context, signals.image_context)
+            x = self.temporal(x, signals.frames, signals.windows)
         return x
 
 
@@ -41,10 +52,8 @@ class MiddleStage(nn.Module):
         self.stage = stage
         self.resblock = resblock
 
-    def forward(
-        self, x: Tensor, embedding: Tensor, frames: int, context: Tensor, image_context: Tensor | None
-    ) -> Tensor:
-        return self.resblock(self.stage(x, embedding, frames, context, image_context), embedding, frames)
+    def forward(self, x: Tensor, signals: Signals) -> Tensor:
+        return self.resblock(self.stage(x, signals), signals.embedding, signals.frames)
 
 
 class Level(nn.Module):
@@ -74,6 +83,7 @@ class Builder:
     relative_length: int | None
     causal: bool
     image_attention: bool
+    learned_image_scale: bool
     temporal_conv: bool
     scale_shift_norm: bool
     resblock_updown: bool
@@ -101,6 +111,7 @@ class Builder:
             depth=self.transformer_depth,
             context_dim=self.context_dim,
             image_attention=self.image_attention,
+            learned_image_scale=self.learned_image_scale,
             norm_groups=self.norm_groups,
         )
 

@@ -1,4 +1,4 @@
-"""Embeddings of the two scalars that condition the network: the timestep and the frame rate.
+"""Embeddings of the scalars that condition the network: timestep and frame rate; in distilled ones also guidance.
 
 Axes: b batch (rows of any kind), d features.
 """
@@ -39,6 +39,55 @@ class ScalarEmbedding(nn.Module):
         self.expand = nn.Linear(width, out_width)
         self.mix = nn.Linear(out_width, out_width)
 
-    def forward(self, values: Tensor) -> Tensor:
+    def forward(self, values: Tensor, shift: Tensor | None = None) -> Tensor:
+        """``shift`` (b d of the sinusoid's width) is added to the sinusoid."""
         features = sinusoid(values, self.width).to(self.expand.weight.dtype)
+        features = features if shift is None else features + shift
         return self.mix(nn.functional.silu(self.expand(features)))
+
+
+def scale_sinusoid(scales: Tensor, width: int) -> Tensor:
+    """Sinusoidal features of guidance scales: ``[sin(1000·w·f), cos(1000·w·f)]``, ``f_k = exp(−ln 10⁴·k/(half − 1))``.
+
+    half = width // 2. scales: b → b d with d = width; computed in float32. An odd width ends with a zero column. It
+    differs from ``sinusoid`` in the order and in the last frequency, as published. Source: T2V-Turbo's code (arXiv
+    2405.18750).
+    """
+    half = width // 2
+    # Angles reach 15,000: like the other one, this must keep its order of operations, and float32.
+    step = math.log(10_000) / (half - 1)
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32, device=scales.device) * -step)
+    angles = rearrange(scales.float() * 1000, "b -> b 1") * frequencies
+    features = torch.cat([angles.sin(), angles.cos()], dim=-1)
+    return nn.functional.pad(features, (0, width % 2))
+
+
+class GuidanceEmbedding(nn.Module):
+    """What a network distilled from guidance is told of it; it shifts the timestep's sinusoid.
+
+        c = P_w e(w)                  guidance scale w alone
+        c = P [P_w e(w); P_m e(m)]    with a motion guidance scale m too
+
+    b → b d with d = ``out_width``; e = ``scale_sinusoid``. Without w the shift is 0: the undistilled network.
+    Source: T2V-Turbo (arXiv 2405.18750) and its version 2 (arXiv 2410.05677).
+    """
+
+    group: ClassVar[str] = "conditioning"
+
+    def __init__(self, *, width: int, out_width: int, motion: bool) -> None:
+        super().__init__()
+        self.width = width
+        self.guidance = nn.Linear(width, out_width, bias=False)
+        self.motion = nn.Linear(width, out_width, bias=False) if motion else None
+        self.combine = nn.Linear(2 * out_width, out_width, bias=False) if motion else None
+
+    def forward(self, guidance: Tensor, motion: Tensor | None) -> Tensor:
+        shift = self._project(self.guidance, guidance)
+        if motion is None:
+            return shift
+        assert self.motion is not None
+        assert self.combine is not None
+        return self.combine(torch.cat([shift, self._project(self.motion, motion)], dim=-1))
+
+    def _project(self, layer: nn.Linear, scales: Tensor) -> Tensor:
+        return layer(scale_sinusoid(scales, self.width).to(layer.weight.dtype))

@@ -6,10 +6,11 @@ Feature maps are frame-flattened: (b t) c h w.
 
 from typing import ClassVar, TypeVar
 
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from perturb.nn.attention import Attention
+from perturb.nn.windows import Windows
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -30,23 +31,50 @@ class FeedForward(nn.Module):
 class SpatialBlock(nn.Module):
     """Self-attention over a frame, cross-attention to the text (and image) tokens, feed-forward; all residual."""
 
-    def __init__(self, *, width: int, heads: int, head_dim: int, context_dim: int, image_attention: bool) -> None:
+    def __init__(
+        self,
+        *,
+        width: int,
+        heads: int,
+        head_dim: int,
+        context_dim: int,
+        image_attention: bool,
+        learned_image_scale: bool = False,
+    ) -> None:
         super().__init__()
         self.norm_self = nn.LayerNorm(width)
         self.self_attention = Attention(width=width, heads=heads, head_dim=head_dim)
         self.norm_cross = nn.LayerNorm(width)
         self.cross_attention = Attention(
-            width=width, heads=heads, head_dim=head_dim, context_dim=context_dim, image_attention=image_attention
+            width=width,
+            heads=heads,
+            head_dim=head_dim,
+            context_dim=context_dim,
+            image_attention=image_attention,
+            learned_image_scale=learned_image_scale,
         )
         self.norm_feed_forward = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width)
 
     def forward(self, x: Tensor, context: Tensor, image_context: Tensor | None) -> Tensor:
         x = x + self.self_attention(self.norm_self(x))
-        # All frames of a clip share one context: queries of every frame meet it at once, and it is never repeated.
-        frames_joined = rearrange(self.norm_cross(x), "(b t) i d -> b (t i) d", b=context.shape[0])
-        x = x + self.cross_attention(frames_joined, context, image_context).reshape(x.shape)
+        query = self.norm_cross(x)
+        if context.ndim == 3 and (image_context is None or image_context.ndim == 3):
+            # All frames of a clip share one context: queries of every frame meet it at once, and it is never repeated.
+            query = rearrange(query, "(b t) i d -> b (t i) d", b=context.shape[0])
+        else:
+            frames = len(x) // len(context)
+            context = per_frame(context, frames)
+            image_context = None if image_context is None else per_frame(image_context, frames)
+        x = x + self.cross_attention(query, context, image_context).reshape(x.shape)
         return x + self.feed_forward(self.norm_feed_forward(x))
+
+
+def per_frame(tokens: Tensor, frames: int) -> Tensor:
+    """Tokens for each frame, (b t) l d, of tokens for the whole clip (b l d) or for each frame (b t l d)."""
+    if tokens.ndim == 3:
+        return repeat(tokens, "b l d -> (b t) l d", t=frames)
+    return rearrange(tokens, "b t l d -> (b t) l d")
 
 
 class TemporalBlock(nn.Module):
@@ -65,16 +93,16 @@ class TemporalBlock(nn.Module):
         self.norm_feed_forward = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention_1(self.norm_1(x))
-        x = x + self.attention_2(self.norm_2(x))
+    def forward(self, x: Tensor, windows: Windows | None = None) -> Tensor:
+        x = x + self.attention_1(self.norm_1(x), windows=windows)
+        x = x + self.attention_2(self.norm_2(x), windows=windows)
         return x + self.feed_forward(self.norm_feed_forward(x))
 
 
 class SpatialTransformer(nn.Module):
     """``x + project_out(blocks(project_in(norm(x))))`` within each frame; (b t) c h w → the same.
 
-    GroupNorm sees one frame at a time; context is b l d, image_context b m d.
+    GroupNorm sees one frame at a time; context is b l d, image_context b m d, or each b t · d for one per frame.
     """
 
     group: ClassVar[str] = "spatial"
@@ -89,6 +117,7 @@ class SpatialTransformer(nn.Module):
         context_dim: int,
         image_attention: bool,
         norm_groups: int,
+        learned_image_scale: bool = False,
     ) -> None:
         super().__init__()
         inner = heads * head_dim
@@ -96,7 +125,12 @@ class SpatialTransformer(nn.Module):
         self.project_in = nn.Linear(channels, inner)
         self.blocks = nn.ModuleList(
             SpatialBlock(
-                width=inner, heads=heads, head_dim=head_dim, context_dim=context_dim, image_attention=image_attention
+                width=inner,
+                heads=heads,
+                head_dim=head_dim,
+                context_dim=context_dim,
+                image_attention=image_attention,
+                learned_image_scale=learned_image_scale,
             )
             for _ in range(depth)
         )
@@ -112,8 +146,9 @@ class SpatialTransformer(nn.Module):
 class TemporalTransformer(nn.Module):
     """``x + project_out(blocks(project_in(norm(x))))`` along time at each position; (b t) c h w → the same.
 
-    GroupNorm sees all frames of a clip together, so even causal attention looks ahead through its statistics, as in
-    the published code. The zero-initialised last layer makes a fresh one the identity.
+    GroupNorm sees all frames of a clip together (with ``windows`` too: they divide the attention alone), so even causal
+    attention looks ahead through its statistics, as in the published code. The zero-initialised last layer makes a
+    fresh one the identity.
     """
 
     group: ClassVar[str] = "temporal"
@@ -139,10 +174,10 @@ class TemporalTransformer(nn.Module):
         )
         self.project_out: nn.Module = zero(nn.Linear(inner, channels))
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
+    def forward(self, x: Tensor, frames: int, windows: Windows | None = None) -> Tensor:
         tokens = self._enter(self.norm(rearrange(x, "(b t) c h w -> b c t h w", t=frames)))
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = block(tokens, windows)
         return x + self._leave(tokens, x.shape[-2], x.shape[-1])
 
     def _enter(self, x: Tensor) -> Tensor:

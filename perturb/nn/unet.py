@@ -4,7 +4,9 @@ Axes: b batch, c channels, t frames, h w latent positions, l text tokens, m imag
 Between blocks, feature maps are frame-flattened: (b t) c h w.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -13,9 +15,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from perturb.errors import UserError
-from perturb.nn.blocks import Builder, Level, MiddleStage, Plan
-from perturb.nn.embeddings import ScalarEmbedding
+from perturb.nn.blocks import Builder, Level, MiddleStage, Plan, Signals
+from perturb.nn.dilation import dilated
+from perturb.nn.embeddings import GuidanceEmbedding, ScalarEmbedding
 from perturb.nn.transformer import zero
+from perturb.nn.windows import Windows
 
 # The published network adds an adapter feature after every third block of its way down (the first convolution counts).
 BLOCKS_PER_FEATURE = 3
@@ -28,8 +32,10 @@ class VideoUNet(nn.Module):
         x → conv_in → init_attention → down → middle → up (with the skips) → conv_out(SiLU(norm_out(·)))
 
     ``attention_resolutions`` are downsampling factors (1, 2, 4 …) whose stages attend; the middle always does.
-    ``temporal_length`` clips relative positions. Parameters without a nearer group belong to "spatial". Temporal
-    transformers, temporal convolutions and the last layer of every other residual branch start at zero, as published.
+    ``temporal_length`` clips relative positions. ``guidance_dim`` (with ``motion_cond``) is for networks distilled from
+    guidance, ``learned_image_scale`` for image attention whose share is learned. Parameters without a nearer group
+    belong to "spatial". Temporal transformers, temporal convolutions and the last layer of every other residual branch
+    start at zero, as published.
     Source: VideoCrafter1 (arXiv 2310.19512) §3 and VideoCrafter2 (arXiv 2401.09047).
     """
 
@@ -58,6 +64,9 @@ class VideoUNet(nn.Module):
         resblock_updown: bool = False,
         norm_groups: int = 32,
         text_tokens: int = 77,
+        guidance_dim: int | None = None,
+        motion_cond: bool = False,
+        learned_image_scale: bool = False,
     ) -> None:
         super().__init__()
         self.image_attention = image_attention
@@ -72,6 +81,7 @@ class VideoUNet(nn.Module):
             relative_length=temporal_length if relative_position else None,
             causal=causal,
             image_attention=image_attention,
+            learned_image_scale=learned_image_scale,
             temporal_conv=temporal_conv,
             scale_shift_norm=scale_shift_norm,
             resblock_updown=resblock_updown,
@@ -85,6 +95,11 @@ class VideoUNet(nn.Module):
         )
         self.time_embedding = ScalarEmbedding(width=model_channels, out_width=embedding_dim)
         self.fps_embedding = ScalarEmbedding(width=model_channels, out_width=embedding_dim) if fps_cond else None
+        self.guidance_embedding = None
+        if guidance_dim is not None:
+            self.guidance_embedding = GuidanceEmbedding(
+                width=guidance_dim, out_width=model_channels, motion=motion_cond
+            )
         self.conv_in = nn.Conv2d(in_channels, model_channels, 3, padding=1)
         self.init_attention = build.initial(model_channels) if init_attention else None
         self.down, skips = plan.down(build)
@@ -103,37 +118,48 @@ class VideoUNet(nn.Module):
         *,
         image_context: Tensor | None = None,
         features: Sequence[Tensor] | None = None,
+        guidance: Tensor | None = None,
+        motion: Tensor | None = None,
+        injected_context: Tensor | None = None,
+        windows: Windows | None = None,
+        dilation: Mapping[str, float] | None = None,
     ) -> Tensor:
         """Predicted noise, b c t h w.
 
         x: b c t h w. timesteps: b, or b t for a timestep per frame (equal values give the identical output).
         context: b l d text tokens. fps: b or one number (ignored by models without fps conditioning).
-        image_context: b m d image tokens, for image models only. features: adapter features b c t h w, one per level
-        on the way down, added before the skip is taken. Sizes that do not fit raise UserError.
+        image_context: b m d image tokens, for image models only. Both may be b t · d: tokens for each frame.
+        features: adapter features b c t h w, one per level on the way down, added before the skip is taken.
+        guidance, motion: scales b, for networks that were distilled from them. injected_context: what the way down and
+        the middle read in the place of ``context``. windows: those of all temporal attention. dilation: factors of
+        convolutions, by pattern (``perturb.nn.dilation.dilated``). What does not fit raises UserError.
         """
         self._check(x, context, image_context)
-        frames = x.shape[2]
-        shared = (self._embed(timesteps, fps, x), frames, context, image_context)
-        hidden = self.conv_in(rearrange(x, "b c t h w -> (b t) c h w"))
-        if self.init_attention is not None:
-            hidden = self._run(self.init_attention, hidden, frames)
-        skips = self._descend(hidden, shared, features)
-        hidden = self._run(self.middle, skips[-1], *shared)
+        signals = Signals(self._embed(timesteps, fps, x, guidance, motion), x.shape[2], context, image_context, windows)
+        injected = signals if injected_context is None else replace(signals, context=injected_context)
+        with dilated(self, dilation) if dilation else nullcontext():
+            hidden = self.conv_in(rearrange(x, "b c t h w -> (b t) c h w"))
+            if self.init_attention is not None:
+                hidden = self._run(self.init_attention, hidden, signals.frames, windows)
+            skips = self._descend(hidden, injected, features)
+            hidden = self._run(self.middle, skips[-1], injected)
+            hidden = self._ascend(hidden, skips, signals)
+            hidden = self.conv_out(nn.functional.silu(self.norm_out(hidden)))
+        return rearrange(hidden, "(b t) c h w -> b c t h w", t=signals.frames)
+
+    def _ascend(self, hidden: Tensor, skips: list[Tensor], signals: Signals) -> Tensor:
         for level in Level.each(self.up):
             for stage in level.stages:
-                hidden = self._run(stage, torch.cat([hidden, skips.pop()], dim=1), *shared)
+                hidden = self._run(stage, torch.cat([hidden, skips.pop()], dim=1), signals)
             if level.resample is not None:
-                hidden = self._run(level.resample, hidden, *shared[:2])
-        hidden = self.conv_out(nn.functional.silu(self.norm_out(hidden)))
-        return rearrange(hidden, "(b t) c h w -> b c t h w", t=frames)
+                hidden = self._run(level.resample, hidden, signals.embedding, signals.frames)
+        return hidden
 
-    def _descend(
-        self, hidden: Tensor, shared: tuple[Tensor, int, Tensor, Tensor | None], features: Sequence[Tensor] | None
-    ) -> list[Tensor]:
+    def _descend(self, hidden: Tensor, signals: Signals, features: Sequence[Tensor] | None) -> list[Tensor]:
         """The outputs of the first convolution and of every block on the way down."""
         waiting = None if features is None else list(features)
         skips = [hidden]
-        for module, arguments in self._blocks_down(shared):
+        for module, arguments in self._blocks_down(signals):
             hidden = self._run(module, hidden, *arguments)
             if waiting is not None and (len(skips) + 1) % BLOCKS_PER_FEATURE == 0:
                 if not waiting:
@@ -144,14 +170,12 @@ class VideoUNet(nn.Module):
             raise UserError(f"features: {len(features or ())} given, {len(waiting)} more than the network takes")
         return skips
 
-    def _blocks_down(
-        self, shared: tuple[Tensor, int, Tensor, Tensor | None]
-    ) -> Iterator[tuple[nn.Module, tuple[Tensor | int | None, ...]]]:
+    def _blocks_down(self, signals: Signals) -> Iterator[tuple[nn.Module, tuple[Signals | Tensor | int, ...]]]:
         for level in Level.each(self.down):
             for stage in level.stages:
-                yield stage, shared
+                yield stage, (signals,)
             if level.resample is not None:
-                yield level.resample, shared[:2]
+                yield level.resample, (signals.embedding, signals.frames)
 
     def blocks(self) -> Iterator[nn.Module]:
         """The modules of which gradient checkpointing keeps the input only, and computes the rest again."""
@@ -163,22 +187,38 @@ class VideoUNet(nn.Module):
             if level.resample is not None:
                 yield level.resample
 
-    def _run(self, module: nn.Module, *arguments: Tensor | int | None) -> Tensor:
+    def _run(self, module: nn.Module, *arguments: Signals | Tensor | Windows | int | None) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             # Not re-entrant: with a frozen base no input requires a gradient, and adapters would get none.
             return checkpoint(module, *arguments, use_reentrant=False)
         return module(*arguments)
 
-    def _embed(self, timesteps: Tensor, fps: Tensor | int, x: Tensor) -> Tensor:
+    def _embed(
+        self, timesteps: Tensor, fps: Tensor | int, x: Tensor, guidance: Tensor | None, motion: Tensor | None
+    ) -> Tensor:
         """SiLU(e) for every frame, (b t) d. Always per frame, so that both forms of timesteps take the same path."""
         batch, frames = x.shape[0], x.shape[2]
         if timesteps.ndim == 1:
             timesteps = repeat(timesteps, "b -> b t", t=frames)
-        embedding = self.time_embedding(rearrange(timesteps, "b t -> (b t)"))
+        shift = self._shift(guidance, motion)
+        shift = None if shift is None else repeat(shift, "b d -> (b t) d", t=frames)
+        embedding = self.time_embedding(rearrange(timesteps, "b t -> (b t)"), shift)
         if self.fps_embedding is not None:
             rates = torch.as_tensor(fps, device=x.device).expand(batch)
             embedding = embedding + repeat(self.fps_embedding(rates), "b d -> (b t) d", t=frames)
         return nn.functional.silu(embedding)
+
+    def _shift(self, guidance: Tensor | None, motion: Tensor | None) -> Tensor | None:
+        """What guidance adds to the timestep's sinusoid, b d."""
+        if guidance is None and motion is None:
+            return None
+        embedding = self.guidance_embedding
+        if embedding is None or guidance is None or (motion is not None and embedding.motion is None):
+            raise UserError(
+                "a guidance scale is for networks distilled from guidance (guidance_dim), a motion scale for those "
+                "that also have motion_cond, and never without the guidance scale"
+            )
+        return embedding(guidance, motion)
 
     def _check(self, x: Tensor, context: Tensor, image_context: Tensor | None) -> None:
         factor = 2 ** (len(self.down) - 1)
@@ -190,8 +230,8 @@ class VideoUNet(nn.Module):
             raise UserError("image tokens given, but this model has no image attention: leave image_context out")
         if self.image_attention and image_context is None:
             raise UserError("this model attends to an image: pass its tokens as image_context")
-        if self.image_attention and context.shape[1] > self.text_tokens:
+        if self.image_attention and context.shape[-2] > self.text_tokens:
             raise UserError(
-                f"context has {context.shape[1]} tokens, the text at most {self.text_tokens}: pass the image tokens "
+                f"context has {context.shape[-2]} tokens, the text at most {self.text_tokens}: pass the image tokens "
                 "apart, as image_context"
             )

@@ -29,7 +29,8 @@ from perturb.structured import check_range
 class SampleConfig:
     """What to sample: one clip per prompt and noise seed; None means the model's default.
 
-    ``fps`` is what the model is told, ``playback_fps`` that of the mp4; ``precision`` is that of autocast.
+    ``fps`` is what the model is told, ``playback_fps`` that of the mp4; ``precision`` is that of autocast;
+    ``negative_prompt`` is what guidance leads away from.
     """
 
     seeds: tuple[int, ...] = (0,)
@@ -39,6 +40,7 @@ class SampleConfig:
     frames: int | None = None
     fps: int | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
+    negative_prompt: str = ""
     playback_fps: int = 8
 
     def __post_init__(self) -> None:
@@ -92,13 +94,13 @@ class Generator:
         image: str | None,
     ) -> None:
         self.model, self.sampler = model, sampler.resolved(model.sampling)
-        self.sampler.check(model.schedule)  # here, because fitting comes before the first clip
         self.prompts, self.precision = prompts, config.precision
         self.format = ClipFormat.of(config, model)
+        self.sampler.check(model.schedule, self.format.frames)  # here, because fitting comes before the first clip
         pixels = None if image is None else load_conditioning_image(image, self.format.height, self.format.width)
         model.check_prompts({prompt.id: prompt.text for prompt in prompts})
         self.cond = model.conditioning([prompt.text for prompt in prompts], self.format.fps, pixels)
-        self.uncond = model.unconditional(1, self.format.fps)
+        self.uncond = model.unconditional(1, self.format.fps, config.negative_prompt)
         self.jobs = [(index, seed) for seed in config.seeds for index in range(len(prompts))]
         # The same division whatever is done already: a clip depends on its batch in the last bits.
         self.batches = [self.jobs[i : i + config.batch_size] for i in range(0, len(self.jobs), config.batch_size)]
@@ -111,7 +113,7 @@ class Generator:
         generators = [sample_generator("clip", self.prompts[index].id, seed) for index, seed in batch]
         x_T = draw(self.format.latent(self.model), generators, self.model.device)
         latents = self.sampler(
-            self._denoise,
+            self.denoise,
             x_T,
             self.cond.index([index for index, _ in batch]),
             self.uncond.index([0] * len(batch)),
@@ -121,7 +123,8 @@ class Generator:
         )
         return to_uint8(self.model.decode(latents)).cpu().numpy()
 
-    def _denoise(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+    def denoise(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        """The system's prediction in the configured precision."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             return self.model.denoise(x, t, cond)
 

@@ -20,17 +20,43 @@ ROOT = Path(__file__).parents[2]
 STATE = "state."
 
 
-def folder() -> Path:
-    """Where the golden fixtures lie (perhaps not there: ``requires_fixtures``); a wrong PERTURB_PARITY is an error."""
-    named = os.environ.get("PERTURB_PARITY")
-    if named and not Path(named).is_dir():
-        raise NotADirectoryError(f"PERTURB_PARITY names {named}, which is no folder")
-    return Path(named) if named else ROOT.parent / "shared" / "parity"
+@dataclass(frozen=True)
+class Golden:
+    """A folder of fixtures: the one that ``variable`` names, else ``../shared/<default>`` beside the checkout."""
 
+    variable: str
+    default: str
 
-requires_fixtures = pytest.mark.skipif(
-    not folder().is_dir(), reason=f"no golden fixtures at {folder()}; set PERTURB_PARITY to their folder"
-)
+    def folder(self) -> Path:
+        """Where the fixtures lie (perhaps not there: ``required``); a variable that names no folder is an error."""
+        named = os.environ.get(self.variable)
+        if named and not Path(named).is_dir():
+            raise NotADirectoryError(f"{self.variable} names {named}, which is no folder")
+        return Path(named) if named else ROOT.parent / "shared" / self.default
+
+    @property
+    def required(self) -> pytest.MarkDecorator:
+        """Skips tests, saying so, where there are no fixtures."""
+        reason = f"no golden fixtures at {self.folder()}; set {self.variable} to their folder"
+        return pytest.mark.skipif(not self.folder().is_dir(), reason=reason)
+
+    def fixture(self, name: str) -> "Fixture":
+        """The fixture called ``name``."""
+        return Fixture(name, json.loads((self.folder() / f"{name}.json").read_text(encoding="utf-8")), self.folder())
+
+    def all(self) -> list["Fixture"]:
+        return [self.fixture(path.stem) for path in sorted(self.folder().glob("*.json"))]
+
+    def fixtures(self, kind: str) -> list["Fixture"]:
+        """All fixtures of one kind, by name."""
+        return [golden for golden in self.all() if golden.kind == kind]
+
+    def kinds(self) -> dict[str, list[str]]:
+        """Every kind in the folder → the names of its fixtures."""
+        table: dict[str, list[str]] = {}
+        for golden in self.all():
+            table.setdefault(golden.kind, []).append(golden.name)
+        return table
 
 
 @dataclass(frozen=True)
@@ -39,13 +65,14 @@ class Fixture:
 
     name: str
     meta: dict[str, Any]
+    folder: Path
 
     def __str__(self) -> str:
         return self.name
 
     @property
     def kind(self) -> str:
-        return self.meta["kind"]
+        return self.meta.get("kind", "?")
 
     @property
     def calls(self) -> list[dict[str, Any]]:
@@ -53,7 +80,7 @@ class Fixture:
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        path = folder() / f"{self.name}.safetensors"
+        path = self.folder / f"{self.name}.safetensors"
         return load_file(path) if path.is_file() else {}
 
     @property
@@ -93,24 +120,6 @@ class Fixture:
         assert error <= allowed, f"{self.name} {name}: max error {error:.3g} > {allowed:.3g}"
 
 
-def fixtures(kind: str) -> list[Fixture]:
-    """All fixtures of one kind, by name."""
-    found = []
-    for path in sorted(folder().glob("*.json")):
-        meta = json.loads(path.read_text(encoding="utf-8"))
-        if meta.get("kind") == kind:
-            found.append(Fixture(path.stem, meta))
-    return found
-
-
-def kinds() -> dict[str, list[str]]:
-    """Every kind in the folder → the names of its fixtures."""
-    table: dict[str, list[str]] = {}
-    for path in sorted(folder().glob("*.json")):
-        table.setdefault(json.loads(path.read_text(encoding="utf-8")).get("kind", "?"), []).append(path.stem)
-    return table
-
-
-def fixture(name: str) -> Fixture:
-    """The fixture called ``name``."""
-    return Fixture(name, json.loads((folder() / f"{name}.json").read_text(encoding="utf-8")))
+PARITY = Golden("PERTURB_PARITY", "parity")
+folder, fixture, fixtures, kinds = PARITY.folder, PARITY.fixture, PARITY.fixtures, PARITY.kinds
+requires_fixtures = PARITY.required

@@ -28,15 +28,19 @@ ARGUMENTS = {
     "transformer_depth": "transformer_depth",
     "temporal_conv": "temporal_conv",
     "fps_cond": "fps_cond",
+    "fs_condition": "fps_cond",
+    "time_cond_proj_dim": "guidance_dim",
     "use_relative_position": "relative_position",
     "use_causal_attention": "causal",
     "use_image_attention": "image_attention",
+    "image_cross_attention": "image_attention",
+    "image_cross_attention_scale_learnable": "learned_image_scale",
     "addition_attention": "init_attention",
     "use_scale_shift_norm": "scale_shift_norm",
     "resblock_updown": "resblock_updown",
 }
 FIXED = {"use_linear": True, "temporal_attention": True, "temporal_selfatt_only": True}
-IGNORED = {"use_checkpoint"}
+IGNORED = {"use_checkpoint", "dropout", "default_fs"}  # dropout acts in training, the default where fs is left out
 
 
 def unet_spec(config: dict[str, Any]) -> UNetSpec:
@@ -45,16 +49,19 @@ def unet_spec(config: dict[str, Any]) -> UNetSpec:
     for name, value in config.items():
         if name in FIXED:
             assert value == FIXED[name], f"{name} = {value}: not supported"
+        elif name == "motion_cond_proj_dim":
+            values["motion_cond"] = True
         elif name not in IGNORED:
             values[ARGUMENTS[name]] = tuple(value) if isinstance(value, list) else value
     return UNetSpec(**values)
 
 
-def build_unet(fixture: Fixture) -> VideoUNet:
-    """The fixture's UNet with the fixture's weights, in eval mode; every weight must find its place."""
-    spec = unet_spec(fixture.meta["config"])
+def build_unet(fixture: Fixture, spec: UNetSpec | None = None) -> VideoUNet:
+    """The fixture's UNet (or that of ``spec``) with its weights, in eval mode; every weight must find its place."""
+    spec = spec or unet_spec(fixture.meta["config"])
     names = unet_official_to_ours(spec)
-    state = {names[UNET_PREFIX + key]: value for key, value in fixture.state.items()}
+    state = {names[UNET_PREFIX + key]: value for key, value in fixture.state.items() if UNET_PREFIX + key in names}
+    assert spec != unet_spec(fixture.meta["config"]) or len(state) == len(fixture.state)
     unet = VideoUNet(**vars(spec))
     unet.load_state_dict(state, strict=True)
     return unet.eval()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from perturb.diffusion import Conditioning, DDIMSampler, DDIMStep
+from perturb.diffusion import Conditioning, DDIMSampler, SamplerStep
 from tests.parity.fixtures import Fixture, fixtures, requires_fixtures
 from tests.parity.models import Ledger, load_unet, schedule
 
@@ -17,7 +17,7 @@ CALLS = [(golden, call) for golden in fixtures("ddim") for call in golden.calls]
 
 @pytest.mark.parametrize(("golden", "call"), CALLS, ids=[f"{golden}-{call['name']}" for golden, call in CALLS])
 def test_trajectory(golden: Fixture, call: dict[str, Any]):
-    name, steps = call["name"], list[DDIMStep]()
+    name, steps = call["name"], list[SamplerStep]()
     unet, predictions = load_unet(golden.meta["state_from"]["unet"])[0], list[Tensor]()
 
     def denoise(x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:

@@ -87,7 +87,7 @@ class Foreign:
         text = rearrange(torch.tensor(codes, device=self.device), "b d -> b 1 d")
         return Conditioning(text, torch.full((len(prompts),), fps, device=self.device))
 
-    def unconditional(self, count: int, fps: int) -> Conditioning:
+    def unconditional(self, count: int, fps: int, negative: str = "") -> Conditioning:
         return self.conditioning([""] * count, fps)
 
     def posterior(self, video: Tensor) -> tuple[Tensor, Tensor]:

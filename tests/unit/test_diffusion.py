@@ -9,8 +9,8 @@ from torch import Tensor
 from perturb.diffusion import (
     Conditioning,
     DDIMSampler,
-    DDIMStep,
     NoiseSchedule,
+    SamplerStep,
     draw,
     epsilon_loss,
     guided,
@@ -159,7 +159,7 @@ def test_true_noise_leads_back_to_x0_in_one_jump():
     sampler = DDIMSampler(steps=20, guidance=1.0, eta=0.0)
     sampler(lambda x, t, c: noise, x_T, conditioning(1), None, [sample_generator(0)], schedule, steps.append)
     assert [step.number for step in steps] == list(range(1, 21))
-    assert all(isinstance(step, DDIMStep) and step.total == 20 for step in steps)
+    assert all(isinstance(step, SamplerStep) and step.total == 20 for step in steps)
     assert [steps[0].timestep, steps[-1].timestep] == [951, 1]
     torch.testing.assert_close(steps[-1].predicted_x0, x0, rtol=1e-3, atol=1e-3)
     # The end point is at time 0, where ᾱ[0] and not 1 applies.

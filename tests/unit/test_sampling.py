@@ -9,6 +9,8 @@ import pytest
 
 from perturb.data.prompts import Prompt
 from perturb.diffusion import DDIMSampler
+from perturb.diffusion.fifo import FIFOSampler
+from perturb.diffusion.freenoise import FreeNoiseSampler
 from perturb.errors import UserError
 from perturb.metrics import Clip, Context, Format, MetricInfo, Value
 from perturb.models.videocrafter.spec import ModelSpec
@@ -39,6 +41,19 @@ def test_a_clip_does_not_depend_on_its_batch_or_on_the_other_prompts(tiny_system
     assert np.abs(together["p001", 0].astype(int) - together["p001", 1].astype(int)).max() > 1
 
 
+def test_guidance_leads_away_from_the_negative_prompt(tiny_system: VideoSystem):
+    def clip(negative: str, guidance: float = 3.0) -> np.ndarray:
+        sampler, config = DDIMSampler(steps=2, guidance=guidance), SampleConfig(negative_prompt=negative)
+        generate = Generator(tiny_system, sampler, PROMPTS[:1], config, image=None)
+        return generate(generate.jobs, lambda count: None)[0].astype(int)
+
+    # Away from the prompt itself there is nothing to go: o_u = o_c, whatever the scale is.
+    same = clip(PROMPTS[0].text)
+    assert np.abs(same - clip("", guidance=1.0)).max() <= 1
+    assert np.abs(same - clip("")).max() > 1
+    assert np.abs(clip(PROMPTS[1].text) - clip("")).max() > 1
+
+
 def test_the_format_is_the_models_where_left_open(tiny_spec: ModelSpec):
     assert ClipFormat.of(SampleConfig(frames=2), tiny_spec) == ClipFormat(32, 32, 2, 8)
     assert ClipFormat.of(SampleConfig(height=48), tiny_spec).latent(tiny_spec) == (4, 4, 6, 4)
@@ -53,6 +68,8 @@ def test_the_format_is_the_models_where_left_open(tiny_spec: ModelSpec):
         (DDIMSampler(eta=2.0), "eta must lie in"),
         (DDIMSampler(guidance=float("nan")), r"sampler\.guidance is nan"),
         (DDIMSampler(steps="many"), r"sampler\.steps is 'many'"),  # type: ignore[arg-type]
+        (FreeNoiseSampler(window=3, stride=2), "4 frames do not fit windows of 3 every 2"),
+        (FIFOSampler(window=16), r"at least sampler\.window = 16 frames; 4 are asked for"),
     ],
 )
 def test_a_sampler_that_cannot_be_is_refused_before_anything_is_fitted(

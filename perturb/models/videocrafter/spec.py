@@ -41,6 +41,9 @@ class UNetSpec:
     resblock_updown: bool = False
     norm_groups: int = 32
     text_tokens: int = 77
+    guidance_dim: int | None = None
+    motion_cond: bool = False
+    learned_image_scale: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +111,7 @@ class ScheduleSpec:
     """Noise schedule: β linear in √β, and the latent scale s_t falling from 1 to ``latent_scale`` (None: s_t = 1).
 
     ``scale_table_length`` is the length of the published scale table (1400 or 1000; None where there is no table).
-    ``zero_terminal_snr``: see ``perturb.diffusion.NoiseSchedule``; no published model has it.
+    ``zero_terminal_snr`` and ``prediction``: see ``perturb.diffusion.NoiseSchedule``; no VideoCrafter has the former.
     """
 
     timesteps: int = 1000
@@ -117,6 +120,7 @@ class ScheduleSpec:
     latent_scale: float | None = None
     scale_table_length: int | None = None
     zero_terminal_snr: bool = False
+    prediction: Literal["epsilon", "v"] = "epsilon"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,14 +171,26 @@ class ModelSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict of JSON values (tuples as lists); ``from_dict`` is its inverse."""
         data = _plain(asdict(self))
-        if not self.schedule.zero_terminal_snr:  # models without it keep the bytes, and the hash, of their spec.json
-            del data["schedule"]["zero_terminal_snr"]
+        for part, field in LATER:  # models without them keep the bytes, and the hash, of their spec.json
+            owner = getattr(self, part)
+            if getattr(owner, field) == type(owner).__dataclass_fields__[field].default:
+                del data[part][field]
         return data
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> ModelSpec:
         """The spec in ``data``; an unknown, missing or wrongly typed key is a UserError naming it."""
         return read(ModelSpec, data, "spec")
+
+
+LATER = (
+    ("schedule", "zero_terminal_snr"),
+    ("schedule", "prediction"),
+    ("unet", "guidance_dim"),
+    ("unet", "motion_cond"),
+    ("unet", "learned_image_scale"),
+)
+"""Fields that came after models were saved: written only where they are not at their default."""
 
 
 def _shallow(spec: Any) -> dict[str, Any]:

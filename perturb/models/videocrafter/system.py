@@ -136,11 +136,22 @@ class VideoSystem:
         return self
 
     def denoise(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        """ε̂ b c t h w (float32) of x of the same shape at timesteps t (b int64)."""
-        # Not `cond.to`: the tokens may belong to a graph, and a cast to the dtype they have is free.
-        image = None if cond.image is None else cond.image.to(self.dtype)
-        eps = self.unet(x.to(self.dtype), t, cond.text.to(self.dtype), cond.fps, image_context=image)
-        return eps.float()
+        """ε̂ (or v̂) b c t h w (float32) of x of the same shape at timesteps t (b, or b t for one per frame; int64)."""
+        # The tokens may belong to a graph: nothing is detached, and a cast to the dtype they have is free.
+        cond = cond.to(x.device, self.dtype)
+        output = self.unet(
+            (x if cond.image_latents is None else torch.cat([x, cond.image_latents.to(x)], dim=1)).to(self.dtype),
+            t,
+            cond.text,
+            cond.fps,
+            image_context=cond.image,
+            guidance=cond.guidance,
+            motion=cond.motion,
+            injected_context=cond.injected,
+            windows=cond.windows,
+            dilation=cond.dilation,
+        )
+        return output.float()
 
     def loss(self, batch: Batch) -> Tensor:
         """The ε-loss, one value per sample."""
@@ -179,10 +190,10 @@ class VideoSystem:
         tokens = None if image is None else self.embed_image(image)
         return self._told(prompts, fps, tokens)
 
-    def unconditional(self, count: int, fps: int | Tensor) -> Conditioning:
-        """The other side of classifier-free guidance: empty prompts, the null image if any, the same fps."""
+    def unconditional(self, count: int, fps: int | Tensor, negative: str = "") -> Conditioning:
+        """The other side of classifier-free guidance: the negative prompt, the null image if any, the same fps."""
         tokens = None if self.image_encoder is None else self.null_image_embedding()
-        row = self._told([""], torch.zeros(1, dtype=torch.long), tokens)
+        row = self._told([negative], torch.zeros(1, dtype=torch.long), tokens)
         image = None if row.image is None else row.image.expand(count, -1, -1)
         return Conditioning(row.text.expand(count, -1, -1), self._fps(count, fps), image)
 
@@ -230,6 +241,7 @@ def build_schedule(spec: ScheduleSpec) -> NoiseSchedule:
         beta_end=spec.beta_end,
         latent_scale=spec.latent_scale,
         zero_terminal_snr=spec.zero_terminal_snr,
+        prediction=spec.prediction,
     )
 
 

@@ -45,9 +45,11 @@ ATTENTION = {
     "out": "to_out.0",
     "image.key": "to_k_ip",
     "image.value": "to_v_ip",
+    "image.alpha": "alpha",
     "relative_key.table": "relative_position_k.embeddings_table",
     "relative_value.table": "relative_position_v.embeddings_table",
 }
+GUIDANCE = {"guidance": "time_cond_proj", "motion": "motion_cond_proj", "combine": "combine_proj"}
 FEED_FORWARD = {
     "norm_feed_forward": "norm3",
     "feed_forward.expand": "ff.net.0.proj",
@@ -161,6 +163,7 @@ def _unet_pairs(unet: VideoUNet) -> dict[str, str]:
     for ours, official in EMBEDDING.items():
         pairs[f"time_embedding.{ours}"] = f"time_embed.{official}"
         pairs[f"fps_embedding.{ours}"] = f"fps_embedding.{official}"
+    pairs |= {f"guidance_embedding.{ours}": official for ours, official in GUIDANCE.items()}
     if unet.init_attention is not None:
         pairs |= _inside("init_attention", "init_attn.0", unet.init_attention)
     for official, members in _numbered(unet).items():
