@@ -198,7 +198,8 @@ def _sampling_time(  # noqa: PLR0917
         return seconds
     step = seconds - decoding[-1]
     total = clips * (work.forwards * step / count + decoding[-1])
-    return f"{span(total)}: {work.forwards:g} forwards of {step:.3g} s for {count} clips, {decoding[-1]:.2g} s to decode each"
+    forwards = f"{work.forwards:g} forwards of {step:.3g} s for {count} clips"
+    return f"{span(total)}: {forwards}, {decoding[-1]:.2g} s to decode each"
 
 
 def print_training_plan(values: Mapping[str, Any]) -> None:
