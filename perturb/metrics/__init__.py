@@ -17,6 +17,8 @@ from perturb.metrics.base import (
 from perturb.metrics.embedded.motion import MOTION
 from perturb.metrics.embedded.naturalness import Naturalness
 from perturb.metrics.embedded.perceptual import SSIM_DRIFT
+from perturb.metrics.embedded.track_distance import TrackDistance
+from perturb.metrics.embedded.tracks import TRACKS
 from perturb.metrics.embedded.visual import VISUAL
 from perturb.metrics.embedded.watermark import Watermark
 from perturb.metrics.learned import learned_metrics
@@ -48,12 +50,18 @@ __all__ = [
     "learned_metrics",
     "score_clips",
     "suitable_workers",
+    "track_metrics",
 ]
 
 
 def embedded_metrics() -> list[Metric | SetMetric]:
     """Every metric that comes with the package and needs no weights."""
     return [MOTION, VISUAL, Watermark(), Naturalness(), SSIM_DRIFT]
+
+
+def track_metrics() -> list[Metric | SetMetric]:
+    """The embedded metrics and those of point tracks, which take half as long again."""
+    return [*embedded_metrics(), TRACKS, TrackDistance()]
 
 
 def all_metrics(
@@ -63,5 +71,5 @@ def all_metrics(
     lpips: Sequence[str] = ("alex",),
     imported: Mapping[str, str | None] | None = None,
 ) -> list[Metric | SetMetric]:
-    """The embedded and the learned metrics; arguments as of `learned_metrics`."""
-    return [*embedded_metrics(), *learned_metrics(device=device, weights=weights, lpips=lpips, imported=imported)]
+    """The embedded metrics, those of tracks, and the learned ones; arguments as of `learned_metrics`."""
+    return [*track_metrics(), *learned_metrics(device=device, weights=weights, lpips=lpips, imported=imported)]

@@ -1,6 +1,6 @@
 """The embedded world: captioned clips of coloured shapes that move, in three grades, with ground truth."""
 
-from perturb.world.oracle import Verdict, judge, named
+from perturb.world.oracle import Verdict, judge, named, object_path
 from perturb.world.render import Grade, object_mask, render, render_still, true_flow, watermark
 from perturb.world.scenes import WORDS, Scene, frame_times, scene
 from perturb.world.sets import HighGradeStills
@@ -15,6 +15,7 @@ __all__ = [
     "judge",
     "named",
     "object_mask",
+    "object_path",
     "render",
     "render_still",
     "scene",

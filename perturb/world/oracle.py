@@ -10,10 +10,12 @@ from functools import cache
 import cv2
 import numpy as np
 
+from perturb.errors import UserError
 from perturb.world.render import coverage
 from perturb.world.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, FPS, RADII, SHAPES, SPEEDS
 
 CHROMA_FLOOR = 24.0  # of 255: sensor noise and compression stay below
+LEAST = 255.0  # of chroma in a frame; less is "no object"
 MIN_TRAVEL = 4.0  # pixels over the clip; less is "no direction"
 SOLID = 0.65  # of the object's chroma: its trail stays below
 _CAPTION = re.compile(
@@ -50,27 +52,48 @@ def judge(frames: np.ndarray, fps: float = FPS) -> Verdict:
     overlaps the solid pixels best. Direction: the axis and sign of the weighted centroid's least-squares travel. Speed:
     the named one nearest to that travel per second.
     """
-    rgb = frames.astype(np.float64)
-    weight = np.clip(rgb.max(-1) - rgb.min(-1) - CHROMA_FLOOR, 0, None)
-    if (weight.sum(axis=(1, 2)) < 255).any():
+    weight = _chroma(frames)
+    if (weight.sum(axis=(1, 2)) < LEAST).any():
         return Verdict(None, None, None, None)
-    mean = (rgb * weight[..., None]).sum(axis=(0, 1, 2)) / weight.sum()
+    mean = (frames * weight[..., None]).sum(axis=(0, 1, 2)) / weight.sum()
     travel = _travel(weight)
     direction = _direction(travel)
     speed = _speed(travel, (len(frames) - 1) / fps) if direction else None
     return Verdict(_nearest_hue(mean), _shape(weight), direction, speed)
 
 
-def _travel(weight: np.ndarray) -> tuple[float, float]:
-    """Displacement of the centroid of the strong half of the weights over the clip, fitted by a line; 0 of a still."""
-    if len(weight) == 1:
-        return 0.0, 0.0
+def object_path(frames: np.ndarray) -> np.ndarray:
+    """Centre of the object in each frame, (x, y) in pixels ``[t, 2]``: the centroid of the strong half of its chroma.
+
+    The half leaves out the trail. UserError for a frame without an object.
+    """
+    weight = _chroma(frames)
+    if (missing := np.flatnonzero(weight.sum(axis=(1, 2)) < LEAST)).size:
+        raise UserError(f"frame {missing[0]} shows no coloured object to follow")
+    return _centroids(weight)
+
+
+def _chroma(frames: np.ndarray) -> np.ndarray:
+    """max(rgb) − min(rgb) above a floor, ``[t, h, w]``."""
+    red, green, blue = np.moveaxis(frames, -1, 0)  # much faster than a maximum over three neighbours
+    most, least = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    return np.clip((most - least).astype(np.float64) - CHROMA_FLOOR, 0, None)
+
+
+def _centroids(weight: np.ndarray) -> np.ndarray:
+    """Of the strong half of the weights: ``[t, 2]``."""
     strong = np.where(weight > 0.5 * weight.max(axis=(1, 2), keepdims=True), weight, 0)
     total = strong.sum(axis=(1, 2))
     y, x = np.mgrid[: weight.shape[1], : weight.shape[2]]
-    centroids = [(strong * axis).sum(axis=(1, 2)) / total for axis in (x, y)]
+    return np.column_stack([(strong * axis).sum(axis=(1, 2)) / total for axis in (x, y)])
+
+
+def _travel(weight: np.ndarray) -> tuple[float, float]:
+    """Displacement of the object's centre over the clip, fitted by a line; 0 of a still."""
+    if len(weight) == 1:
+        return 0.0, 0.0
     time = np.arange(len(weight))
-    fitted = [np.polyfit(time, centroid, 1)[0] * (len(weight) - 1) for centroid in centroids]
+    fitted = [np.polyfit(time, centre, 1)[0] * (len(weight) - 1) for centre in _centroids(weight).T]
     return float(fitted[0]), float(fitted[1])
 
 

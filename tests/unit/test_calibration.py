@@ -45,8 +45,27 @@ def test_every_distortion_meets_every_metric_with_a_number(table: list[Row]) -> 
 def test_a_static_clip_scores_0(table: list[Row]) -> None:
     (static,) = rows(table, "motion_quality", "static")
     assert (static.value, static.highest) == (0, -1)
-    assert rows(table, "collapse", "static")[0].lowest == 1
+    (collapse,) = rows(table, "collapse", "static")
+    assert (collapse.value, collapse.lowest, collapse.highest) == (
+        1,
+        0,
+        1,
+    )  # a clean pan, zoom or turn has collapsed too
+
+
+def test_only_a_clip_without_motion_of_its_own_collapses(table: list[Row]) -> None:
     assert all(row.highest == 0 for row in table if row.metric == "collapse" and row.distortion != "static")
+    assert all(row.value == 1 for distortion in ("pan", "zoom") for row in rows(table, "collapse", distortion)[:3])
+
+
+def test_what_moves_beside_the_camera_does_not_see_the_camera(table: list[Row]) -> None:
+    for motion in ("pan", "zoom"):
+        assert max(row.value for row in rows(table, "object_motion", motion)) < 0.05
+        speeds = [row.value for row in rows(table, "camera_speed", motion)]
+        assert speeds == sorted(speeds)
+    assert [row.value for row in rows(table, "camera_speed", "pan")] == pytest.approx(
+        [0.5 / 64, 1 / 64, 2 / 64, 4 / 64, 6 / 64], rel=0.08
+    )
 
 
 @pytest.mark.parametrize("distortion", CORRUPTIONS)

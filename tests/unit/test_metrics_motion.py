@@ -1,5 +1,8 @@
 """Motion quality and its parts, on clips whose true motion is known; its orderings are in test_calibration."""
 
+import csv
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,6 +14,7 @@ from perturb.metrics.calibration.distortions import (
     watermarked,
 )
 from perturb.metrics.embedded.motion import consistency, dynamics, luminance_stability, measure_motion, smoothness
+from perturb.world import Grade, render, scene
 
 
 def measures(frames: np.ndarray) -> dict[str, float]:
@@ -118,3 +122,32 @@ def test_other_sizes_give_numbers(size: tuple[int, int, int]) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
     got = measure_motion(Clip(frames, 8.0, "p", 0, 0), Context())
     assert all(0 <= number <= 1 for number in got.values())
+
+
+def test_published_numbers_stay_what_they_were() -> None:
+    published = ("dynamics", "consistency", "smoothness", "luminance_stability", "motion_quality", "collapse")
+    compared = 0
+    for run in (Path(__file__).parents[2] / "analysis" / "notebooks" / "sample").glob("*/*"):
+        with (run / "scores.csv").open(encoding="utf-8") as file:
+            values = {
+                (row["prompt_id"], row["seed"], row["step"], row["metric"]): row["value"]
+                for row in csv.DictReader(file)
+            }
+        for clip_file in sorted(run.glob("clips/*/p*_s*.npy")):
+            prompt_id, seed = clip_file.stem.split("_s")
+            step = str(int(clip_file.parent.name.removeprefix("step_")))
+            got = measure_motion(Clip(np.load(clip_file), 8.0, prompt_id, int(seed), int(step)), Context())
+            for name in published:
+                assert got[name] == pytest.approx(float(values[prompt_id, seed, step, name]), rel=1e-6)
+            compared += 1
+    assert compared == 12
+
+
+@pytest.mark.parametrize("grade", ["web", "low", "high"])
+def test_the_embedded_world_has_no_camera_and_no_cut(grade: Grade) -> None:
+    for index in range(8):
+        frames = render(scene(31, index), grade, noise_seed=index)
+        moving, still = (measure_motion(Clip(one, 8.0, "p", 0, 0), Context()) for one in (frames, frames[[0] * 8]))
+        assert (moving["cuts"], moving["collapse"], still["collapse"]) == (0, 0, 1)
+        assert moving["camera_speed"] < 1e-3
+        assert moving["object_dynamics"] == pytest.approx(moving["dynamics"], abs=0.02)

@@ -27,7 +27,7 @@ LOCAL_FROM, LOCAL_TO = 0.25, 0.4
 
 
 @contextmanager
-def _single_thread() -> Iterator[None]:
+def single_thread() -> Iterator[None]:
     """DIS cuts the frame into one stripe per thread, so its result depends on their number: always use one."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -81,7 +81,7 @@ def optical_flow(luma: np.ndarray) -> np.ndarray:
     levels = _matchable(luma)
     scale = levels.shape[1] / height
     fields = []
-    with _single_thread():
+    with single_thread():
         search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         search.setUseSpatialPropagation(False)
         for before, after in pairwise(levels):
@@ -119,16 +119,21 @@ def residuals(frames: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def explained(frames: np.ndarray, residual: np.ndarray, inside: np.ndarray, *, grainy: float = 0.0) -> np.ndarray:
-    """How far the flow accounts for the local change of luma from frame to frame: `p h w` in [0, 1].
+    """`explained_by` of frames `t h w` against no motion at all."""
+    return explained_by(residual, inside, np.diff(frames, axis=0), grainy=grainy)
 
-    w = clip((g - .5)/.3, 0, 1),  g = 1 - (R_flow + ε²)/(R_still + ε²),  R = local mean squared difference of two
-    frames with and without the flow. Real motion explains nearly all change (g ≈ 1); the flow that a matcher invents
+
+def explained_by(residual: np.ndarray, inside: np.ndarray, change: np.ndarray, *, grainy: float) -> np.ndarray:
+    """How far the flow accounts for a local ``change`` of luma between two frames: `p h w` in [0, 1].
+
+    w = clip((g - .5)/.3, 0, 1),  g = 1 - (R_flow + ε²)/(R_still + ε²),  R = local mean square of the residual of the
+    flow and of the change, all `p h w`. Real motion explains nearly all change (g ≈ 1); the flow that a matcher invents
     for noise explains about a third. Without this, noise on a flat background reads as fast motion. ``grainy``: the
-    standard deviation of noise in ``frames``; ε² is at least 2 grainy², the change that noise alone makes.
+    standard deviation of noise in the frames; ε² is at least 2 grainy², the change that noise alone makes.
     """
-    still = np.diff(frames, axis=0) ** 2
+    still = change**2
     moved = np.where(inside, residual**2, still)
-    sigma, floor = EXPLAIN_WINDOW * min(frames.shape[1:]), max(EXPLAIN_NOISE**2, 2 * grainy**2)
+    sigma, floor = EXPLAIN_WINDOW * min(still.shape[1:]), max(EXPLAIN_NOISE**2, 2 * grainy**2)
     gain = 1 - (blur(moved, sigma) + floor) / (blur(still, sigma) + floor)
     return np.clip((gain - EXPLAIN_FROM) / (EXPLAIN_TO - EXPLAIN_FROM), 0, 1)
 

@@ -86,12 +86,13 @@ def mahalanobis(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.sqrt(np.einsum("ns,ns->n", offset, np.linalg.solve(shrunk, offset.T).T) / size)
 
 
-def frechet(one: np.ndarray, other: np.ndarray) -> float:
+def frechet(one: np.ndarray, other: np.ndarray, floor: np.ndarray = SPREAD_FLOOR) -> float:
     """√((|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½))/s) of two sets `n s`, each statistic in standard deviations of `other`.
 
-    tr (Σ₁Σ₂)^½ = Σ √eigenvalues of Σ₁Σ₂, which are real and not negative (Fréchet 1957; Heusel et al. 2017).
+    ``floor`` `s`: what counts as no difference, added to these. tr (Σ₁Σ₂)^½ = Σ √eigenvalues of Σ₁Σ₂, which are real
+    and not negative (Fréchet 1957; Heusel et al. 2017).
     """
-    unit = np.hypot(other.std(0, ddof=1), SPREAD_FLOOR)
+    unit = np.hypot(other.std(0, ddof=1), floor)
     first, second = one / unit, other / unit
     covariances = [np.cov(points, rowvar=False) for points in (first, second)]
     shared = np.sqrt(np.maximum(np.linalg.eigvals(covariances[0] @ covariances[1]).real, 0)).sum()
