@@ -14,6 +14,7 @@ from perturb.cli.plan import architecture, needed
 from perturb.data.prompts import load_prompts
 from perturb.errors import UserError
 from perturb.models.videocrafter.spec import SPECS, get_spec
+from perturb.models.videocrafter.system import VideoSystem
 from perturb.sample import STUDY_ONLY
 from perturb.store.paths import conf_dir, resolve
 from perturb.structured import build, read
@@ -93,7 +94,9 @@ def test_shipped_systems_load(name: str):
     system = composed("config", f"system={name}")["system"]
     if not resolve(system["checkpoint"]).exists():
         pytest.skip(f"{system['checkpoint']} is not trained yet")
-    assert load(system).spec.unet.temporal_conv
+    loaded = load(system)
+    assert isinstance(loaded, VideoSystem)
+    assert loaded.spec.unet.temporal_conv
 
 
 def test_experiments_say_what_they_perturb():

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from perturb.store.records import read_train
 from perturb.store.rundir import RunDir
+from perturb.store.states import step_id
 from tests.e2e.conftest import ROOT, SEARCHED
 from tests.unit.training_case import apart
 
@@ -30,7 +31,8 @@ def test_two_processes_fit_what_one_does_and_one_of_them_samples(finished: RunDi
     assert done.stdout.count("report  ") == 1  # one of them shows the run
     run = RunDir(tmp_path / "spatial_full" / finished.path.name)
     start, *fitted = (
-        [load_file(one.adapter(step) / "adapter_model.safetensors") for one in (run, finished)] for step in (0, 2, 4)
+        [load_file(one.adapter(step_id(step)) / "adapter_model.safetensors") for one in (run, finished)]
+        for step in (0, 2, 4)
     )
     assert all(start[0][name].equal(weight) for name, weight in start[1].items())
     for ours, theirs in fitted:
@@ -42,7 +44,7 @@ def test_two_processes_fit_what_one_does_and_one_of_them_samples(finished: RunDi
         assert ours.magnitude == (None if theirs.magnitude is None else pytest.approx(theirs.magnitude, rel=1e-3))
     assert run.manifest().stages == {"fit": "done", "sample": "done", "score": "done"}
     assert run.scores.read_text().count("\n") == finished.scores.read_text().count("\n")
-    clips = [np.load(one.clip(4, "p000", 0)).astype(int) for one in (run, finished)]
+    clips = [np.load(one.clip(step_id(4), "p000", 0)).astype(int) for one in (run, finished)]
     assert np.abs(clips[0] - clips[1]).max() <= 1
     assert not (run.path / "checkpoints").exists()
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from perturb.store.records import SET_PROMPT, SET_SEED, ScoreRow, TrainRow, scores_csv, train_csv
 from perturb.store.rundir import RunDir, write_atomic
+from perturb.store.states import step_id, step_state
 
 PROMPTS = tuple(f"p{i:03d}" for i in range(12))
 STEPS = (0, 100)
@@ -36,18 +37,19 @@ def make_twin(root: Path, training: str, seed: int = 0) -> RunDir:
     run = RunDir(root / f"spatial_{training}" / f"{training[:4]}00000{seed}")
     rows = []
     for step in STEPS:
-        run.clips(step).mkdir(parents=True)
-        where = (run.path.name, training, "spatial", seed, step)
+        run.clips(step_id(step)).mkdir(parents=True)
+        where = (run.path.name, training, "spatial", seed, step_id(step))
         rows.append(ScoreRow(*where, SET_PROMPT, SET_SEED, "whole_set", 1.0 + step))
         for prompt in PROMPTS:
             value = flicker(training, prompt, step)
             frames = np.zeros((FRAMES, SIZE, SIZE, 3), np.uint8)
             frames[...] = (value, 90, 30)
-            np.save(run.clip(step, prompt, 0), frames)
+            np.save(run.clip(step_id(step), prompt, 0), frames)
             own = {"flicker": float(value), "contrarian": -float(value), "constant": 1.0}
             rows += [ScoreRow(*where, prompt, 0, name, of) for name, of in own.items()]
             rows.append(ScoreRow(*where, prompt, 0, "absent", None, "unavailable", "no weights"))
-    write_atomic(run.scores, scores_csv(rows))
+    run.write_states([step_state(step, step / 1000) for step in STEPS])
+    write_atomic(run.scores, scores_csv(rows, [step_id(step) for step in STEPS]))
     write_atomic(run.train_log, train_csv(TrainRow(step, None, None, None, step / 1000) for step in STEPS))
     run.update_manifest(
         run_id=run.path.name,

@@ -4,13 +4,13 @@ from collections import Counter
 
 import pytest
 import torch
-from perturb.perturbation.ablation import in_part
 
 from perturb.models.partition import Partition
 from perturb.models.videocrafter.nano import NANO
 from perturb.models.videocrafter.spec import get_spec
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation.anatomy import BLOCKS, ROLES, anatomy
+from perturb.perturbation.scaled import in_part
 
 KINDS = ("convolution", "attention", "feed_forward", "other")
 
@@ -23,15 +23,15 @@ def test_blocks_and_kinds_each_divide_all_layers(name: str):
     assert sorted(places) == sorted(layer for group in partition.modules.values() for layer in group)
     for names in (BLOCKS, KINDS, ROLES):
         for place in places.values():
-            assert sum(in_part(place, name) for name in names) == 1
+            assert sum(in_part(place.names, name) for name in names) == 1
     for place in places.values():
-        assert in_part(place, "all")
-        assert not in_part(place, "none")
-        assert in_part(place, f"{place.block} {place.kind}")
+        assert in_part(place.names, "all")
+        assert not in_part(place.names, "none")
+        assert in_part(place.names, f"{place.block} {place.kind}")
     shipped = [f"{block} {kind}" for block in BLOCKS[1:] for kind in KINDS]
     for group in ("spatial", "temporal"):  # what conf/perturbation/ablation.yaml asks for is there in both
         for part in (*BLOCKS, *KINDS, *shipped):
-            assert any(in_part(places[layer], part) for layer in partition.layers(group)), (group, part)
+            assert any(in_part(places[layer].names, part) for layer in partition.layers(group)), (group, part)
 
 
 def test_the_places_of_videocrafter2():

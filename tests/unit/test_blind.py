@@ -17,6 +17,7 @@ from perturb.analysis.report.blind import blind_page
 from perturb.analysis.report.blind_pairs import BlindSettings, comparisons
 from perturb.errors import UserError
 from perturb.report import main
+from perturb.store.states import step_id
 from tests.unit.blind_runs import FPS, FRAMES, PROMPTS, SIZE, flicker, make_twin, make_twins
 from tests.unit.coupling_runs import TEXTS, make_study
 
@@ -114,9 +115,9 @@ def test_two_runs_are_compared_whatever_they_are(runs: Path) -> None:
 def test_lora_seeds_and_conditions_are_paired_with_their_twins(tmp_path: Path) -> None:
     for step_run in make_study(tmp_path).values():
         for step in (0, 50, 100):
-            step_run.clips(step).mkdir(parents=True)
+            step_run.clips(step_id(step)).mkdir(parents=True)
             for prompt in TEXTS:
-                np.save(step_run.clip(step, prompt, 0), np.zeros((2, 8, 8, 3), np.uint8))
+                np.save(step_run.clip(step_id(step), prompt, 0), np.zeros((2, 8, 8, 3), np.uint8))
     found = comparisons(load(find_runs([tmp_path])), ())
     assert len(found) == 12  # 3 conditions × 2 kinds × 2 LoRA seeds
     for one in found:

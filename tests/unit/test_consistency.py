@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from perturb.perturbation.partition import Partition
 from torch import Tensor
 
 from perturb.diffusion import Conditioning, NoiseSchedule, SamplerStep, sample_generator
 from perturb.diffusion.consistency import ConsistencySampler, boundary_scalings
 from perturb.errors import UserError
+from perturb.models.partition import Partition
 from perturb.models.videocrafter.spec import ModelSpec, get_spec
 from perturb.nn import VideoUNet
 from tests.unit.nn_case import awake

@@ -127,7 +127,7 @@ def test_a_training_with_one_malformed_photo_sees_it_like_the_others(tmp_path: P
         put(tmp_path / f"{number:02}.png", encoded("png", exif=tag))
     feed = IndexedFeed(still_folder(tmp_path, "none"), FeedConfig(seed=1, batch_size=31, frames=1, height=36, width=24))
     assert {sample.key for sample in feed.samples(0, range(31))} == {str(number) for number in range(31)}
-    assert feed.broken.count == 0
+    assert feed.breakage.report().count == 0
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "bmp", "tiff", "ppm.png", "gif.png"])
@@ -156,7 +156,7 @@ def test_a_picture_that_vanishes_after_the_check_is_named_and_counted(tmp_path: 
     size = FeedConfig(seed=1, batch_size=30, frames=1, height=24, width=36)
     feed = IndexedFeed(StillSource(images), size)
     assert len(feed.samples(0, range(30))) == 30
-    assert list(feed.broken.files) == [str(tmp_path / "07.png")]
+    assert list(feed.breakage.report().files) == [str(tmp_path / "07.png")]
 
 
 @pytest.mark.parametrize("shape", [(2, 20000), (20000, 2), (1, 65000)])

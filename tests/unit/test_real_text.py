@@ -266,7 +266,7 @@ def test_a_long_table_is_opened_by_its_places_and_late_damage_is_counted(
     feed = IndexedFeed(source, FeedConfig(seed=0, batch_size=20_000, frames=1, height=1, width=1))
     place = next(p for p in range(20_000) if feed._index(0, p) == 7777)
     feed.samples(0, [place])
-    assert list(feed.broken.files) == [f"{table}, line 7778"]
+    assert list(feed.breakage.report().files) == [f"{table}, line 7778"]
 
 
 def test_rows_of_a_csv_with_texts_of_several_lines_are_found_by_number(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def broken(shards: Any) -> str:
     feed = shard_feed(shards)
     with pytest.raises(UserError, match="no sample of a whole epoch could be read"):
         feed.samples(0, [0])
-    return next(iter(feed.broken.files.values()))
+    return next(iter(feed.breakage.report().files.values()))
 
 
 def test_names_with_dots_are_matched_by_webdataset_s_rule(tmp_path: Path) -> None:

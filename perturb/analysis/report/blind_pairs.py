@@ -11,6 +11,7 @@ from perturb.analysis.notation import symbol
 from perturb.analysis.report.content import name
 from perturb.analysis.report.player import Key
 from perturb.errors import UserError
+from perturb.store.states import steps as steps_of
 
 QUESTION = "Which clip has fewer flashes and less flicker?"
 """What the paper judges by; its raters had to choose one of two."""
@@ -50,7 +51,7 @@ class Side:
 
     def clip(self, key: Key) -> Path:
         """The file with its frames."""
-        return self.run.directory.clip(self.step, *key)
+        return self.run.clip(self.step, *key)
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,9 @@ def comparisons(study: Study, steps: Sequence[int]) -> list[Comparison]:
     """
     found = []
     for title, runs in _twins(study):
-        known = [set(map(int, study.of(run).step.unique())) for run in runs]
-        shared = sorted(set.intersection(*known))
+        known = [set(steps_of(run.states)) for run in runs]
+        if not (shared := sorted(set.intersection(*known))):
+            raise UserError(f"{title}: the runs have no step of a fit in common. Give runs whose states are steps.")
         if unknown := sorted(set(steps) - set(shared)):
             raise UserError(f"--at {unknown}: {title} has no such step; allowed: {shared}.")
         found += [_comparison(study, title, runs, step, shared[0]) for step in steps or shared[-1:]]
@@ -83,7 +85,7 @@ def _comparison(study: Study, title: str, runs: Sequence[Run], step: int, start:
     keys = set.intersection(*(set(_keys(study, run)) for run in runs))
     here = tuple(key for key in sorted(keys) if all(side.clip(key).is_file() for side in sides))
     if not here:
-        folders = " and ".join(str(side.run.directory.clips(side.step)) for side in sides)
+        folders = " and ".join(str(side.run.directory.clips(side.run.points[side.step].id)) for side in sides)
         raise UserError(f"{title}: {folders} have no clip in common. Copy runs with their folder clips/.")
     what = f"{sides[0].label} against {sides[1].label}: {title}"
     return Comparison(
