@@ -1,0 +1,263 @@
+"""The endpoints of a coupling study, declared here before any pair of twins was trained that they are read on.
+
+    Y[s, p, k]   a measure by LoRA seed s, prompt p and state k, x_k the place of the state; state 0 is unperturbed
+
+    horizon      h: the first state whose loss on D_I is at most 1.5 × the loss of the untouched model on its own
+                 training grade; where there is none the last state, and the fit has not converged
+    primary      A_full − A_partial    A = trapz_{k ≤ h}(Ȳ_k/Ȳ_0)/(x_h − x_0), Ȳ the mean over prompts of motion
+                                       quality: the share of motion kept, averaged along the path
+    co-primary   P = mean_{s, p} [J_full < J_partial] + ½ [J_full = J_partial]
+                                       J[s, p] = trapz_{k ≤ h}(j − j_0)/(x_h − x_0), j the jerk of the object's path:
+                                       how often the full model keeps more of a steady path, prompt by prompt
+    gate         where both models keep less than 20 % there is no verdict: both lie on the floor
+
+A depends neither on where a model starts nor on how fast it is perturbed; j has no floor and hardly a gap at the
+start (.290 and .293 in the shipped twins). The unit of the question is the pair of twins: what is quoted is Student t
+over one value per pair, K − 1 degrees of freedom. Every pair samples the same prompts, d[k, p], so beside it stand the
+interval over pairs and prompts, which are crossed, and a mixed model. With one pair the interval is over its LoRA seeds
+and prompts, and covers no other pair. A verdict needs two pairs or more, a converged fit, no floor, an interval of the
+primary endpoint that excludes 0 over pairs and over pairs and prompts, and the co-primary endpoint on the same side.
+"""
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from perturb.analysis.statistics.contrast import Nested, share
+from perturb.analysis.statistics.crossed import crossed_interval
+from perturb.analysis.statistics.estimates import Estimate, mean_interval
+from perturb.analysis.statistics.resampling import Floats
+
+PRIMARY, CO_PRIMARY = "motion_quality", "path_jerk"
+"""The measures that the endpoints are read on."""
+CONVERGED = 1.5
+"""Of the loss on the model's own training grade: a fit that comes this near has learned D_I."""
+FLOOR = 0.2
+"""Share of motion below which what is left is texture: a still that drifts keeps about as much."""
+EVEN = 0.5
+"""P where neither model is ahead."""
+ENOUGH_PAIRS = 2
+"""Fewer have no interval over pairs."""
+
+Kind = Literal["unmeasured", "floor", "one pair", "not converged", "interval", "endpoints", "full", "partial"]
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """``place``: the index of the last state that counts; ``converged`` None where the losses are unknown."""
+
+    place: int
+    converged: bool | None
+
+
+def horizon(losses: ArrayLike | None, own: float | None, states: int) -> Horizon:
+    """From the loss on D_I at every state, and that of the untouched model on its own training grade.
+
+    The losses are means over LoRA seeds. State 0 is never the horizon: nothing is perturbed there.
+
+    >>> horizon([9.0, 4.0, 1.4, 1.2], 1.0, 4), horizon([9.0, 4.0], 1.0, 2), horizon(None, None, 4)
+    (Horizon(place=2, converged=True), Horizon(place=1, converged=False), Horizon(place=3, converged=None))
+    """
+    if losses is None or own is None or not np.isfinite(np.asarray(losses, dtype=float)).all():
+        return Horizon(states - 1, None)
+    near = np.flatnonzero(np.asarray(losses, dtype=float)[1:] <= CONVERGED * own)
+    return Horizon(int(near[0]) + 1, True) if near.size else Horizon(states - 1, False)
+
+
+def along(values: Floats, x: ArrayLike, place: int) -> Floats:
+    """… k → …: the mean of the first ``place`` + 1 states along x, trapz/(x_h − x_0).
+
+    >>> along(np.array([[1.0, 0.0, 0.0, 9.0]]), [0, 1, 4, 5], 2)
+    array([0.125])
+    """
+    at = np.asarray(x, dtype=float)[: place + 1]
+    return np.trapezoid(values[..., : place + 1], at, axis=-1) / (at[-1] - at[0])
+
+
+def kept(values: Floats, x: ArrayLike, place: int) -> Floats:
+    """s p, with mean A for every seed: the share of the start that is kept along the path, linearised (`share`).
+
+    >>> kept(np.array([[[0.4, 0.2], [0.2, 0.1]]]), [0, 100], 1).round(6).tolist()  # both prompts keep half at the end
+    [[0.75, 0.75]]
+    """
+    return share(along(values, x, place), values[..., 0])
+
+
+def ahead(first: Floats, second: Floats) -> Floats:
+    """1 where ``first`` is below ``second``, ½ where they are equal, 0 elsewhere.
+
+    >>> ahead(np.array([[1.0, 2.0, 3.0]]), np.array([[2.0, 2.0, 2.0]])).tolist()
+    [[1.0, 0.5, 0.0]]
+    """
+    return (first < second) + 0.5 * (first == second)
+
+
+@dataclass(frozen=True)
+class Path:
+    """One model of one pair: ``quality`` and ``jerk`` s p k (jerk None where it was not measured), and its horizon."""
+
+    quality: Floats
+    jerk: Floats | None
+    x: tuple[float, ...]
+    horizon: Horizon
+
+    @property
+    def kept(self) -> Floats:
+        """s p: A, the share of motion kept along the path."""
+        return kept(self.quality, self.x, self.horizon.place)
+
+    @property
+    def kept_last(self) -> Floats:
+        """s p: the share kept at the horizon."""
+        return share(self.quality[..., self.horizon.place], self.quality[..., 0])
+
+    @property
+    def jerk_grown(self) -> Floats | None:
+        """s p: J, the mean growth of jerk along the path."""
+        if self.jerk is None:
+            return None
+        return along(self.jerk - self.jerk[..., :1], self.x, self.horizon.place)
+
+
+@dataclass(frozen=True)
+class PairEndpoints:
+    """What both endpoints of one pair are made of, s p: the shares kept along the path, and `ahead` of its jerk.
+
+    ``last``: the shares kept at the horizon, of the full and the partial model.
+    """
+
+    full: Floats
+    partial: Floats
+    last: tuple[Floats, Floats]
+    ahead: Floats | None
+    horizons: tuple[Horizon, Horizon]
+
+    @staticmethod
+    def of(full: Path, partial: Path) -> "PairEndpoints":
+        """Read both models; their LoRA seeds and prompts are the same, in one order."""
+        first, second = full.jerk_grown, partial.jerk_grown
+        beats = None if first is None or second is None else ahead(first, second)
+        ends = (full.horizon, partial.horizon)
+        return PairEndpoints(full.kept, partial.kept, (full.kept_last, partial.kept_last), beats, ends)
+
+    @property
+    def converged(self) -> bool | None:
+        """Whether both fits have; None where that is unknown of either."""
+        found = [end.converged for end in self.horizons]
+        return None if None in found else all(found)
+
+    @property
+    def on_floor(self) -> bool:
+        """Whether both keep less than `FLOOR`: along the path, or surely (by their intervals) at its end."""
+        path = all(model.mean() < FLOOR for model in (self.full, self.partial))
+        return path or all(Nested.of(end).over_both.high < FLOOR for end in self.last)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What may be said. ``kind``: ``full`` or ``partial`` keeps more, or why there is no verdict.
+
+    The estimates are over pairs, of one pair over its LoRA seeds and prompts; ``crossed`` is the primary one over pairs
+    and prompts. ``superiority`` is None where jerk was not measured.
+    """
+
+    kind: Kind
+    pairs: int
+    difference: Estimate
+    crossed: Estimate
+    superiority: Estimate | None
+    full: Estimate
+    partial: Estimate
+    converged: bool | None
+
+    @property
+    def is_conclusive(self) -> bool:
+        """Whether one model keeps more."""
+        return self.kind in ("full", "partial")
+
+
+def decide(pairs: Sequence[PairEndpoints]) -> Decision:
+    """The gate first, then both endpoints over the pairs, which all have the same prompts."""
+    differences = [pair.full - pair.partial for pair in pairs]
+    beats = [pair.ahead for pair in pairs if pair.ahead is not None]
+    states = [pair.converged for pair in pairs]
+    crossed = np.stack([d.mean(axis=0) for d in differences]) if len(pairs) > 1 else differences[0]
+    found = Decision(
+        "unmeasured",
+        len(pairs),
+        over_pairs(differences),
+        crossed_interval(crossed),
+        over_pairs(beats) if len(beats) == len(pairs) else None,
+        over_pairs([pair.full for pair in pairs]),
+        over_pairs([pair.partial for pair in pairs]),
+        None if None in states else all(states),
+    )
+    return dataclasses.replace(found, kind=_kind(found, sum(pair.on_floor for pair in pairs)))
+
+
+def _kind(found: Decision, on_floor: int) -> Kind:
+    if math.isnan(found.difference.mean):
+        return "unmeasured"
+    if 2 * on_floor >= found.pairs:
+        return "floor"
+    if found.pairs < ENOUGH_PAIRS:
+        return "one pair"
+    if not found.converged:
+        return "not converged"
+    if not (found.difference.excludes_zero and found.crossed.excludes_zero):
+        return "interval"
+    if found.superiority is None:
+        return "endpoints"
+    if found.difference.mean > 0:
+        return "full" if found.superiority.low > EVEN else "endpoints"
+    return "partial" if found.superiority.high < EVEN else "endpoints"
+
+
+def over_pairs(values: Sequence[Floats]) -> Estimate:
+    """Student t over the means of pairs, each s p; of one pair over its LoRA seeds and prompts, which are crossed."""
+    return crossed_interval(values[0]) if len(values) == 1 else mean_interval([value.mean() for value in values])
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """The robustness row: an estimate from the mixed model, or ``reason`` why there is none."""
+
+    estimate: Estimate
+    reason: str = ""
+
+
+def mixed(pairs: Sequence[PairEndpoints]) -> Mixed:
+    """The primary endpoint by REML: d ~ 1 + (1 | pair) + (1 | pair:seed) + (1 | prompt), with a Wald interval.
+
+    The interval is normal and so narrower than t over few pairs: a check of the estimate, not another verdict.
+    Source: Baayen, Davidson and Bates 2008, crossed random effects.
+    """
+    rows = [
+        {"d": value, "pair": k, "seed": f"{k}:{s}", "prompt": p}
+        for k, pair in enumerate(pairs)
+        for (s, p), value in np.ndenumerate(pair.full - pair.partial)
+    ]
+    nothing = Estimate(np.nan, np.nan, 0)
+    if len(pairs) < ENOUGH_PAIRS:
+        return Mixed(nothing, "one pair: the model needs two or more")
+    try:
+        from statsmodels.regression.mixed_linear_model import MixedLM  # a second to import
+    except ModuleNotFoundError:
+        return Mixed(nothing, "statsmodels is not installed (pip install 'perturb[analysis]')")
+    components = {name: f"0 + C({name})" for name in ("pair", "seed", "prompt")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a variance at its bound of 0 is an answer
+        fitted = MixedLM.from_formula(
+            "d ~ 1", pd.DataFrame(rows), groups=np.zeros(len(rows)), vc_formula=components, re_formula="0"
+        ).fit(reml=True)
+    mean, error = float(fitted.fe_params.iloc[0]), float(fitted.bse_fe.iloc[0])
+    if not math.isfinite(error):
+        return Mixed(nothing, "the likelihood has no curvature at its maximum")
+    return Mixed(Estimate(mean, 1.959964 * error, len(pairs)))
