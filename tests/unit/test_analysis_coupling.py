@@ -161,6 +161,7 @@ def test_command_writes_tables_and_figures(
         "curves.csv",
         "curves.pdf",
         "curves.png",
+        "endpoints.csv",
         "gaps.csv",
         "prompts.csv.gz",
         "runs.csv",

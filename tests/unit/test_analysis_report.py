@@ -67,20 +67,24 @@ def sprite(text: str) -> Image.Image:
 def test_one_pair_yields_no_verdict_however_sure_the_numbers_are(study: Report) -> None:
     said = verdict(study)
     assert said.headline == ("Inconclusive: one pair of twins was compared, and no interval here covers other pairs.")
-    assert "M_F' loses 0.320 of motion quality per 100 steps and M_P' loses 0.100" in said.sentences[0]
+    # straight lines from .6: 1 − .32/(2 · .6) and 1 − .1/(2 · .6) are kept along the path
+    assert "keeps 73% of its motion and the partially trained one 92%: a difference of −0.183" in said.sentences[0]
+    assert said.sentences[1].startswith("Whether the fits have converged is not recorded")
+    assert "M_F' loses 0.320 of motion quality per 100 steps and M_P' loses 0.100" in said.sentences[2]
     assert (
         "−0.220 (95 % interval over 3 prompts × 2 LoRA seeds −0.280 to −0.160; sign flips over prompts p = 0.250)"
-        in said.sentences[0]
+        in said.sentences[2]
     )
     assert (
         "over 3 prompts is −0.245 to −0.195, and that over 2 LoRA seeds, too few to say much, −0.347"
-        in said.sentences[1]
+        in said.sentences[3]
     )
-    assert said.sentences[2].startswith(
+    assert said.sentences[4].startswith(
         "For this pair, the same follows from: share of start per 100 steps −0.367 ± 0.098; per 1 % ‖Δ‖/‖θ‖ −0.015 ±"
     )
     assert any("a random Δ of the same norm changes motion quality by −0.032" in caution for caution in said.cautions)
-    assert said.figures[0].value == "−0.220"
+    assert [figure.value for figure in said.figures[:2]] == ["−0.183", "−0.220"]
+    assert said.figures[0].detail.endswith("rests on 1 pair")
 
 
 def test_a_difference_that_may_be_none_is_no_verdict(tmp_path: Path) -> None:
@@ -95,8 +99,8 @@ def test_a_difference_that_may_be_none_is_no_verdict(tmp_path: Path) -> None:
             run.scores.write_text("\n".join(lines) + "\n")
     said = verdict(Report.of([tmp_path]))
     assert said.headline.startswith("Inconclusive: one pair")
-    assert said.sentences[2].startswith("Read otherwise, full − partial is: ")
-    assert said.sentences[1].startswith("One LoRA per model was fitted")
+    assert said.sentences[4].startswith("Read otherwise, full − partial is: ")
+    assert said.sentences[3].startswith("One LoRA per model was fitted")
     assert any(caution.startswith("No control") for caution in said.cautions)
 
 

@@ -1,7 +1,7 @@
 """`python -m perturb.analysis.coupling RUNS… -o experiments/coupling`: a study's tables and figures.
 
-Writes runs.csv, curves.csv, contrasts.csv, gaps.csv, cells.csv, prompts.csv.gz and the figures as png and pdf; prints
-the contrasts.
+Writes endpoints.csv, runs.csv, curves.csv, contrasts.csv, gaps.csv, cells.csv, prompts.csv.gz and the figures as png
+and pdf; prints the verdict and the contrasts.
 """
 
 import sys
@@ -29,6 +29,7 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
     from perturb.analysis.coupling.comparisons import Results
     from perturb.analysis.coupling.coupling import contrast_rows, contrast_table, curve_rows, footnote, run_rows
     from perturb.analysis.coupling.design import Design
+    from perturb.analysis.coupling.endpoints import endpoint_rows, of_design, summary
     from perturb.analysis.coupling.stepwise import Stepwise, cell_rows, gap_rows
     from perturb.analysis.load import find_runs, load
     from perturb.analysis.plots import save
@@ -37,8 +38,9 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
     from perturb.store.rundir import write_atomic
 
     results = Results.of(Design.of(load(find_runs(paths))))
-    stepwise = Stepwise.of(results)
+    stepwise, found = Stepwise.of(results), of_design(results.design)
     tables = {
+        "endpoints": endpoint_rows(found),
         "runs": run_rows(results),
         "curves": curve_rows(results),
         "contrasts": contrast_rows(results),
@@ -50,6 +52,7 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
         write_atomic(path, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
     if not console.is_terminal:
         console = Console(file=console.file, width=WIDEST)
+    console.print(Text(f"{summary(found)}\n"))
     console.print(contrast_table(results))
     console.print(Text(footnote(results), style="dim"), width=min(WIDEST, console.width))
     clips = (

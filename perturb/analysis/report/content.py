@@ -8,9 +8,11 @@ from typing import Any
 
 from perturb.analysis.coupling.comparisons import Results, Row
 from perturb.analysis.coupling.design import Design
+from perturb.analysis.coupling.endpoints import of_design
 from perturb.analysis.coupling.stepwise import Stepwise
 from perturb.analysis.load import Run, Study, find_runs, load
 from perturb.analysis.result import Result
+from perturb.analysis.statistics.endpoints import Decision
 from perturb.errors import UserError
 
 FOLDERS = re.compile(r"(?<![\w.<])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\",;:()]+[/\\])+(?=[^\s/\\])")
@@ -23,6 +25,7 @@ class Coupling:
 
     results: Results
     stepwise: Stepwise
+    decision: Decision
 
     @property
     def primary(self) -> Row:
@@ -52,7 +55,7 @@ class Report:
             results = Results.of(Design.of(Study(curves, study.frames)))
         except UserError as error:
             return Report(runs, None, _named(study, str(error)))
-        return Report(runs, Coupling(results, Stepwise.of(results)), "")
+        return Report(runs, Coupling(results, Stepwise.of(results), of_design(results.design)), "")
 
 
 def name(run: Run) -> str:

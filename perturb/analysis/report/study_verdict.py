@@ -9,18 +9,18 @@ from collections.abc import Iterator
 
 from perturb.analysis.coupling.comparisons import PRIMARY_CONDITION, PRIMARY_METRIC, Row
 from perturb.analysis.coupling.design import LORA, TRAININGS, Cell
+from perturb.analysis.coupling.endpoints import headline
 from perturb.analysis.notation import symbol
 from perturb.analysis.report.content import Coupling
 from perturb.analysis.report.words import Figure, Verdict, absent, between, p_value
 from perturb.analysis.result import Result
 from perturb.analysis.statistics.contrast import Nested
+from perturb.analysis.statistics.endpoints import Decision
 from perturb.analysis.statistics.significance import SIZE_IF_SKEWED, SKEWED
 from perturb.analysis.table import decimals, number
 
 FEW_SEEDS = 3
 """Below so many LoRA seeds a claim is about these LoRAs."""
-INCONCLUSIVE = "Inconclusive: one pair of twins was compared, and no interval here covers other pairs."
-"""Of every study: `Design.of` refuses a second checkpoint of a training, so none holds two pairs."""
 
 
 def of_study(coupling: Coupling, runs: tuple[Result, ...]) -> Verdict:
@@ -28,16 +28,36 @@ def of_study(coupling: Coupling, runs: tuple[Result, ...]) -> Verdict:
     found = row.contrast
     digits = decimals([found.first, found.second])
     return Verdict(
-        _headline(coupling),
-        (*_losses(row, digits), _seeds_sentence(found.difference, digits), _robustness(coupling)),
+        headline(coupling.decision),
+        (
+            *_endpoints(coupling.decision),
+            *_losses(row, digits),
+            _seeds_sentence(found.difference, digits),
+            _robustness(coupling),
+        ),
         tuple(_study_figures(coupling, digits)),
         (*_cautions(coupling), *absent(runs)),
     )
 
 
-def _headline(coupling: Coupling) -> str:
-    measured = coupling.primary.contrast.difference.over_prompts.n
-    return INCONCLUSIVE if measured else "The primary contrast could not be measured."
+def _endpoints(found: Decision) -> Iterator[str]:
+    """The gate, then the declared endpoints, then what they rest on."""
+    if math.isnan(found.difference.mean):
+        return
+    over = f"{found.pairs} pairs" if found.pairs > 1 else "prompts and LoRA seeds of the one pair"
+    yield (
+        "Coupling is strong where motion survives a spatial perturbation. Along the path the fully trained model keeps "
+        f"{found.full.mean:.0%} of its motion and the partially trained one {found.partial.mean:.0%}: a difference of "
+        f"{number(found.difference.mean, 3, '+')} (95 % interval over {over} {between(found.difference, 3)}), the "
+        "primary endpoint."
+    )
+    if found.superiority is not None:
+        yield (
+            "In the fully trained model the object's path stays steadier in "
+            f"{found.superiority.mean:.0%} of comparisons (95 % {between(found.superiority, 2, '')}), co-primary."
+        )
+    said = {True: "The fits have converged.", False: "The fits have not converged.", None: ""}[found.converged]
+    yield said or "Whether the fits have converged is not recorded: read every number as one of an unfinished fit."
 
 
 def _losses(row: Row, digits: int) -> Iterator[str]:
@@ -51,10 +71,9 @@ def _losses(row: Row, digits: int) -> Iterator[str]:
         for letter, value in (("M_F'", found.first), ("M_P'", found.second))
     )
     yield (
-        f"Coupling is strong where motion survives a spatial perturbation. As it grows, {first} of motion quality per "
-        f"100 steps and {second}: a difference of {number(both.mean, digits, '+')} (95 % interval over "
-        f"{found.difference.units} {between(both, digits)}; sign flips over prompts {p_value(found.test.p)}), the "
-        "endpoint declared in advance."
+        f"Descriptive: as the perturbation grows, {first} of motion quality per 100 steps and {second}: a difference "
+        f"of {number(both.mean, digits, '+')} (95 % interval over {found.difference.units} {between(both, digits)}; "
+        f"sign flips over prompts {p_value(found.test.p)})."
     )
 
 
@@ -103,8 +122,14 @@ def _reading(row: Row) -> str:
 
 
 def _study_figures(coupling: Coupling, digits: int) -> Iterator[Figure]:
-    found = coupling.primary.contrast
+    found, decision = coupling.primary.contrast, coupling.decision
     both, seeds = found.difference.over_both, found.difference.over_seeds
+    if not math.isnan(decision.difference.mean):
+        yield Figure(
+            "Motion kept along the path, full − partial (primary endpoint)",
+            number(decision.difference.mean, 3, "+"),
+            f"95 % {between(decision.difference, 3)}; rests on {decision.pairs} pair{'s' * (decision.pairs > 1)}",
+        )
     yield Figure(
         "Slope of motion quality per 100 steps, full − partial (DiD)",
         number(both.mean, digits, "+"),
