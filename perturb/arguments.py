@@ -3,8 +3,8 @@
 import argparse
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 
-import perturb
 from perturb.errors import UserError
 
 
@@ -13,7 +13,7 @@ def make_parser(module: str, description: str | None = None) -> argparse.Argumen
     parser = argparse.ArgumentParser(
         prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--version", action="version", version=f"perturb {perturb.__version__}")
+    parser.add_argument("--version", action="version", version=f"perturb {version('perturb')}")
     return parser
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import Any
 
 import hydra
@@ -13,7 +14,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import perturb
 from perturb.device import use_threads
 from perturb.errors import UserError
 from perturb.loop.rank import is_main_process
@@ -47,7 +47,7 @@ def run_command(task: Callable[[dict[str, Any]], None], config_name: str) -> Non
     after a loop that saved its state when it was asked to stop, 130 after Ctrl-C anywhere else.
     """
     if "--version" in sys.argv[1:]:  # hydra would print its own
-        print(f"perturb {perturb.__version__}")
+        print(f"perturb {version('perturb')}")
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra hands its exceptions over instead of printing them itself
     failed: list[str] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,47 +29,9 @@ from perturb.store.records import TrainRow, read_train, train_csv
 from perturb.store.rundir import RunDir, write_atomic
 from perturb.store.states import State, step_id, step_state
 from perturb.store.tensors import hash_modules, moved, summarise
-from perturb.structured import check_range
-from perturb.study.fit_data import FitData
+from perturb.study.fit_data import FitConfig, FitData
 
 FINISHED = "all"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """How to fit. None means the model's own default; ``frames`` is used by ``images.as_video=repeat`` only.
-
-    ``seed`` draws the adapter, the order of the images, noise, timesteps and dropout. ``precision`` is that of
-    autocast: the adapter, its optimiser and the loss stay in float32. Raises UserError for values out of range.
-    """
-
-    batch_size: int = 32
-    learning_rate: float = 3e-4
-    warmup_steps: int = 10
-    weight_decay: float = 0.0
-    gradient_clip: float = 1.0
-    text_dropout: float = 0.1
-    precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = 0
-    fps: int | None = None
-    frames: int | None = None
-    height: int | None = None
-    width: int | None = None
-    cache_latents: bool = True
-    gradient_checkpointing: bool = False
-    save_every: int = 50
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "fps", "frames", "height", "width", "save_every"):
-            check_range(f"fit.{name}", getattr(self, name), low=1)
-        for name in ("warmup_steps", "weight_decay", "seed"):
-            check_range(f"fit.{name}", getattr(self, name), low=0)
-        check_range("fit.text_dropout", self.text_dropout, low=0, high=1)
-        for name in ("learning_rate", "gradient_clip"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"fit.{name} is {getattr(self, name)!r}; allowed: more than 0")
-        if self.precision not in ("float32", "bfloat16"):
-            raise UserError(f"fit.precision is {self.precision!r}; allowed: float32, bfloat16")
 
 
 def fit(

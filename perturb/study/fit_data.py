@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from einops import rearrange, repeat
@@ -19,9 +20,44 @@ from perturb.diffusion.draws import Shuffled, draw_sample
 from perturb.errors import UserError
 from perturb.loop.task import Drawn
 from perturb.models.base import Batch, VideoModel
+from perturb.structured import check_range
 
-if TYPE_CHECKING:
-    from perturb.study.fit import FitConfig
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How to fit. None means the model's own default; ``frames`` is used by ``images.as_video=repeat`` only.
+
+    ``seed`` draws the adapter, the order of the images, noise, timesteps and dropout. ``precision`` is that of
+    autocast: the adapter, its optimiser and the loss stay in float32. Raises UserError for values out of range.
+    """
+
+    batch_size: int = 32
+    learning_rate: float = 3e-4
+    warmup_steps: int = 10
+    weight_decay: float = 0.0
+    gradient_clip: float = 1.0
+    text_dropout: float = 0.1
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+    fps: int | None = None
+    frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    cache_latents: bool = True
+    gradient_checkpointing: bool = False
+    save_every: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "fps", "frames", "height", "width", "save_every"):
+            check_range(f"fit.{name}", getattr(self, name), low=1)
+        for name in ("warmup_steps", "weight_decay", "seed"):
+            check_range(f"fit.{name}", getattr(self, name), low=0)
+        check_range("fit.text_dropout", self.text_dropout, low=0, high=1)
+        for name in ("learning_rate", "gradient_clip"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"fit.{name} is {getattr(self, name)!r}; allowed: more than 0")
+        if self.precision not in ("float32", "bfloat16"):
+            raise UserError(f"fit.precision is {self.precision!r}; allowed: float32, bfloat16")
 
 
 class FitData(Drawn):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from perturb.analysis.votes.votes import main as analyse
+from perturb.analysis.votes.__main__ import main as analyse
 from perturb.report import main
 from tests.unit.blind_runs import PROMPTS, flicker, make_twins
 

@@ -12,11 +12,12 @@ import scipy.stats
 from perturb.analysis.load import load
 from perturb.analysis.report.blind import blind_page
 from perturb.analysis.report.blind_pairs import BlindSettings, comparisons
+from perturb.analysis.votes.__main__ import main
 from perturb.analysis.votes.agreement import agreement, category_counts, krippendorff
 from perturb.analysis.votes.crossed import Components, win_rate
 from perturb.analysis.votes.files import KeyRow, VoteRow, key_csv, read_votes
 from perturb.analysis.votes.ranking import correlation, spearman
-from perturb.analysis.votes.votes import main, metric_differences, preferences
+from perturb.analysis.votes.votes import metric_differences, preferences
 from perturb.errors import UserError
 from tests.unit.blind_runs import PROMPTS, flicker, make_twin, make_twins
 

@@ -5,7 +5,6 @@ import logging
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -27,10 +26,13 @@ from perturb.data.source import BrokenSample
 from perturb.data.stills import ImageTable, still_table
 from perturb.data.tables import Table
 from perturb.data.videos import VideoFolder, VideoTable
+from perturb.diffusion import DDIMSampler
 from perturb.errors import UserError
+from perturb.models.videocrafter import system
 from perturb.models.videocrafter.tokenizer import ClipTokenizer, FileTokenizer, check_lengths
 from perturb.store.paths import conf_dir
 from perturb.structured import build
+from perturb.study.sample import Generator, SampleConfig
 from perturb.world.export import encode_png
 
 STILL = encode_png(numbered(1)[0])
@@ -360,15 +362,13 @@ def test_prompts_that_the_cut_makes_equal_are_an_error(one: str, other: str) -> 
         check_lengths(ClipTokenizer(77), {"a": one, "b": other, "c": "a dog"})
 
 
-def test_the_generator_checks_the_length_of_its_prompts(monkeypatch: pytest.MonkeyPatch, tiny_system: Any) -> None:
-    from perturb.study import sample as room
-
+def test_the_generator_asks_the_model_what_it_cannot_tell_apart(
+    monkeypatch: pytest.MonkeyPatch, tiny_system: Any
+) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(room, "check_lengths", lambda tokenizer, prompts: seen.append((tokenizer, prompts)))
-    monkeypatch.setattr(tiny_system, "condition", lambda *_: None)
-    sampler = SimpleNamespace(resolved=lambda _: sampler, check=lambda _: None)
+    monkeypatch.setattr(system, "check_lengths", lambda tokenizer, prompts: seen.append((tokenizer, prompts)))
     prompt = Prompt("p000", "a red circle moving left slowly on a gray background")
-    room.Generator(tiny_system, cast(Any, sampler), [prompt], room.SampleConfig(), image=None)
+    Generator(tiny_system, DDIMSampler(), [prompt], SampleConfig(), image=None)
     assert seen == [(tiny_system.tokenizer, {"p000": prompt.text})]
 
 

@@ -7,27 +7,22 @@ Per comparison: how often the first side was preferred, with an interval that ho
 Writes votes.csv (a row per comparison), vote_metrics.csv (a row per comparison and metric) and votes.png, .pdf.
 """
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 
-from perturb.analysis.load import Measure, Study, find_runs, load
+from perturb.analysis.load import Measure, Study
 from perturb.analysis.statistics.contrast import Floats
 from perturb.analysis.statistics.resampling import Interval, without_dust
 from perturb.analysis.table import number
 from perturb.analysis.votes.agreement import Agreement, agreement
 from perturb.analysis.votes.crossed import WinRate, win_rate
-from perturb.analysis.votes.files import ROLES, Votes, read_votes
+from perturb.analysis.votes.files import ROLES, Votes
 from perturb.analysis.votes.ranking import Correlation, correlation
 from perturb.errors import UserError
-from perturb.store.rundir import write_atomic
 
 SEED = 0
 """Of every bootstrap, so that the same votes give the same numbers."""
@@ -187,49 +182,3 @@ def lines(votes: Votes, found: Sequence[Preference], measures: dict[str, Measure
         for metric, one in sorted(each.metrics.items(), key=lambda item: -np.nan_to_num(abs(item[1].rho))):
             yield f"  ρ with {measures[metric].label:<26} {told(one.rho, one.interval, one.reason)}  n {one.n}"
     yield "\nIntervals: 95 %, over prompts and raters together; of α over prompts. ρ: metric and votes, first − second."
-
-
-def analyse(files: Sequence[Path], key: Path, runs: Sequence[Path], output: Path, console: Console) -> list[Path]:
-    """Write tables and figure into ``output``; returns what was written. Raises UserError for unusable files."""
-    votes = read_votes(files, key)
-    study = load(find_runs(runs)) if runs else None
-    measures = {m.name: m for run in study.runs for m in run.measures} if study else {}
-    found = preferences(votes, study)
-    for line in lines(votes, found, measures):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    written = [output / "votes.csv"]
-    write_atomic(written[0], pd.DataFrame(rate_rows(found)).to_csv(index=False, float_format="%.6g"))
-    if rows := list(metric_rows(found)):
-        written.append(output / "vote_metrics.csv")
-        write_atomic(written[1], pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
-    from perturb.analysis.plots import save  # matplotlib is slow to import
-    from perturb.analysis.votes.figure import votes_figure
-
-    labels = {name: measure.label for name, measure in measures.items()}
-    return [*written, *save(votes_figure(votes.question, found, labels), output / "votes.png")]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code: 0, or 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(
-        prog="python -m perturb.analysis.votes",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("votes", nargs="+", type=Path, help="the csv files that raters saved")
-    parser.add_argument("--key", required=True, type=Path, help="the key that was written beside the page")
-    parser.add_argument(
-        "--runs", nargs="+", type=Path, default=[], help="the runs voted on, to correlate their metrics"
-    )
-    parser.add_argument("-o", "--output", required=True, type=Path, help="the folder for tables and figure")
-    given = parser.parse_args(arguments)
-    try:
-        print(*analyse(given.votes, given.key, given.runs, given.output, Console()), sep="\n")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
