@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def run(values: dict[str, Any]) -> None:
-    """The study that the resolved configuration describes: begun, gone on with, or shown when it is finished."""
+    """Begin or continue the study that the resolved configuration describes; show it when it is finished."""
     if values["plan"]:
         from perturb.cli.plan import print_plan
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from perturb.study.sample import Generator
 
 STUDY_ONLY = ("training", "images", "fit", "probe_steps")
-"""What a system's configuration brings for studies."""
+"""What a system's configuration sets for studies alone."""
 
 # torch and diffusers take seconds to import: --help and plain mistakes do not wait for them.
 
@@ -65,7 +65,7 @@ def generate(values: dict[str, Any]) -> None:
 
 
 def _note_origin(system: VideoModel, adapter: Path) -> None:
-    """Say so when the run that the adapter lies in perturbed another model: it may be meant, so it is no error."""
+    """Print a note when the adapter was fitted on another model: that may be intended, so it is no error."""
     from perturb.perturbation.reference import Reference
     from perturb.store.tensors import hash_modules, summarise
 

@@ -1,4 +1,4 @@
-"""`python -m perturb.score videos=FOLDER prompts=FILE`: score any folder of clips, or finished runs anew."""
+"""`python -m perturb.score videos=FOLDER prompts=FILE`: score a folder of clips, or finished runs again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """Either ``videos``, a folder of clips, or ``run``, one or several runs (or folders of them) to score anew."""
+    """Either ``videos``, a folder of clips, or ``run``, one or several runs (or folders of them) to score again."""
 
     metrics: dict[str, Any]
     images: dict[str, Any] | None = None

@@ -32,13 +32,13 @@ WANTED = {
     "work": "a folder for logs, samples and resumable states",
     "output": "a folder for the finished system",
 }
-"""What a recipe may leave to the user, and what to give."""
+"""What a recipe may leave to the user, and what the user is to give."""
 
 # torch, accelerate and diffusers take seconds to import: a finished training, --help and plain mistakes do not wait.
 
 
 def train(values: dict[str, Any]) -> None:
-    """Run the training that the resolved configuration describes; goes on with what was begun."""
+    """Begin or continue the training that the resolved configuration describes."""
     if values["plan"]:
         from perturb.cli.plan import print_training_plan
 
@@ -199,7 +199,7 @@ def _shared(config: TrainConfig) -> dict[str, str] | None:
 
 
 def _missing(values: Any, where: str = "") -> list[str]:
-    """Dotted keys of everything that the configuration leaves for the user to give."""
+    """Dotted keys of everything that the configuration leaves to the user."""
     items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
     found = [key for name, value in items for key in _missing(value, f"{where}.{name}" if where else str(name))]
     return [where] if values == MISSING_VALUE else found

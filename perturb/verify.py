@@ -10,7 +10,7 @@ from perturb.store.paths import resolve
 
 
 def verify(first: str, second: str) -> list[str]:
-    """The reasons why the trainings in two output folders are no twins, none where they are."""
+    """Why the trainings in two output folders are not twins; empty if they are."""
     from perturb.training.twins import differences, read_member
 
     return differences(read_member(resolve(first)), read_member(resolve(second)))

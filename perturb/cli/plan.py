@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from perturb.cli.command import WANTED, path_problems
-from perturb.cli.config import RunConfig
+from perturb.cli.config import RunConfig, partition_of
 from perturb.cli.cost import (
     Cost,
     Shape,
@@ -33,7 +33,6 @@ from perturb.device import pick_device
 from perturb.diffusion.protocols import Work
 from perturb.errors import UserError
 from perturb.loop.config import StageConfig, check_division
-from perturb.models.partition import Partition
 from perturb.models.videocrafter.files import read_json
 from perturb.models.videocrafter.folder import SPEC_FILE
 from perturb.models.videocrafter.nano import NANO
@@ -64,8 +63,7 @@ def print_plan(values: Mapping[str, Any]) -> None:
     config = read(RunConfig, values)
     spec = architecture(config)
     system = empty_system(spec)
-    named = config.partition.groups
-    partition = system.partition() if named is None else Partition.named(system.unet, named)
+    partition = partition_of(config, system)
     perturbation = build("perturbation", config.perturbation)
     form, fit = ClipFormat.of(config.sample, spec), config.fit
     forward, decode = sampling_cost(system, form), decoding_cost(system, form)
@@ -159,7 +157,7 @@ def _fit_seconds(config: RunConfig, spec: ModelSpec, cost: Cost) -> float | str:
     def train(system: VideoSystem) -> list[nn.Parameter]:
         perturbation = build("perturbation", config.perturbation)
         system.unet.to(getattr(torch, config.system.get("dtype", "float32")))
-        perturbation.attach(system.unet, system.partition(), config.group, fit.seed)
+        perturbation.attach(system.unet, partition_of(config, system), config.group, fit.seed)
         perturbation.train(True)
         return list(perturbation.parameters())
 

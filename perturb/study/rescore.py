@@ -1,4 +1,4 @@
-"""Score a finished run anew from its clips, with the metrics of today; nothing is sampled."""
+"""Score a finished run again from its clips, with the current metrics; nothing is sampled."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def rescore(
     images: ImageSet | None,
     cache: Path | None,
 ) -> list[Change]:
-    """Write scores.csv and the manifest's metrics anew, all at the end; returns what changed, by metric.
+    """Rewrite scores.csv and the manifest's metrics, all at the end; returns what changed, by metric.
 
-    ``config`` is the run's own. A run of an older schema is one of today's afterwards, its folders as they were. Raises
+    ``config`` is the run's own. A run of an older schema has the current one afterwards; its folders stay. Raises
     UserError for a run that has not sampled all its clips.
     """
     states = run.states()

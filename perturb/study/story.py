@@ -52,7 +52,7 @@ class Story:
     identity: dict[str, Any]
 
     def tell(self, advance: Callable[[float], None]) -> np.ndarray:
-        """Frames uint8 t h w c, also written; ``advance`` hears of the share of the work that is done."""
+        """Frames uint8 t h w c, also written; ``advance`` is told which share of the work is done."""
 
         def on_step(step: SamplerStep) -> None:
             advance(1 / step.total)

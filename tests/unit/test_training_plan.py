@@ -111,6 +111,15 @@ def test_a_plan_of_a_training_is_printed(capsys: pytest.CaptureFixture[str]):
     assert re.search(r": 300 steps of [\d.e-]+ s$", lines["time"])
 
 
+def test_a_study_of_groups_that_the_user_names_is_planned(capsys: pytest.CaptureFixture[str]):
+    groups = "partition.groups={time:temporal,rest:'^(?!.*temporal)'}"
+    print_plan(composed(groups, "group=time", "prompts.limit=1", "probe_steps=[0,1]", config_name="config"))
+    lines = dict(re.split(r"  +", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["study"] == "time_full: the time group of nano, trained full"
+    assert {name for name in lines if name.startswith("θ")} == {"θ time", "θ rest"}
+    assert lines["time to fit"].endswith(" s")
+
+
 def test_a_study_too_large_for_a_cpu_has_no_time(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     print_plan(composed("system=videocrafter2", "prompts.limit=3", config_name="config"))

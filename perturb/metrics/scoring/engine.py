@@ -62,7 +62,7 @@ class Engine:
             self._temporary.cleanup()
 
     def measure(self, clips: Iterable[ClipSource], advance: Callable[[float], None] = lambda _: None) -> Survey:
-        """All that can be said of each clip by itself; ``advance`` hears of every clip that is through."""
+        """All that can be said of each clip by itself; ``advance`` is called for every finished clip."""
         return self._survey(clips, [task for task in self._tasks if isinstance(task, Task)], self._workers, advance)
 
     def gather(self, clips: Iterable[ClipSource], workers: Workers | None = None) -> Survey:
