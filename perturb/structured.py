@@ -21,12 +21,13 @@ Target = dict[str, Any]
 """``_target_`` (a class or function) and its arguments; `build` makes the object."""
 
 MOVED = {
+    "perturb.data.shapes.HighGradeStills": "perturb.world.GradeStills",
     "perturb.data.shapes": "perturb.world",
     "perturb.videocrafter": "perturb.models.videocrafter",
     "perturb.metrics.shapes": "perturb.metrics.embedded.shapes",
     "perturb.stages.trained": "perturb.training.trained",
 }
-"""Modules whose old names stand in the configurations that runs of schema 1 recorded."""
+"""Old names, of classes and of modules, in the configurations that runs of schema 1 recorded."""
 
 
 def read(cls: type[T], data: object, where: str = "") -> T:
@@ -144,7 +145,7 @@ def _today(name: str) -> str:
     """The name of a class as it is now.
 
     >>> _today("perturb.data.shapes.HighGradeStills"), _today("mine.Images")
-    ('perturb.world.HighGradeStills', 'mine.Images')
+    ('perturb.world.GradeStills', 'mine.Images')
     """
-    old = next((old for old in MOVED if name.startswith(f"{old}.")), None)
+    old = next((old for old in MOVED if f"{name}.".startswith(f"{old}.")), None)
     return name if old is None else MOVED[old] + name.removeprefix(old)

@@ -3,6 +3,7 @@
 Axis letters: n samples, c channels, t frames, h w latents.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,13 +29,15 @@ class WorldData:
     """Which part of the embedded world to train on: ``count`` scenes of the stream ``seed`` in one grade.
 
     Clips come at the native 8 frames per second and, one in four, at 16 (half the displacement between frames), so
-    that the fps conditioning has something to say. Stills are taken at moments spread over the clip.
+    that the fps conditioning has something to say. Stills are taken at moments spread over the clip. Without
+    ``trail`` no still shows the direction: it can be learned from motion alone.
     """
 
     kind: Literal["stills", "clips"]
     grade: Grade
     count: int
     seed: int
+    trail: bool = True
 
     def fps(self, index: int) -> int:
         """Frame rate of sample ``index``."""
@@ -45,7 +48,7 @@ class WorldData:
 
     def frames(self, index: int) -> np.ndarray:
         """Frames of sample ``index``: uint8 ``t h w c`` (t = 1 for stills)."""
-        here = scene(self.seed, index)
+        here = dataclasses.replace(scene(self.seed, index), trail=self.trail)
         if self.kind == "clips":
             return render(here, self.grade, fps=self.fps(index), noise_seed=index)
         return render_still(here, self.grade, moment=still_moment(index), noise_seed=index)[None]

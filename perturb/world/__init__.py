@@ -3,12 +3,12 @@
 from perturb.world.oracle import Verdict, judge, named, object_path
 from perturb.world.render import Grade, object_mask, render, render_still, true_flow, watermark
 from perturb.world.scenes import WORDS, Scene, frame_times, scene
-from perturb.world.sets import HighGradeStills
+from perturb.world.sets import GradeStills
 
 __all__ = [
     "WORDS",
     "Grade",
-    "HighGradeStills",
+    "GradeStills",
     "Scene",
     "Verdict",
     "frame_times",

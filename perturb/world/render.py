@@ -5,7 +5,7 @@
 - ``high``: crisp, saturated, textured and lit, no watermark (the role of JDB; D_I of the perturbation).
 
 Every grade draws a fading trail behind the object, as motion shows in a photograph: it is how a still can carry
-the words "left" or "fast".
+the words "left" or "fast". A scene without a trail says them by its motion alone.
 
 Axis letters: t frames, h w pixels, c channels. Colours are float in [0, 1] until the end.
 """
@@ -69,7 +69,7 @@ def watermark() -> tuple[np.ndarray, np.ndarray]:
 def _render(scene: Scene, grade: Grade, seconds: np.ndarray, noise_seed: int) -> np.ndarray:
     x, y, heading = _local(scene, seconds)
     covered = coverage(scene.shape, x, y, scene.radius)[..., None]
-    trail = _trail(scene, x, y, heading)[..., None]
+    trail = _trail(scene, x, y, heading)[..., None] * scene.trail
     background, surface = _lit(scene, x, y) if grade == "high" else _plain(scene, len(seconds))
     surface, background = _saturate(surface, SATURATION[grade]), np.clip(background, 0, 1)
     picture = background * (1 - trail) + surface.mean(axis=(1, 2), keepdims=True) * trail

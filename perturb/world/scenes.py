@@ -52,7 +52,8 @@ class Scene:
     """One scene: its labels and the free numbers that place it.
 
     ``centre`` is where the object is at the middle of a one-second clip, ``radius`` its size, ``phase`` the phase of
-    the wave in radians and ``light`` the direction the light comes from in radians (high grade only).
+    the wave in radians and ``light`` the direction the light comes from in radians (high grade only). Without ``trail``
+    a still does not show the direction.
     """
 
     colour: str
@@ -65,6 +66,7 @@ class Scene:
     radius: float
     phase: float
     light: float
+    trail: bool = True
 
     @property
     def caption(self) -> str:

@@ -122,7 +122,7 @@ def test_the_command_line_wins_over_the_experiment():
     values = composed("config", "experiment=spatial_partial", "system=videocrafter2", "images=shapes")
     assert values["system"]["spec"] == "t2v_512_v2"
     assert values["name"] == "spatial_full"
-    assert values["images"]["_target_"].endswith("HighGradeStills")
+    assert values["images"]["_target_"].endswith("GradeStills")
 
 
 @pytest.mark.parametrize("name", [*NANO, *PUBLISHED])

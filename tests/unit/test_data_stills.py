@@ -19,7 +19,7 @@ from perturb.data.source import BrokenSample
 from perturb.data.stills import ImageTable, SavedDataset, StillSource, still_dataset, still_folder, still_table
 from perturb.data.videos import VideoTable
 from perturb.errors import UserError
-from perturb.world import HighGradeStills
+from perturb.world import GradeStills
 
 RED, WHITE, BLUE = (255, 0, 0), (255, 255, 255), (0, 0, 255)
 ROWS = [("a.png", 'a "red", one'), ("sub/b.png", "a dog"), ("a.png", "again")]
@@ -112,11 +112,11 @@ def test_random_crops_reach_both_sides_and_centre_crops_do_not_move(tmp_path: Pa
 
 
 def test_the_embedded_world_s_stills_serve_as_a_source_but_not_for_random_crops():
-    images: Any = HighGradeStills(3)
+    images: Any = GradeStills(3)
     sample = load(StillSource(images), 2, size=64)
     assert torch.equal(sample.frames[:, 0], images.load(2, 64, 64))
     assert sample.caption == images.caption(2)
-    with pytest.raises(UserError, match="crop=random needs whole pictures, which HighGradeStills has not"):
+    with pytest.raises(UserError, match="crop=random needs whole pictures, which GradeStills has not"):
         StillSource(images, crop="random")
 
 

@@ -1,12 +1,15 @@
 """The embedded world: its ground truth, its grades, its captions and the oracle that reads it back."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from perturb.data.prompts import load_prompts
 from perturb.errors import UserError
-from perturb.world import WORDS, HighGradeStills, judge, object_mask, render, render_still, scene, true_flow
-from perturb.world.scenes import DIRECTIONS, SPEEDS, frame_times
+from perturb.world import WORDS, GradeStills, judge, object_mask, render, render_still, scene, true_flow
+from perturb.world.scenes import DIRECTIONS, SPEEDS, frame_times, still_moment
+from perturb.world.sets import STREAM
 
 SCENES = [scene(5, index) for index in range(24)]
 
@@ -104,11 +107,37 @@ def test_a_still_is_a_frame_of_its_clip() -> None:
 
 
 def test_high_grade_stills_refuse_another_size() -> None:
-    stills = HighGradeStills(count=4)
+    stills = GradeStills(count=4)
     image = stills.load(1, 64, 64)
     assert image.shape == (3, 64, 64)
     assert -1 <= image.min() < image.max() <= 1
     with pytest.raises(UserError, match=r"64×64 pixels, the model wants 320×512"):
         stills.load(0, 320, 512)
     with pytest.raises(UserError, match=r"images\.count=0"):
-        HighGradeStills(count=0)
+        GradeStills(count=0)
+
+
+def test_a_ladder_of_grades_from_the_twins_own_to_far_from_it() -> None:
+    low, web, high = (GradeStills(count=1, grade=grade).load(0, 64, 64) for grade in ("low", "web", "high"))
+    here = scene(STREAM, 0)
+    assert (low.permute(1, 2, 0) + 1).mul(127.5).round().numpy().astype(np.uint8).tolist() == render_still(
+        here, "low", moment=still_moment(0), noise_seed=0
+    ).tolist()
+    saturation = [float((still.amax(0) - still.amin(0)).mean()) for still in (web, high)]
+    assert saturation[0] < saturation[1]
+    grain = [float(still.diff(dim=-1).abs().median()) for still in (web, low)]
+    assert grain[0] < 0.001 < 0.01 < grain[1]  # sensor noise of .025
+    with pytest.raises(UserError, match=r"images\.grade='best'; allowed: web, low, high"):
+        GradeStills(grade="best")  # type: ignore[arg-type]
+
+
+def test_without_a_trail_a_still_does_not_show_the_direction() -> None:
+    bare = [dataclasses.replace(here, trail=False) for here in SCENES if here.path == "straight"]
+    for here in bare:
+        turned = dataclasses.replace(
+            here, direction={"left": "right", "right": "left"}.get(here.direction, here.direction)
+        )
+        ways = [render_still(each, "web", moment=0.5) for each in (here, turned)]
+        assert (ways[0] == ways[1]).all()
+    shown = next(here for here in SCENES if here.direction == "left")
+    assert (render_still(shown, "web") != render_still(dataclasses.replace(shown, direction="right"), "web")).any()
