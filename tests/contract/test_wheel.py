@@ -44,3 +44,13 @@ def test_the_small_models_travel_inside(site: Path, model: str) -> None:
     files = {path.name: path.stat().st_size for path in folder.iterdir()}
     assert {"spec.json", "unet.safetensors", "training.json"} <= set(files)
     assert max(files.values()) < 25e6
+
+
+def test_an_analysis_of_the_user_s_own_shadows_nothing(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "analysis.py").write_text("raise SystemExit('the user own')")
+    (tmp_path / "runs").mkdir()
+    for command in ("perturb.score", "perturb.report"):
+        told = run(site, tmp_path, "-m", command, "run=runs" if command == "perturb.score" else "runs")
+        assert told.returncode == 2
+        assert "user own" not in told.stderr
+        assert "run" in told.stderr

@@ -126,7 +126,8 @@ def test_a_ladder_of_grades_from_the_twins_own_to_far_from_it() -> None:
     saturation = [float((still.amax(0) - still.amin(0)).mean()) for still in (web, high)]
     assert saturation[0] < saturation[1]
     grain = [float(still.diff(dim=-1).abs().median()) for still in (web, low)]
-    assert grain[0] < 0.001 < 0.01 < grain[1]  # sensor noise of .025
+    assert grain[0] < 0.001
+    assert grain[1] > 0.01  # sensor noise of .025
     with pytest.raises(UserError, match=r"images\.grade='best'; allowed: web, low, high"):
         GradeStills(grade="best")  # type: ignore[arg-type]
 
