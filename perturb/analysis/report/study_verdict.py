@@ -123,23 +123,19 @@ def _reading(row: Row) -> str:
 
 def _study_figures(coupling: Coupling, digits: int) -> Iterator[Figure]:
     found, decision = coupling.primary.contrast, coupling.decision
-    both, seeds = found.difference.over_both, found.difference.over_seeds
+    both = found.difference.over_both
     if not math.isnan(decision.difference.mean):
         yield Figure(
             "Motion kept along the path, full − partial (primary endpoint)",
             number(decision.difference.mean, 3, "+"),
             f"95 % {between(decision.difference, 3)}; rests on {decision.pairs} pair{'s' * (decision.pairs > 1)}",
         )
+    state = {True: "the fits have converged", False: "the fits have not converged", None: "convergence not recorded"}
+    yield Figure("Rests on pairs of twins", str(decision.pairs), state[decision.converged])
     yield Figure(
-        "Slope of motion quality per 100 steps, full − partial (DiD)",
+        "Descriptive: slope of motion quality per 100 steps, full − partial",
         number(both.mean, digits, "+"),
         f"95 % over {found.difference.units} {between(both, digits)}",
-    )
-    over = f"DiD over {seeds.n} LoRA seeds {between(seeds, digits)}"
-    yield Figure(
-        "How sure: p of the sign-flip test over prompts",
-        p_value(found.test.p).removeprefix("p = "),
-        over if seeds.n > 1 else "one LoRA seed: no interval over seeds",
     )
     for training in TRAININGS:
         cell = Cell(training, PRIMARY_CONDITION, LORA)
