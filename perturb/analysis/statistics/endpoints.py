@@ -12,7 +12,7 @@
     gate         where both models keep less than 20 % there is no verdict: both lie on the floor
 
 A depends neither on where a model starts nor on how fast it is perturbed; j has no floor and hardly a gap at the
-start (.290 and .293 in the shipped twins). The unit of the question is the pair of twins: what is quoted is Student t
+start (.493 and .488 in the shipped twins). The unit of the question is the pair of twins: what is quoted is Student t
 over one value per pair, K − 1 degrees of freedom. Every pair samples the same prompts, d[k, p], so beside it stand the
 interval over pairs and prompts, which are crossed, and a mixed model. With one pair the interval is over its LoRA seeds
 and prompts, and covers no other pair. A verdict needs two pairs or more, a converged fit, no floor, an interval of the
