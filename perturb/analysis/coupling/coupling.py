@@ -94,7 +94,7 @@ def contrast_table(results: Results) -> Table:
     """Every reading of motion quality under LoRA; of all else, the reading of the primary endpoint alone."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
-    for header in ("first", "second", "first − second", "± over prompts", "± over seeds", "p", "p Holm"):
+    for header in ("first", "second", "first − second", "± prompts", "± seeds", "p", "p Holm"):
         table.add_column(header, justify="right", no_wrap=True)
     heading = ""
     for row in results.rows:
