@@ -42,10 +42,12 @@ def read_settings(path: Path) -> dict[str, Any]:
     settings.setdefault("lora_dropout", 0.0)
     if settings.get("peft_type") != "LORA":
         raise UserError(f"{path}: peft_type is {settings.get('peft_type')!r}; only plain LoRA is read here")
-    for key, low, what in (("r", 1, "a whole number of at least 1"), ("lora_alpha", None, "a positive number")):
-        if not _is_number(value := settings.get(key)) or value <= 0 or (low and not isinstance(value, int)):
+    for key, kind, what in (("r", int, "a whole number of at least 1"), ("lora_alpha", object, "a positive number")):
+        value: Any = settings.get(key)
+        if not (_is_number(value) and value > 0 and isinstance(value, kind)):
             raise UserError(f"{path}: {key} is {value!r}; it must be {what}. The file is damaged: get it again")
-    if not _is_number(dropout := settings["lora_dropout"]) or not 0 <= dropout < 1:
+    dropout = settings["lora_dropout"]
+    if not _is_number(dropout) or not 0 <= dropout < 1:
         raise UserError(f"{path}: lora_dropout is {dropout!r}; it must be a number in [0, 1)")
     init = settings.get("init_lora_weights", True)
     if not any(init is kept or (isinstance(kept, str) and init == kept) for kept in BASE_KEPT):
@@ -74,5 +76,5 @@ def _parse(path: Path) -> dict[str, Any]:
     return found
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
