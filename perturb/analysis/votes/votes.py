@@ -7,7 +7,6 @@ Per comparison: how often the first side was preferred, with an interval that ho
 Writes votes.csv (a row per comparison), vote_metrics.csv (a row per comparison and metric) and votes.png, .pdf.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,9 @@ from perturb.analysis.votes.agreement import Agreement, agreement
 from perturb.analysis.votes.crossed import WinRate, win_rate
 from perturb.analysis.votes.files import ROLES, Votes, read_votes
 from perturb.analysis.votes.ranking import Correlation, correlation
+from perturb.arguments import exit_code, make_parser
 from perturb.errors import UserError
+from perturb.store.paths import resolve
 from perturb.store.rundir import write_atomic
 
 SEED = 0
@@ -202,33 +203,24 @@ def analyse(files: Sequence[Path], key: Path, runs: Sequence[Path], output: Path
     if rows := list(metric_rows(found)):
         written.append(output / "vote_metrics.csv")
         write_atomic(written[1], pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
-    from perturb.analysis.plots import save  # matplotlib is slow to import
+    from perturb.analysis.plots import save_beside  # matplotlib is slow to import
     from perturb.analysis.votes.figure import votes_figure
 
     labels = {name: measure.label for name, measure in measures.items()}
-    return [*written, *save(votes_figure(votes.question, found, labels), output / "votes.png")]
+    return [*written, *save_beside(votes_figure(votes.question, found, labels), output / "votes.png")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code: 0, or 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(
-        prog="python -m perturb.analysis.votes",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("votes", nargs="+", type=Path, help="the csv files that raters saved")
-    parser.add_argument("--key", required=True, type=Path, help="the key that was written beside the page")
+    parser = make_parser("perturb.analysis.votes", __doc__)
+    parser.add_argument("votes", nargs="+", type=resolve, help="the csv files that raters saved")
+    parser.add_argument("--key", required=True, type=resolve, help="the key that was written beside the page")
     parser.add_argument(
-        "--runs", nargs="+", type=Path, default=[], help="the runs voted on, to correlate their metrics"
+        "--runs", nargs="+", type=resolve, default=[], help="the runs voted on, to correlate their metrics"
     )
-    parser.add_argument("-o", "--output", required=True, type=Path, help="the folder for tables and figure")
+    parser.add_argument("-o", "--output", required=True, type=resolve, help="the folder for tables and figure")
     given = parser.parse_args(arguments)
-    try:
-        print(*analyse(given.votes, given.key, given.runs, given.output, Console()), sep="\n")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: print(*analyse(given.votes, given.key, given.runs, given.output, Console()), sep="\n"))
 
 
 if __name__ == "__main__":
