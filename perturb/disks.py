@@ -52,7 +52,8 @@ def writing(path: Path | None = None) -> Iterator[None]:
         named = path or (Path(name) if isinstance(name, str) else None)
         free = free_room(named or Path())
         if is_full(error):
-            raise DiskError(f"the disk is full: {named or error} could not be written ({free})", "Make room") from error
+            what = f"{named} could not be written" if named else str(error)
+            raise DiskError(f"the disk is full, or the user's part of it: {what} ({free})", "Make room") from error
         if isinstance(error, OSError) and error.errno in CLOSED:
             problem = (error.strerror or type(error).__name__).lower()
             verb = "written" if path else "read or written"
