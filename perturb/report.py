@@ -15,6 +15,7 @@ from perturb.analysis.report.content import Report
 from perturb.analysis.report.player import Settings
 from perturb.arguments import exit_code, make_parser
 from perturb.errors import UserError
+from perturb.store.paths import resolve
 
 FORMATS = ("html", "md", "tex")
 
@@ -69,10 +70,10 @@ def _size(options: argparse.Namespace, default: type[Settings] | type[BlindSetti
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("perturb.report", __doc__)
-    parser.add_argument("runs", nargs="+", type=Path, help="run directories, or folders that hold them")
-    parser.add_argument("-o", "--output", type=Path, help="the file to write; report.html, .md or .tex by default")
+    parser.add_argument("runs", nargs="+", type=resolve, help="run directories, or folders that hold them")
+    parser.add_argument("-o", "--output", type=resolve, help="the file to write; report.html, .md or .tex by default")
     parser.add_argument("--format", choices=FORMATS, default="html", help="html by default")
-    parser.add_argument("--figures", type=Path, help="a folder of png to show in the page too")
+    parser.add_argument("--figures", type=resolve, help="a folder of png to show in the page too")
     parser.add_argument(
         "--clips-mb",
         type=float,
@@ -85,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         "larger clips are reduced",
     )
     blind = parser.add_argument_group("blind test")
-    blind.add_argument("--blind", type=Path, metavar="HTML", help="write a page for votes instead of a report")
+    blind.add_argument("--blind", type=resolve, metavar="HTML", help="write a page for votes instead of a report")
     blind.add_argument("--question", default=BlindSettings.question, help="what is asked; %(default)r by default")
     blind.add_argument(
         "--at", type=int, nargs="+", default=(), metavar="STEP", help="steps to compare at; the last by default"

@@ -9,11 +9,14 @@ from omegaconf import OmegaConf
 
 from perturb.cli.command import check_paths, run_command
 from perturb.cli.identity import identity
+from perturb.disks import convenience
 from perturb.loop.rank import is_main_process
 from perturb.store.paths import resolve
 from perturb.store.rundir import RunDir, run_id, write_atomic
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from perturb.cli.config import RunConfig
 
 # torch, peft and diffusers take seconds to import: a finished run, --help and plain mistakes do not wait for them.
@@ -94,16 +97,18 @@ def show(run: RunDir) -> None:
     """Print the table, and the paths of the figure and of the report."""
     from perturb.analysis.summary import summarise
 
-    figure = summarise(run.path)
-    print(f"run     {run.path}\nfigure  {figure}\nreport  {_report(run)}")
+    print(f"run     {run.path}")
+    for name, make in (("figure", summarise), ("report", _report)):
+        with convenience(f"the {name} is"):
+            print(f"{name}  {make(run.path)}")
 
 
-def _report(run: RunDir) -> str:
+def _report(path: Path) -> str:
     try:
         from perturb.analysis.report.write import run_report
     except ModuleNotFoundError as error:
         return f"not written: {error.name} is not installed (pip install 'perturb[analysis]')"
-    return str(run_report(run.path))
+    return str(run_report(path))
 
 
 def main() -> None:

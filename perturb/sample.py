@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from perturb.cli.command import check_paths, run_command
+from perturb.disks import convenience
 from perturb.errors import UserError
 from perturb.store.paths import resolve
 from perturb.store.rundir import RunDir
@@ -35,9 +36,9 @@ def generate(values: dict[str, Any]) -> None:
     from perturb.diffusion.fifo import FIFOSampler
     from perturb.perturbation import restore
     from perturb.progress import progress
-    from perturb.store.video import write_contact_sheet, write_mp4
+    from perturb.store.video import write_contact_sheet
     from perturb.structured import build, read
-    from perturb.study.sample import Generator, save_clip
+    from perturb.study.sample import Generator, save_clip, show_clip
 
     config = read(GenerateConfig, values)
     script = None if config.script is None else load_script(config.script, config.sample.playback_fps)
@@ -58,10 +59,12 @@ def generate(values: dict[str, Any]) -> None:
             for (index, seed), frames in zip(batch, make(batch, advance), strict=True):
                 path = output / f"{prompts[index].id}_s{seed}.npy"
                 save_clip(path, frames)
-                write_mp4(path.with_suffix(".mp4"), frames, config.sample.playback_fps)
+                show_clip(path, frames, config.sample.playback_fps)
                 rows.append(frames)
-    write_contact_sheet(output / "sheet.png", rows)
-    print(f"clips  {output} ({len(rows)})\nsheet  {output / 'sheet.png'}")
+    print(f"clips  {output} ({len(rows)})")
+    with convenience("the contact sheet is"):
+        write_contact_sheet(output / "sheet.png", rows)
+        print(f"sheet  {output / 'sheet.png'}")
 
 
 def _note_origin(system: VideoModel, adapter: Path) -> None:

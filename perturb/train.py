@@ -60,7 +60,6 @@ def _train(values: dict[str, Any]) -> None:
     """
     import torch
 
-    from perturb.loop.checkpoints import is_full
     from perturb.loop.processes import make_accelerator
     from perturb.structured import read
     from perturb.training.config import TrainConfig
@@ -74,13 +73,6 @@ def _train(values: dict[str, Any]) -> None:
         if accelerator.is_main_process:
             write_atomic(output / CARD, json.dumps(card | _circumstances(values, accelerator), indent=2) + "\n")
             print(f"trained {output}: {card['last']}")
-    except Exception as error:
-        if is_full(error):
-            raise UserError(
-                f"the disk is full ({error}). Make room, then give the same command again: it goes on from the last "
-                f"state in {work}."
-            ) from error
-        raise
     finally:
         accelerator.end_training()
 

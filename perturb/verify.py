@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from perturb.arguments import make_parser
-from perturb.errors import UserError
+from perturb.arguments import exit_code, make_parser
 from perturb.store.paths import resolve
 
 
@@ -16,8 +15,8 @@ def verify(first: str, second: str) -> list[str]:
     return differences(read_member(resolve(first)), read_member(resolve(second)))
 
 
-def main() -> None:
-    """The command."""
+def main() -> int:
+    """The command; returns its exit code."""
     parser = make_parser(
         "perturb.verify",
         "Check that two trainings began from the same weights, saw the same samples with the same noises "
@@ -26,16 +25,16 @@ def main() -> None:
     parser.add_argument("first", metavar="A", help="output folder of a training, e.g. runs/train/nano/full")
     parser.add_argument("second", metavar="B", help="output folder of the other, e.g. runs/train/nano/partial")
     given = parser.parse_args()
-    try:
-        reasons = verify(given.first, given.second)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    if reasons:
+    return exit_code(lambda: _print(given.first, given.second))
+
+
+def _print(first: str, second: str) -> int:
+    if reasons := verify(first, second):
         print("no twins:", *(f"- {reason}" for reason in reasons), sep="\n")
-        sys.exit(1)
-    print(f"twins: {given.first} and {given.second} share their init, data and sample stream; what is frozen is intact")
+        return 1
+    print(f"twins: {first} and {second} share their init, data and sample stream; what is frozen is intact")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,6 +18,7 @@ from PIL import Image
 
 from perturb.analysis.statistics.estimates import Curve, Estimate
 from perturb.analysis.style import QUIET
+from perturb.disks import convenience
 from perturb.store.rundir import replacing
 
 CELL = 256
@@ -156,6 +157,13 @@ def save(figure: Figure, png: Path) -> tuple[Path, Path]:
     with replacing(pdf) as temporary:
         FigureCanvasPdf(figure).print_pdf(temporary, metadata={"CreationDate": None})
     return png, pdf
+
+
+def save_beside(figure: Figure, png: Path) -> tuple[Path, ...]:
+    """`save` of a figure that goes with tables: a warning, and no path, where the disk does not take it."""
+    with convenience("figures are"):
+        return save(figure, png)
+    return ()
 
 
 def legible(steps: Sequence[int], apart: float) -> set[int]:

@@ -11,6 +11,7 @@ from perturb.analysis.load import load
 from perturb.analysis.result import Result
 from perturb.analysis.table import result_table
 from perturb.arguments import exit_code, make_parser
+from perturb.store.paths import resolve
 from perturb.store.rundir import RunDir
 
 OWN = {("spatial", "temporal"): "perturb.analysis.landscape.__main__", ("part",): "perturb.analysis.layers.__main__"}
@@ -69,7 +70,7 @@ def is_current(directory: RunDir, *made: Path) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code: 0, or 2 for a mistake of the user's."""
     parser = make_parser("perturb.analysis.summary", __doc__)
-    parser.add_argument("run", type=Path, help="a run directory, for example runs/spatial_full/0123456789")
+    parser.add_argument("run", type=resolve, help="a run directory, for example runs/spatial_full/0123456789")
     run = parser.parse_args(arguments).run
     return exit_code(lambda: print(write_figure(show_table(run, Console()))))
 

@@ -1,4 +1,4 @@
-"""What all commands share: hydra in front, plain dictionaries behind, errors as one message and exit code 2."""
+"""What commands with a configuration share: hydra in front, plain dictionaries behind, errors as one message."""
 
 import os
 import re
@@ -14,7 +14,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from perturb.arguments import MISTAKE, exit_code
+from perturb.cli.words import hint, plain
 from perturb.device import use_threads
+from perturb.disks import writing
 from perturb.errors import UserError
 from perturb.loop.rank import is_main_process
 from perturb.loop.stop import STOPPED, Stopped
@@ -37,29 +40,33 @@ WANTED = {
 }
 """Paths that users give, and what to give."""
 
-QUOTING = "Text with , ' ( ) or [ ] needs two pairs of quotes: 'prompt=\"a cat, a dog\"'; or put it in prompts.file"
-
 
 def run_command(task: Callable[[dict[str, Any]], None], config_name: str) -> None:
     """Compose ``config_name`` with the command line and call ``task`` with the resolved configuration.
 
-    With --multirun a job that ends in a UserError is named and the others go on. Exit code 2 after a UserError, 75
-    after a loop that saved its state when it was asked to stop, 130 after Ctrl-C anywhere else.
+    With --multirun a job that ends in a UserError is named and the others go on. Exit codes are those of `exit_code`,
+    and 75 after a loop that saved its state when it was asked to stop.
     """
+    if code := exit_code(lambda: _run(task, config_name)):
+        sys.exit(code)
+
+
+def _run(task: Callable[[dict[str, Any]], None], config_name: str) -> int:
     if "--version" in sys.argv[1:]:  # hydra would print its own
         print(f"perturb {version('perturb')}")
-        return
+        return 0
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra hands its exceptions over instead of printing them itself
     failed: list[str] = []
     if any(word.partition("=")[0] == "--experiment" for word in sys.argv[1:]):  # to hydra: its --experimental-rerun
-        print("error: --experiment: what is run is given without dashes, as experiment=NAME", file=sys.stderr)
-        sys.exit(2)
+        raise UserError("--experiment: what is run is given without dashes, as experiment=NAME")
+    sys.argv[1:] = map(plain, sys.argv[1:])
 
     def job(config: DictConfig) -> None:
         values: Any = OmegaConf.to_container(config, resolve=True)
         try:
             use_threads(values.get("threads"))
-            task(values)
+            with writing():
+                task(values)
         except UserError as error:  # kept from hydra, which would print the whole command line with it
             title = f" in {','.join(HydraConfig.get().overrides.task)}" if _is_multirun() else ""
             print(f"error{title}: {error}", file=sys.stderr)
@@ -68,17 +75,12 @@ def run_command(task: Callable[[dict[str, Any]], None], config_name: str) -> Non
     try:
         hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {_explain(error, config_name)}", file=sys.stderr)
-        sys.exit(2)
+        raise UserError(_explain(error, config_name)) from None
     except Stopped as stopped:
         if is_main_process():
             print(stopped, file=sys.stderr)
-        sys.exit(STOPPED)
-    except KeyboardInterrupt:
-        print("stopped; a study or training goes on where it was when the same command is given again", file=sys.stderr)
-        sys.exit(130)
-    if failed:
-        sys.exit(2)
+        return STOPPED
+    return MISTAKE if failed else 0
 
 
 def _is_multirun() -> bool:
@@ -115,8 +117,12 @@ def select(config: Mapping[str, Any], key: str) -> Any:
 def _explain(error: Exception, config_name: str) -> str:
     """Hydra's message; where a key is unknown, the keys that are allowed in its place."""
     message = str(error).strip().split("\nConfig search path")[0]
-    if isinstance(error, OverrideParseException) or message.startswith("Ambiguous value"):
-        return f"{message}\n{QUOTING}"
+    if isinstance(error, OverrideParseException):
+        return f"{message}\n{hint(error.override)}".strip()
+    if ambiguous := re.match(r"Ambiguous value for argument '(.*?)'\n1\. ", message, re.DOTALL):
+        return f"{message}\n{hint(ambiguous[1])}"
+    if isinstance(error, OmegaConfBaseException) and (filled := [word for word in sys.argv[1:] if "${" in word]):
+        return "\n".join([message, *map(hint, filled)])
     experiment = re.search(r"'experiment/([\w/]+)'", message)
     if experiment and experiment[1] not in (allowed := _experiments(config_name)):
         return f"experiment={experiment[1]}: no experiment of this command. Allowed: {', '.join(allowed)}."

@@ -8,7 +8,6 @@ work/checkpoints/best.json     which of them had the lowest validation loss
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import warnings
@@ -24,6 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
+from perturb.disks import free_room, is_full
 from perturb.errors import UserError
 from perturb.loop.ema import Ema
 from perturb.store.rundir import write_atomic
@@ -31,8 +31,6 @@ from perturb.store.states import STEP_PATTERN
 
 LOOP, BEST = "loop.json", "best.json"
 UNFINISHED = ".new_"
-FULL = ("no space left", "disk quota", "pytorchstreamwriter failed", "file write failed", "unexpected pos")
-"""How torch and safetensors word a full disk, where the error number is lost on the way."""
 
 
 @dataclass(frozen=True)
@@ -136,19 +134,9 @@ class Checkpoints:
     def _explained(self, error: BaseException, target: Path) -> BaseException:
         if not is_full(error):
             return error
-        free = shutil.disk_usage(self.folder).free / 1e9
         before = self.steps()
         kept = f"the last whole one is {self.path(before[-1])}" if before else "there is none before it"
         return UserError(
-            f"the disk is full: {target} could not be written ({free:.2f} GB free); {kept}. Make room, "
-            "then give the same command again: it goes on from there."
+            f"the disk is full: {target} could not be written ({free_room(self.folder)}); {kept}. "
+            "Make room, then give the same command again: it goes on from there."
         )
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that the disk, or the user's part of it, is full."""
-    if isinstance(error, CheckpointException):  # of torch.distributed: what happened in each process
-        return any(is_full(cause) for cause, _ in error.failures.values())
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return True
-    return any(words in str(error).lower() for words in FULL)

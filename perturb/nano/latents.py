@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from perturb.disks import convenience
 from perturb.models.videocrafter.files import write_safetensors
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.progress import progress
@@ -72,10 +73,12 @@ def encode_world(system: VideoSystem, data: WorldData, folder: Path) -> LatentSe
     weights = hashlib.sha256(b"".join(map(raw_bytes, system.vae.parameters()))).hexdigest()
     name = hashlib.sha256(f"{data} {weights}".encode()).hexdigest()[:12]
     path = folder / f"latents_{data.kind}_{name}.safetensors"
-    if not path.is_file():
-        with replacing(path) as temporary:
-            write_safetensors(temporary, _encode(system, data.frames, data.count))
-    stored = load_file(path)
+    if path.is_file():
+        stored = load_file(path)
+    else:
+        stored = _encode(system, data.frames, data.count)
+        with convenience("latents for the next training are"), replacing(path) as temporary:
+            write_safetensors(temporary, stored)
     captions = [data.caption(index) for index in range(data.count)]
     fps = torch.tensor([data.fps(index) for index in range(data.count)])
     return LatentSet(stored["mean"], stored["std"], captions, fps)

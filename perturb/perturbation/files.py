@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
+import shlex
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,15 +16,16 @@ from torch import Tensor
 
 from perturb.errors import UserError
 from perturb.perturbation.base import Magnitude
+from perturb.perturbation.settings import SETTINGS, read_settings
 from perturb.store.magnitudes import LayerSize, read_sizes, write_sizes
 from perturb.store.rundir import write_atomic
+from perturb.store.tensors import non_finite
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS, OLD_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
-VARIANTS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern")  # settings that make Δ another one
 
 
 def write(folder: Path, config: LoraConfig, weights: Mapping[tuple[str, str], Tensor]) -> None:
@@ -61,20 +62,36 @@ def read(folder: Path, *more: Path) -> tuple[dict[str, Any], dict[tuple[str, str
 def _read(folder: Path) -> tuple[dict[str, Any], dict[tuple[str, str], Tensor]]:
     for name in (SETTINGS, WEIGHTS):
         if not (folder / name).is_file():
-            raise UserError(f"no adapter in {folder}: {name} is missing; give a folder in peft's format")
+            old = folder / OLD_WEIGHTS
+            advice = _conversion(old) if old.is_file() else "give a folder in peft's format"
+            raise UserError(f"no adapter in {folder}: {name} is missing; {advice}")
+    settings, path = read_settings(folder / SETTINGS), folder / WEIGHTS
     try:
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        tensors = load((folder / WEIGHTS).read_bytes())
-        kind, rank_alpha = settings["peft_type"], (settings["r"], settings["lora_alpha"])
-        plain = not any(settings.get(name) for name in VARIANTS)
-    except (json.JSONDecodeError, SafetensorError, KeyError, TypeError) as error:
-        raise UserError(f"the adapter in {folder} cannot be read: {error!r}") from None
-    if kind != "LORA" or not plain:
+        tensors = load(path.read_bytes())
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {error}; it is cut short or of another type") from None
+    if not tensors:
+        raise UserError(f"{path} holds no tensors: the adapter was saved without its weights")
+    weights = {_split(key, folder): tensor for key, tensor in tensors.items()}
+    if strange := [key for key, tensor in tensors.items() if not tensor.is_floating_point()]:
+        raise UserError(f"{path} holds {tensors[strange[0]].dtype} at {strange[0]}: only floating-point is read")
+    if bad := non_finite({key: tensor.float() for key, tensor in tensors.items()}):
         raise UserError(
-            f"the adapter in {folder} is {kind} {rank_alpha}: only plain LoRA with one rank and alpha is read here"
+            f"{path}: {len(bad)} of {len(tensors)} tensors hold NaN or infinity, e.g. {bad[0]}: the training diverged, "
+            "or the file is damaged"
         )
-    settings.setdefault("lora_dropout", 0.0)
-    return settings, {_split(key, folder): tensor for key, tensor in tensors.items()}
+    return settings, weights
+
+
+def _conversion(old: Path) -> str:
+    """How to make today's file of peft's old one, which is a pickle; a command that can be copied."""
+    target = old.with_name(WEIGHTS)
+    return (
+        f"{OLD_WEIGHTS} is peft's old form, a pickle, which is not read here. Convert it:\n"
+        '  python -c "import sys, torch; from safetensors.torch import save_file; save_file({k: v.clone() for k, v in '
+        f"torch.load(sys.argv[1], 'cpu', weights_only=True).items()}}, sys.argv[2])\" {shlex.quote(str(old))} "
+        f"{shlex.quote(str(target))}"
+    )
 
 
 def write_magnitude(folder: Path, magnitude: Magnitude) -> None:
@@ -97,4 +114,7 @@ def _split(key: str, folder: Path) -> tuple[str, str]:
         suffix = f".lora_{which}.weight"
         if key.startswith(PREFIX) and key.endswith(suffix):
             return key.removeprefix(PREFIX).removesuffix(suffix), which
-    raise UserError(f"the adapter in {folder} holds {key!r}, which is no LoRA factor of a named layer")
+    raise UserError(
+        f"the adapter in {folder} holds {key!r}, which is no LoRA factor of a named layer: it would be dropped. "
+        "Fit without biases and modules_to_save, or merge the adapter into the model with peft"
+    )

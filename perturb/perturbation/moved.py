@@ -21,7 +21,7 @@ from perturb.errors import UserError
 from perturb.models.partition import LAYERS
 from perturb.perturbation.base import IN_PLACE, Magnitude, refuse_second, square
 from perturb.store.rundir import replacing
-from perturb.store.tensors import raw_bytes
+from perturb.store.tensors import non_finite, raw_bytes
 
 FILE = "moved_weights.safetensors"
 BASE = "base"
@@ -173,6 +173,9 @@ def _read(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read: {error!r}; it is cut short or of another type") from None
+    if bad := non_finite(tensors):
+        raise UserError(f"{path}: {len(bad)} tensors hold NaN or infinity, e.g. {bad[0]}; the file is damaged")
+    return metadata, tensors

@@ -22,6 +22,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from perturb.disks import writing
 from perturb.errors import UserError
 from perturb.store.records import Manifest, read_scores, read_train
 from perturb.store.states import State, read_states, states_csv, step_state
@@ -40,31 +41,36 @@ def run_id(identity: Mapping[str, Any]) -> str:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file so that any reader, and any crash, sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write a file so that any reader, and any crash, sees the old content or the new, never a part.
+
+    Raises DiskError where the disk is full or does not allow it.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """`write_atomic` for writers that want a file name: yields a temporary path that becomes ``path`` on success."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -196,16 +202,12 @@ class RunDir:
         if not self.writes:
             yield
             return
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"The run directory {self.path} cannot be made ({error}). Give another runs_dir=…"
-            ) from error
         holder = self.path / ".lock.holder"
         lock = FileLock(self.path / ".lock", timeout=0)
         try:
-            lock.acquire()
+            with writing(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock.acquire()
         except Timeout:
             who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
             raise UserError(

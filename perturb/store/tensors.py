@@ -1,8 +1,9 @@
-"""SHA-256 of weights: proof that what was frozen has not moved."""
+"""SHA-256 of weights, proof that what was frozen has not moved; and which of them are no numbers."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -48,6 +49,13 @@ def _hash_tensor(tensor: Tensor) -> str:
     total = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     total.update(raw_bytes(tensor))
     return total.hexdigest()
+
+
+def non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Keys of the tensors that hold a NaN or an infinity; one pass over each, without a copy."""
+    # min and max take a NaN over from any element, and no finite values can overflow them as they could a sum.
+    floating = {key: x for key, x in tensors.items() if x.is_floating_point() and x.numel()}
+    return [key for key, x in floating.items() if not all(math.isfinite(end) for end in torch.aminmax(x))]
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:

@@ -16,6 +16,7 @@ from torch import Tensor
 from perturb.data.images import load_conditioning_image
 from perturb.data.prompts import Prompt
 from perturb.diffusion import Conditioning, Sampler, draw, sample_generator
+from perturb.disks import convenience
 from perturb.errors import UserError
 from perturb.models.base import Architecture, VideoModel, to_uint8
 from perturb.perturbation import Perturbation
@@ -166,9 +167,15 @@ def sample(
             perturbation.load(run.adapter(state))
             for i in pending:
                 for frames, file in zip(generate(generate.batches[i], advance), paths[state][i], strict=True):
-                    write_mp4(file.with_suffix(".mp4"), frames, playback_fps)
+                    show_clip(file, frames, playback_fps)
                     save_clip(file, frames)  # last: the clip counts as made from here on
             run.mark_done("sample", state)
+
+
+def show_clip(path: Path, frames: np.ndarray, fps: float) -> None:
+    """The mp4 for eyes beside the .npy ``path``; a warning where the disk does not take it."""
+    with convenience("the mp4 beside clips are"):
+        write_mp4(path.with_suffix(".mp4"), frames, fps)
 
 
 def save_clip(path: Path, frames: np.ndarray) -> None:

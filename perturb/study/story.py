@@ -17,11 +17,11 @@ from torch import Tensor
 from perturb.data.script import Line
 from perturb.diffusion import Conditioning, SamplerStep, draw, sample_generator
 from perturb.diffusion.fifo import FIFOSampler, FIFOState
+from perturb.disks import writing
 from perturb.errors import UserError
 from perturb.models.base import to_uint8
 from perturb.store.rundir import run_id, write_atomic
-from perturb.store.video import write_mp4
-from perturb.study.sample import Generator, save_clip
+from perturb.study.sample import Generator, save_clip, show_clip
 
 IDENTITY = "identity"
 SHOW_EVERY = 16  # frames between two mp4 of a growing clip: encoding all of them again costs little then
@@ -65,7 +65,7 @@ class Story:
             schedule, denoise = self.generate.model.schedule, self.generate.denoise
             uncond = self.generate.uncond
             frames = self._decode(sampler(denoise, x_T, self.cond, uncond, generators, schedule, on_step))
-        write_mp4(self.path.with_suffix(".mp4"), frames, self.playback_fps)
+        show_clip(self.path, frames, self.playback_fps)
         save_clip(self.path, frames)
         for leftover in (self._queue, self._raw):
             leftover.unlink(missing_ok=True)
@@ -79,20 +79,22 @@ class Story:
         if state is None:
             x_T, generators = self._start()
             state = sampler.start(denoise, x_T, self.cond, uncond, generators, schedule, on_step)
-            self._raw.parent.mkdir(parents=True, exist_ok=True)
-            self._raw.write_bytes(b"")
+            with writing(self._raw):
+                self._raw.parent.mkdir(parents=True, exist_ok=True)
+                self._raw.write_bytes(b"")
             self._save(state)
         else:
             total = sampler.length + sampler.iterations(state.frames)
             advance((sampler.length + state.done) / total)
         for number, latent in sampler.run(denoise, state, self.cond, uncond, schedule, on_step):
             if number >= 0:
-                with self._raw.open("r+b") as file:  # what a kill left behind the last saved queue is overwritten
+                # what a kill left behind the last saved queue is overwritten
+                with writing(self._raw), self._raw.open("r+b") as file:
                     file.seek(number * self._frame_bytes)
                     file.write(self._decode(latent[:, :, None]).tobytes())
             self._save(state)
             if number > 0 and number % SHOW_EVERY == 0:
-                write_mp4(self.path.with_suffix(".mp4"), self._frames(number + 1), self.playback_fps)
+                show_clip(self.path, self._frames(number + 1), self.playback_fps)
         return self._frames(state.frames)
 
     def _resume(self) -> FIFOState | None:

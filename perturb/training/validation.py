@@ -18,6 +18,7 @@ from torch import Tensor
 from perturb.data.prompts import Prompt
 from perturb.diffusion import Conditioning, DDIMSampler, sample_generator
 from perturb.diffusion.loss import epsilon_loss
+from perturb.disks import convenience
 from perturb.errors import UserError
 from perturb.loop.config import StageConfig
 from perturb.loop.schedule import locate
@@ -135,7 +136,7 @@ class Validation:
             clips |= {self.prompts[index].id: clip for (index, _), clip in zip(batch, frames, strict=True)}
         if self.accelerator.is_main_process:
             folder = self.folder / "samples" / f"step_{step:06d}"
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, clip in clips.items():
-                write_mp4(folder / f"{name}.mp4", clip, PLAYBACK_FPS)
-            write_contact_sheet(folder / "sheet.png", list(clips.values()))
+            with convenience("samples for eyes are"):
+                for name, clip in clips.items():
+                    write_mp4(folder / f"{name}.mp4", clip, PLAYBACK_FPS)
+                write_contact_sheet(folder / "sheet.png", list(clips.values()))

@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import get_args
 
-from perturb.arguments import make_parser
-from perturb.errors import UserError
+from perturb.arguments import exit_code, make_parser
 from perturb.store.paths import resolve
 from perturb.world.export import GRADES, Export, Form, export
 from perturb.world.render import Grade
@@ -22,30 +20,29 @@ Without --fps, one clip in four has 16 frames per second and the others 8, as in
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code: 0, or 2 with a message when the user has to mend something."""
     options = _parser().parse_args(arguments)
-    try:
-        settings = Export(
-            kind=options.kind,
-            grade=options.grade,
-            count=options.count,
-            seed=options.seed,
-            form=options.form,
-            frames=options.frames,
-            fps=tuple(options.fps),
-            lossless=options.lossless,
-            per_shard=options.per_shard,
-        )
-        print(f"{settings.count} {settings.grade}-grade {settings.kind}: {export(settings, resolve(options.out))}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: _export(options))
+
+
+def _export(options: argparse.Namespace) -> None:
+    settings = Export(
+        kind=options.kind,
+        grade=options.grade,
+        count=options.count,
+        seed=options.seed,
+        form=options.form,
+        frames=options.frames,
+        fps=tuple(options.fps),
+        lossless=options.lossless,
+        per_shard=options.per_shard,
+    )
+    print(f"{settings.count} {settings.grade}-grade {settings.kind}: {export(settings, options.out)}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("perturb.world")
     commands = parser.add_subparsers(required=True, metavar="export")
     command = commands.add_parser("export", description=DESCRIPTION, formatter_class=parser.formatter_class)
-    command.add_argument("--out", required=True, type=Path, help="folder to write to; it must be empty or not exist")
+    command.add_argument("--out", required=True, type=resolve, help="folder to write to; it must be empty or not exist")
     command.add_argument("--kind", choices=tuple(GRADES), default="clips")
     command.add_argument("--grade", choices=get_args(Grade), default="low", help="clips: low, high; stills: web, high")
     command.add_argument("--count", type=int, required=True, help="how many samples")

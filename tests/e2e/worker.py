@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 COMMANDS = ("perturb.run", "perturb.sample", "perturb.score")
@@ -53,8 +54,9 @@ def _child(request: dict) -> None:
         if request["kill"]:
             _kill_at(*request["kill"])
         sys.argv = [request["module"], *request["arguments"]]
-        importlib.import_module(request["module"]).main()
-        code = 0
+        code = importlib.import_module(request["module"]).main() or 0
+    except Exception:
+        traceback.print_exc()
     except SystemExit as exit_:
         code = int(exit_.code or 0)
     finally:

@@ -100,6 +100,11 @@ class Fixture:
         """Names (without ``out.``) of all stored outputs that start with ``prefix``."""
         return sorted(k.removeprefix("out.") for k in self.tensors if k.startswith(f"out.{prefix}"))
 
+    def call_of(self, output: str) -> str:
+        """The name of the call that ``output`` belongs to (names may hold dots: the longest that fits), "" for none."""
+        names = [call["name"] for call in self.calls if output.startswith(f"{call['name']}.")]
+        return max(names, key=len, default="")
+
     def tolerance(self, name: str) -> float:
         """The absolute tolerance that the fixture itself suggests for output ``name``."""
         entries = self.meta["tolerance"]["per_output"]

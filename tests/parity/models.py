@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from perturb.diffusion import NoiseSchedule
+from perturb.diffusion.schedule import SCALE_STEPS
 from perturb.models.videocrafter.encoders import (
     ImageEncoder,
     TextEncoder,
@@ -40,9 +41,24 @@ from tests.parity.networks import build_unet, unet_spec
 M = TypeVar("M", bound=nn.Module)
 S = TypeVar("S")
 
-# Official defaults that a fixture's diffusion settings may leave out.
-DEFAULT_SCALE = 0.3
-SCALE_STEPS = 400
+DIFFUSION = {
+    "timesteps": 1000,
+    "linear_start": 0.00085,
+    "linear_end": 0.012,
+    "use_scale": False,
+    "scale_b": 0.3,
+    "fix_scale_bug": False,
+}
+"""Official defaults of what a fixture's diffusion settings may leave out (NOTES.md of the fixtures)."""
+ONE_VALUE = {
+    "beta_schedule": "linear",
+    "parameterization": "eps",
+    "rescale_betas_zero_snr": False,
+    "given_betas": None,
+    "scale_a": 1,
+    "mid_step": SCALE_STEPS,
+}
+"""Official settings of which our schedule, or this harness, has one value."""
 
 
 class Ledger:
@@ -62,21 +78,37 @@ class Ledger:
         self.seen.add(name)
 
     def close(self, prefix: str = "") -> None:
-        """Every output (whose name starts with ``prefix``) must have been compared."""
-        left = set(self.golden.outputs(prefix)) - self.seen
+        """Every output (of the call that ``prefix`` names, with a dot at its end) must have been compared."""
+        mine = (name for name in self.golden.outputs(prefix) if f"{self.golden.call_of(name)}." == prefix or not prefix)
+        left = set(mine) - self.seen
         assert not left, f"{self.golden} has outputs that no test compares: {sorted(left)}"
 
 
 def schedule_spec(diffusion: Mapping[str, Any]) -> ScheduleSpec:
-    """The schedule of official diffusion settings (linear β between the published ends)."""
-    if not diffusion.get("use_scale", False):
-        return ScheduleSpec()
-    length = 1000 if diffusion.get("fix_scale_bug", False) else 1000 + SCALE_STEPS
-    return ScheduleSpec(latent_scale=diffusion.get("scale_b", DEFAULT_SCALE), scale_table_length=length)
+    """The schedule of official diffusion settings; one that we do not know, or do not have in that value, fails."""
+    for name, value in diffusion.items():
+        assert name in DIFFUSION or (name in ONE_VALUE and value == ONE_VALUE[name]), f"{name} = {value}: not supported"
+    given = DIFFUSION | dict(diffusion)
+    steps = given["timesteps"]
+    return ScheduleSpec(
+        timesteps=steps,
+        beta_start=given["linear_start"],
+        beta_end=given["linear_end"],
+        latent_scale=given["scale_b"] if given["use_scale"] else None,
+        # the published table is longer than what is read of it, unless that is mended
+        scale_table_length=(steps if given["fix_scale_bug"] else steps + SCALE_STEPS) if given["use_scale"] else None,
+    )
 
 
-def schedule(diffusion: Mapping[str, Any]) -> NoiseSchedule:
-    return NoiseSchedule(latent_scale=schedule_spec(diffusion).latent_scale)
+def schedule(diffusion: Mapping[str, Any], *, scaled: bool = True) -> NoiseSchedule:
+    """Our schedule of these settings; without the latent scale where a published helper leaves it out."""
+    spec = schedule_spec(diffusion)
+    return NoiseSchedule(
+        timesteps=spec.timesteps,
+        beta_start=spec.beta_start,
+        beta_end=spec.beta_end,
+        latent_scale=spec.latent_scale if scaled else None,
+    )
 
 
 def load_unet(name: str) -> tuple[VideoUNet, dict[str, str]]:

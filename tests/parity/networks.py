@@ -11,7 +11,7 @@ from perturb.models.videocrafter.spec import UNetSpec
 from perturb.nn import VideoUNet
 from tests.parity.fixtures import Fixture
 
-DEFAULT_FPS = 16  # of the published network, when a call leaves fps out
+DEFAULT_FPS = 16  # of the published network, where neither a call nor the configuration (default_fs) says fps
 TEXT_TOKENS = 77  # where the published image-to-video network splits its joined context
 
 # Published argument → field of UNetSpec. The others have one value in every published model, and we build only that.
@@ -73,9 +73,11 @@ def run_call(unet: VideoUNet, fixture: Fixture, call: dict[str, Any]) -> Tensor:
     context, image_context = fixture.given(f"{name}.context"), None
     if unet.image_attention:
         context, image_context = context[:, :TEXT_TOKENS], context[:, TEXT_TOKENS:]
-    fps = {"tensor": lambda: fixture.given(f"{name}.fps"), "omitted": lambda: DEFAULT_FPS}.get(
-        call["fps"], lambda: call["fps"]
-    )()
+    fps = call["fps"]
+    if fps == "tensor":
+        fps = fixture.given(f"{name}.fps")
+    elif fps == "omitted":
+        fps = fixture.meta["config"].get("default_fs", DEFAULT_FPS)
     count = call.get("n_adapter", 0)
     flat = [fixture.given(f"{name}.adapter.{index}") for index in range(count)]
     features = [rearrange(f, "(b t) c h w -> b c t h w", b=call["B"]) for f in flat] if count else None

@@ -59,5 +59,4 @@ def conditioning(golden: Fixture, call: dict[str, Any], side: str) -> Conditioni
 
 @pytest.mark.parametrize("golden", fixtures("ddim"), ids=str)
 def test_every_output_belongs_to_a_call(golden: Fixture):
-    names = {call["name"] for call in golden.calls}
-    assert {name.split(".")[0] for name in golden.outputs()} == names
+    assert {golden.call_of(name) for name in golden.outputs()} == {call["name"] for call in golden.calls}

@@ -72,5 +72,4 @@ def check_frames(ledger: Ledger, name: str, actual: Tensor):
 
 @pytest.mark.parametrize("golden", fixtures("e2e"), ids=str)
 def test_every_output_belongs_to_a_call(golden: Fixture):
-    names = {call["name"] for call in golden.calls}
-    assert {name.split(".")[0] for name in golden.outputs()} == names
+    assert {golden.call_of(name) for name in golden.outputs()} == {call["name"] for call in golden.calls}

@@ -35,11 +35,12 @@ def record(unet: VideoUNet, paths: dict[str, str]) -> tuple[dict[str, Tensor], l
     return seen, [unet.get_submodule(ours).register_forward_hook(keep(o)) for o, ours in paths.items()]
 
 
-def as_published(value: Tensor, expected: Tensor, official: str, frames: int) -> Tensor:
+def as_published(value: Tensor, expected: Tensor, official: str, frames: int, tolerance: float) -> Tensor:
     """Our intermediate in the published layout."""
     if official == "time_embed":  # ours is per frame: all frames of a clip hold the same row
         per_frame = rearrange(value, "(b t) d -> b t d", t=frames)
-        assert (per_frame == per_frame[:, :1]).all()
+        # to within rounding: a matrix product may round the same row in different ways
+        assert (per_frame - per_frame[:, :1]).abs().max() <= tolerance
         return per_frame[:, 0]
     return rearrange(value, "(b t) c h w -> b c t h w", t=frames) if expected.ndim == 5 else value
 
@@ -55,7 +56,8 @@ def test_outputs_and_intermediates_match(fixture: Fixture, call: dict[str, Any],
         hook.remove()
     for official in wanted:
         name = prefix + official
-        fixture.check(name, as_published(seen[official], fixture.expected(name), official, call["T"]))
+        ours = as_published(seen[official], fixture.expected(name), official, call["T"], fixture.tolerance(name))
+        fixture.check(name, ours)
     fixture.check(f"{call['name']}.y", output)
 
 
@@ -63,18 +65,19 @@ def test_outputs_and_intermediates_match(fixture: Fixture, call: dict[str, Any],
 def test_every_stored_output_is_compared(fixture: Fixture) -> None:
     names = {call["name"] for call in fixture.calls}
     for output in fixture.outputs():
-        call, _, rest = output.partition(".")
+        call = fixture.call_of(output)
         assert call in names
+        rest = output.removeprefix(f"{call}.")
         assert rest == "y" or rest.startswith("inter.")
 
 
-def test_equal_timesteps_per_frame_give_the_identical_output(unets: dict[str, VideoUNet]) -> None:
+def test_equal_timesteps_per_frame_give_the_same_output(unets: dict[str, VideoUNet]) -> None:
     fixture = next(f for f in FIXTURES if f.name == "unet_t2v")
     unet, call = unets[fixture.name], fixture.calls[0]
     x, context, fps = (fixture.given(f"c0.{name}") for name in ("x", "context", "fps"))
     per_clip = fixture.given("c0.timesteps")
     per_frame = repeat(per_clip, "b -> b t", t=call["T"]).clone()
     same = run_call(unet, fixture, call)
-    assert unet(x, per_frame, context, fps).equal(same)
+    assert (unet(x, per_frame, context, fps) - same).abs().max() <= fixture.tolerance("c0.y")
     per_frame[:, 0] = 500
     assert not unet(x, per_frame, context, fps).allclose(same, atol=1e-3)

@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from perturb.errors import UserError
 from perturb.models.videocrafter.files import (
-    non_finite,
     read_weights,
     separate,
     weight_files,
@@ -20,6 +19,7 @@ from perturb.models.videocrafter.files import (
     write_safetensors,
 )
 from perturb.store.hashes import sha256, sha256_of
+from perturb.store.tensors import non_finite
 
 
 @pytest.fixture

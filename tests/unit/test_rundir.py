@@ -69,7 +69,7 @@ def test_done_markers(tmp_path: Path):
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
     (tmp_path / "file").touch()
     with (
-        pytest.raises(UserError, match=r"file/run cannot be made .* Give another runs_dir"),
+        pytest.raises(UserError, match=r"file/run cannot be written: .* [GM]B free.*or give another one"),
         RunDir(tmp_path / "file/run").lock(),
     ):
         pass

@@ -4,6 +4,7 @@ import csv
 import errno
 import math
 import os
+import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +17,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
+from perturb.arguments import exit_code
+from perturb.disks import is_full
 from perturb.errors import UserError
 from perturb.loop import journal
-from perturb.loop.checkpoints import Checkpoints, is_full
+from perturb.loop.checkpoints import Checkpoints
 from perturb.loop.journal import Row
 from perturb.loop.stop import Stopped
 from perturb.train import train
@@ -256,14 +259,18 @@ def test_a_full_disk_is_known_by_what_the_libraries_say(error: BaseException, fu
     assert is_full(error) == full
 
 
-def test_a_disk_that_fills_up_elsewhere_is_named_by_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_disk_that_fills_up_elsewhere_is_named_by_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     def fill(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("perturb.train._train_unet", fill)
     paths = [f"{name}={tmp_path / name}" for name in ("work", "output")]
-    with pytest.raises(UserError, match=r"the disk is full \(.*No space left.*\)\. Make room.*last state in .*work"):
-        train(composed("experiment=train/nano_full", "logging.tensorboard=false", *paths))
+    config = composed("experiment=train/nano_full", "logging.tensorboard=false", *paths)
+    assert exit_code(lambda: train(config)) == 2
+    expected = r"error: the disk is full, or .*: .*No space left.* [GM]B free\)\. Make room, then give the same command"
+    assert re.search(expected, capsys.readouterr().err)
 
 
 def test_time_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -32,7 +32,7 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
     from perturb.analysis.coupling.endpoints import endpoint_rows, of_design, summary
     from perturb.analysis.coupling.stepwise import Stepwise, cell_rows, gap_rows
     from perturb.analysis.load import find_runs, load
-    from perturb.analysis.plots import save
+    from perturb.analysis.plots import save_beside
     from perturb.analysis.prompts import Clips, write_prompts
     from perturb.analysis.summary import WIDEST
     from perturb.store.rundir import write_atomic
@@ -62,7 +62,7 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
     )
     written.append(write_prompts(output, clips))
     drawn = chain(figure.figures(results), stepwise_figure.figures(results, stepwise))
-    return written + [path for name, one in drawn for path in save(one, output / f"{name}.png")]
+    return written + [path for name, one in drawn for path in save_beside(one, output / f"{name}.png")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

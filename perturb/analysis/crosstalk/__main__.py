@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perturb.arguments import exit_code, make_parser
+from perturb.store.paths import resolve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code: 0, or 2 for a mistake of the user's."""
     parser = make_parser("perturb.analysis.crosstalk", __doc__)
-    parser.add_argument("table", type=Path, help="table.csv of the calibration")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the figure, a png; a pdf is put beside it")
-    parser.add_argument("--matrix", type=Path, help="the rows that a report shows, a csv")
+    parser.add_argument("table", type=resolve, help="table.csv of the calibration")
+    parser.add_argument("-o", "--output", type=resolve, required=True, help="the figure, a png; a pdf is put beside it")
+    parser.add_argument("--matrix", type=resolve, help="the rows that a report shows, a csv")
     given = parser.parse_args(arguments)
     return exit_code(lambda: _write(given.table, given.output, given.matrix))
 

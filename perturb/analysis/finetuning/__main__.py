@@ -18,7 +18,7 @@ def analyse(paths: Sequence[Path], output: Path, _console: Console) -> list[Path
     from perturb.analysis.finetuning.figure import finetuning_figure
     from perturb.analysis.finetuning.finetuning import Comparison, names, table_csv, table_markdown
     from perturb.analysis.load import find_runs, load
-    from perturb.analysis.plots import save
+    from perturb.analysis.plots import save_beside
     from perturb.analysis.prompts import Clips, write_prompts
     from perturb.store.rundir import write_atomic
 
@@ -28,7 +28,7 @@ def analyse(paths: Sequence[Path], output: Path, _console: Console) -> list[Path
     for name, text in tables.items():
         write_atomic(output / name, text)
     prompts = write_prompts(output, (Clips(names(study, run), run, study.of(run)) for run in study.runs))
-    drawn = save(finetuning_figure(comparison), output / "motion_visual.png")
+    drawn = save_beside(finetuning_figure(comparison), output / "motion_visual.png")
     return [*(output / name for name in tables), prompts, *drawn]
 
 

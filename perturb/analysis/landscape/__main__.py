@@ -24,7 +24,7 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
 
     from perturb.analysis.landscape.figure import landscape_figure
     from perturb.analysis.landscape.landscape import Landscape, interaction_rows, interaction_table, surface_rows
-    from perturb.analysis.plots import save
+    from perturb.analysis.plots import save_beside
     from perturb.analysis.prompts import of_replicates, write_prompts
     from perturb.analysis.replicates import MOTION, SCALES, read_replicates
     from perturb.analysis.summary import WIDEST
@@ -44,12 +44,13 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
             prompts = surface.values.shape[1]
             console.print(Text(f"\nInteraction I of motion quality, {training} ({prompts} prompts)", style="bold"))
             console.print(interaction_table(landscape, surface))
-    return written + list(save(landscape_figure(landscape), output / "landscape.png"))
+    return written + list(save_beside(landscape_figure(landscape), output / "landscape.png"))
 
 
 def summarise(run_path: str | Path) -> Path:
     """Print the interactions of one run and return its figure, drawn into its directory."""
-    return analyse([run_path], Path(run_path) / "figures", Console())[-2]
+    output = Path(run_path) / "figures"
+    return next((path for path in analyse([run_path], output, Console()) if path.suffix == ".png"), output)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

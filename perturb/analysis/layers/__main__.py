@@ -24,7 +24,7 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
 
     from perturb.analysis.layers.figure import layers_figure
     from perturb.analysis.layers.layers import effect_rows, effect_table, effects, energies
-    from perturb.analysis.plots import save
+    from perturb.analysis.plots import save_beside
     from perturb.analysis.prompts import of_replicates, write_prompts
     from perturb.analysis.replicates import MOTION, PART, read_replicates
     from perturb.analysis.summary import WIDEST
@@ -45,13 +45,14 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
     for training in dict.fromkeys(model.training for model in models):
         mine = [effect for effect in motion if effect.training == training]
         figure = layers_figure(training, mine, [each for each in energy if each.training == training])
-        written += save(figure, output / f"layers_{training}.png")
+        written += save_beside(figure, output / f"layers_{training}.png")
     return written
 
 
 def summarise(run_path: str | Path) -> Path:
     """Print the ablation of one run and return its figure, drawn into its directory."""
-    return analyse([run_path], Path(run_path) / "figures", Console())[-2]
+    output = Path(run_path) / "figures"
+    return next((path for path in analyse([run_path], output, Console()) if path.suffix == ".png"), output)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

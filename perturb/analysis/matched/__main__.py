@@ -24,7 +24,7 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
     from perturb.analysis.load import find_runs, load
     from perturb.analysis.matched.figure import matched_figure
     from perturb.analysis.matched.matched import match_rows, matches
-    from perturb.analysis.plots import save
+    from perturb.analysis.plots import save_beside
     from perturb.store.rundir import write_atomic
 
     design = Design.of(load(find_runs(paths)))
@@ -36,7 +36,7 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
     columns = ["group", "policy", "axis", "level", "first", "second", "difference", "low", "high", "p_holm"]
     table = pd.DataFrame(shown, columns=columns).to_string(index=False, float_format="%.3f")
     console.print(table, highlight=False, soft_wrap=True)
-    return [output / "matched.csv", *save(matched_figure(design, found), output / "matched.png")]
+    return [output / "matched.csv", *save_beside(matched_figure(design, found), output / "matched.png")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

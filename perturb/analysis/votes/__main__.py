@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from perturb.arguments import exit_code, make_parser
+from perturb.store.paths import resolve
 
 
 def analyse(files: Sequence[Path], key: Path, runs: Sequence[Path], output: Path, console: Console) -> list[Path]:
@@ -18,7 +19,7 @@ def analyse(files: Sequence[Path], key: Path, runs: Sequence[Path], output: Path
     import pandas as pd
 
     from perturb.analysis.load import find_runs, load
-    from perturb.analysis.plots import save
+    from perturb.analysis.plots import save_beside
     from perturb.analysis.votes.figure import votes_figure
     from perturb.analysis.votes.files import read_votes
     from perturb.analysis.votes.votes import lines, metric_rows, preferences, rate_rows
@@ -36,18 +37,18 @@ def analyse(files: Sequence[Path], key: Path, runs: Sequence[Path], output: Path
         written.append(output / "vote_metrics.csv")
         write_atomic(written[1], pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
     labels = {name: measure.label for name, measure in measures.items()}
-    return [*written, *save(votes_figure(votes.question, found, labels), output / "votes.png")]
+    return [*written, *save_beside(votes_figure(votes.question, found, labels), output / "votes.png")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code: 0, or 2 for a mistake of the user's."""
     parser = make_parser("perturb.analysis.votes", __doc__)
-    parser.add_argument("votes", nargs="+", type=Path, help="the csv files that raters saved")
-    parser.add_argument("--key", required=True, type=Path, help="the key that was written beside the page")
+    parser.add_argument("votes", nargs="+", type=resolve, help="the csv files that raters saved")
+    parser.add_argument("--key", required=True, type=resolve, help="the key that was written beside the page")
     parser.add_argument(
-        "--runs", nargs="+", type=Path, default=[], help="the runs voted on, to correlate their metrics"
+        "--runs", nargs="+", type=resolve, default=[], help="the runs voted on, to correlate their metrics"
     )
-    parser.add_argument("-o", "--output", required=True, type=Path, help="the folder for tables and figure")
+    parser.add_argument("-o", "--output", required=True, type=resolve, help="the folder for tables and figure")
     given = parser.parse_args(arguments)
     return exit_code(lambda: print(*analyse(given.votes, given.key, given.runs, given.output, Console()), sep="\n"))
 

@@ -9,13 +9,14 @@ from perturb.metrics.calibration.agreement import agreement_csv, agreement_on_sh
 from perturb.metrics.calibration.families_table import every_member, families_csv, families_markdown, score
 from perturb.metrics.calibration.footage import videos
 from perturb.metrics.calibration.table import calibrate, table_csv, table_markdown
+from perturb.store.paths import resolve
 from perturb.store.rundir import write_atomic
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = make_parser("perturb.metrics.calibration", __doc__)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the tables")
+    parser.add_argument("-o", "--output", type=resolve, required=True, help="folder for the tables")
     output = parser.parse_args(arguments).output
     return exit_code(lambda: _write(output))
 

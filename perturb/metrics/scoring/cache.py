@@ -1,7 +1,8 @@
 """Results kept by content: a clip that was measured once is not measured again. Axes: t frames, h w pixels, c channels.
 
 Per clip one JSON file of numbers by metric, and one .npy per measure of sets. Only results are kept: what failed or was
-unavailable is tried again. The folder may be deleted at any time, and several processes may write to it.
+unavailable is tried again. The folder may be deleted at any time, and several processes may write to it; where none
+can, scoring goes on without.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from perturb.disks import convenience
 from perturb.metrics.base import Clip, Metric, SetMetric, Value
 from perturb.store.rundir import replacing
 
@@ -60,7 +62,7 @@ class ScoreCache:
             return
         kept = self.numbers(digest) | sound
         numbers = {key: {name: value.value for name, value in values.items()} for key, values in kept.items()}
-        with replacing(self._numbers(digest)) as temporary:
+        with convenience("kept scores are"), replacing(self._numbers(digest)) as temporary:
             temporary.write_text(json.dumps(numbers), encoding="utf-8")
 
     def feature(self, digest: str, key: str) -> Path | None:
@@ -72,12 +74,14 @@ class ScoreCache:
             return None
         return path
 
-    def keep_feature(self, digest: str, key: str, feature: np.ndarray) -> Path:
-        """Write it; returns the file."""
+    def keep_feature(self, digest: str, key: str, feature: np.ndarray) -> Path | np.ndarray:
+        """Write it; returns the file, or the feature itself where it cannot be written."""
         path = self._feature(digest, key)
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.save(file, feature)
-        return path
+        with convenience("kept scores are"):
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.save(file, feature)
+            return path
+        return feature
 
     def _numbers(self, digest: str) -> Path:
         return self.folder / digest[:2] / f"{digest}.json"

@@ -106,6 +106,8 @@ class Task:
         return list(self.metric.features(clips))
 
 
+Feature = Path | np.ndarray
+"""What a measure of sets keeps of a clip: a file, or the array where no file could be written."""
 Result = dict[str, Value] | np.ndarray | Value
 """Of one metric for one clip: values by name; of a measure of sets a feature, or a Value saying why there is none."""
 
@@ -123,7 +125,7 @@ class Measured:
     digest: str = ""
     original_digest: str | None = None
     values: dict[str, Value] = field(default_factory=dict)
-    features: dict[str, Path | Value] = field(default_factory=dict)
+    features: dict[str, Feature | Value] = field(default_factory=dict)
     waiting: tuple[str, ...] = ()
     clip: Clip | None = None
     original: Clip | None = None

@@ -1,13 +1,12 @@
 """Measures of whole sets, from what was kept of each clip; nothing here reads a clip."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import overload
 
 import numpy as np
 
 from perturb.metrics.base import Gathered, Metric, SetMetric, Sets, Value
-from perturb.metrics.scoring.measure import ClipSource, Format, Measured
+from perturb.metrics.scoring.measure import ClipSource, Feature, Format, Measured
 
 Survey = Sequence[tuple[ClipSource, Measured]]
 """A set of clips, and what is known of each by itself."""
@@ -16,7 +15,7 @@ Survey = Sequence[tuple[ClipSource, Measured]]
 class Features(Sequence[np.ndarray]):
     """Arrays that lie on disk and are read when they are asked for: those of a large set do not fit into memory."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Feature]) -> None:
         self.files = files
 
     def __len__(self) -> int:
@@ -27,7 +26,10 @@ class Features(Sequence[np.ndarray]):
     @overload
     def __getitem__(self, index: slice) -> "Features": ...
     def __getitem__(self, index: int | slice) -> "np.ndarray | Features":
-        return Features(self.files[index]) if isinstance(index, slice) else np.load(self.files[index])
+        if isinstance(index, slice):
+            return Features(self.files[index])
+        found = self.files[index]
+        return found if isinstance(found, np.ndarray) else np.load(found)
 
 
 def combine(
@@ -56,9 +58,11 @@ def combine(
 def _gathered(survey: Survey, key: str) -> Gathered:
     """What was kept of a set."""
     kept = [
-        (source.sample, file) for source, measured in survey if isinstance(file := measured.features.get(key), Path)
+        (source.sample, found)
+        for source, measured in survey
+        if isinstance(found := measured.features.get(key), Feature)
     ]
-    return Gathered([sample for sample, _ in kept], Features([file for _, file in kept]))
+    return Gathered([sample for sample, _ in kept], Features([found for _, found in kept]))
 
 
 def refusals(metrics: Sequence[Metric | SetMetric], formats: Sequence[Format | None]) -> dict[str, Value]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from perturb.errors import UserError
 from perturb.models.videocrafter.encoders import fresh_position_ids
-from perturb.models.videocrafter.files import non_finite, read_weights, weight_files
+from perturb.models.videocrafter.files import read_weights, weight_files
 from perturb.models.videocrafter.folder import TOKENIZER, flat_shapes, is_folder, read_folder, write_folder
 from perturb.models.videocrafter.keymap import EXTRA, Components, to_components
 from perturb.models.videocrafter.keymap.diffusion import SCHEDULE_TABLES, diffusion_buffers
@@ -22,6 +22,7 @@ from perturb.models.videocrafter.system import VideoSystem
 from perturb.models.videocrafter.tokenizer import ClipTokenizer, FileTokenizer, Tokenizer
 from perturb.store.hashes import sha256, sha256_of
 from perturb.store.paths import resolve
+from perturb.store.tensors import non_finite
 
 __all__ = ["Source", "load_system", "open_checkpoint", "save_system", "sha256"]
 

@@ -6,7 +6,6 @@ Every reader returns a flat ``{key: tensor}``; the tensors are views of the mapp
 from __future__ import annotations
 
 import json
-import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -112,13 +111,6 @@ def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         whole = tensor.untyped_storage().nbytes() == tensor.nbytes
         result[key] = tensor if whole or not tensor.numel() else _window(tensor)
     return result
-
-
-def non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Keys of the tensors that hold a NaN or an infinity; one pass over each, without a copy."""
-    # min and max take a NaN over from any element, and no finite values can overflow them as they could a sum.
-    floating = {key: x for key, x in tensors.items() if x.is_floating_point() and x.numel()}
-    return [key for key, x in floating.items() if not all(math.isfinite(end) for end in torch.aminmax(x))]
 
 
 def _window(tensor: Tensor) -> Tensor:
