@@ -5,33 +5,40 @@ test.html` writes a page on which people vote which of two clips is better witho
 (docs/blind_test.md), and test.key.csv, which says what they were.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from perturb.analysis.report.blind_pairs import BlindSettings
-from perturb.analysis.report.content import Report
-from perturb.analysis.report.player import Settings
 from perturb.arguments import exit_code, make_parser
 from perturb.errors import UserError
 from perturb.store.paths import resolve
 
+if TYPE_CHECKING:
+    from perturb.analysis.report.blind_pairs import BlindSettings
+    from perturb.analysis.report.player import Settings
+
 FORMATS = ("html", "md", "tex")
+
+# pandas takes a second to import: Ctrl-C must end that second like any other, without a traceback.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code: 0, or 2 for a mistake of the user's."""
-    options = _parser().parse_args(arguments)
-    output = options.output or Path(f"report.{options.format}")
-    return exit_code(lambda: _write(options, output))
+    return exit_code(lambda: _write(_parser().parse_args(arguments)))
 
 
-def _write(options: argparse.Namespace, output: Path) -> None:
+def _write(options: argparse.Namespace) -> None:
+    from perturb.analysis.report.content import Report
+    from perturb.analysis.report.player import Settings
+
     if options.blind:
         print(*_blind(options), sep="\n")
         return
-    report = Report.of(options.runs)
+    report, output = Report.of(options.runs), options.output or Path(f"report.{options.format}")
     if options.format == "html":
         from perturb.analysis.report.pictures import pictures
         from perturb.analysis.report.write import write_page
@@ -50,6 +57,7 @@ def _blind(options: argparse.Namespace) -> list[Path]:
     if options.output or options.figures or options.format != "html":
         raise UserError("--blind names its own file and is html; leave --output, --figures and --format out.")
     from perturb.analysis.report.blind import write_blind
+    from perturb.analysis.report.blind_pairs import BlindSettings
 
     asked = BlindSettings(
         options.question,
@@ -69,6 +77,9 @@ def _size(options: argparse.Namespace, default: type[Settings] | type[BlindSetti
 
 
 def _parser() -> argparse.ArgumentParser:
+    from perturb.analysis.report.blind_pairs import BlindSettings
+    from perturb.analysis.report.player import Settings
+
     parser = make_parser("perturb.report", __doc__)
     parser.add_argument("runs", nargs="+", type=resolve, help="run directories, or folders that hold them")
     parser.add_argument("-o", "--output", type=resolve, help="the file to write; report.html, .md or .tex by default")
