@@ -47,5 +47,5 @@ def test_the_help_of_an_analysis_needs_no_slow_import(name: str):
 @pytest.mark.parametrize("command", ["report", "convert", "metrics.__main__", "verify"])
 def test_a_command_can_be_stopped_before_anything_slow_is_imported(command: str):
     script = f"import sys, perturb.{command}; print(sorted({{'pandas', 'torch', 'cv2', 'altair'}} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
