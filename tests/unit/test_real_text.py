@@ -362,6 +362,15 @@ def test_prompts_that_the_cut_makes_equal_are_an_error(one: str, other: str) -> 
         check_lengths(ClipTokenizer(77), {"a": one, "b": other, "c": "a dog"})
 
 
+def test_a_caption_that_is_cut_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    clip = ClipTokenizer(77)
+    clip([words(75), "a cat"])  # 75 and both ends just fit
+    assert not caplog.records
+    cut, again = clip([words(76)]), clip(["a dog", words(200)])
+    assert (int(cut[0, -1]), int(again[1, -1])) == (49407, 49407)
+    assert [record.message[:48] for record in caplog.records] == ["a text is longer than the 77 tokens that the mod"]
+
+
 def test_the_generator_asks_the_model_what_it_cannot_tell_apart(
     monkeypatch: pytest.MonkeyPatch, tiny_system: Any
 ) -> None:

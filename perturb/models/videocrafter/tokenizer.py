@@ -28,23 +28,36 @@ class Tokenizer(Protocol):
 
 
 class ClipTokenizer:
-    """CLIP's byte-pair encoding: start 49406, end 49407, zero padding; over-long prompts are cut, their last id 49407.
+    """CLIP's byte-pair encoding: start 49406, end 49407, zero padding; over-long texts are cut, their last id 49407.
 
-    Source: OpenCLIP's tokenizer, which VideoCrafter uses (other CLIP tokenizers pad with 49407 instead of 0).
+    The first text that is cut, a caption say, is warned of. Source: OpenCLIP's tokenizer, which VideoCrafter uses (other
+    CLIP tokenizers pad with 49407 instead of 0).
     """
 
     def __init__(self, tokens: int = 77) -> None:
-        self.tokens = tokens
+        self.tokens, self.warned = tokens, False
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         from open_clip.tokenizer import tokenize
 
-        return tokenize(list(prompts), context_length=self.tokens)
+        ids = tokenize(list(prompts), context_length=self.tokens)
+        if not self.warned:
+            full = [prompt for prompt, last in zip(prompts, ids[:, -1].tolist(), strict=True) if last]
+            cut = [text for text, length in zip(full, self.lengths(full), strict=True) if length > self.tokens]
+            if cut:
+                self.warned = True
+                words = (
+                    "a text is longer than the %d tokens that the model reads; the rest of it is left out, as of any "
+                )
+                LOG.warning(words + "other like it: %s…", self.tokens, cut[0][:60])
+        return ids
 
     def lengths(self, prompts: Sequence[str]) -> list[int]:
         """How many ids each prompt needs, start and end included; `LONGEST` for more."""
         from open_clip.tokenizer import tokenize
 
+        if not prompts:
+            return []
         return [int((ids == CLIP_END).int().argmax()) + 1 for ids in tokenize(list(prompts), context_length=LONGEST)]
 
 
@@ -123,6 +136,7 @@ def check_lengths(tokenizer: Tokenizer, prompts: Mapping[str, str]) -> None:
     cut = [name for name, length in zip(prompts, lengths, strict=True) if length > tokenizer.tokens]
     if not cut:
         return
+    tokenizer.warned = True  # of all of them, below
     rows = dict(zip(prompts, map(tuple, tokenizer(list(prompts.values())).tolist()), strict=True))
     first: dict[tuple[int, ...], str] = {}
     for name, row in rows.items():
