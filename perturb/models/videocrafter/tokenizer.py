@@ -30,7 +30,7 @@ class Tokenizer(Protocol):
 class ClipTokenizer:
     """CLIP's byte-pair encoding: start 49406, end 49407, zero padding; over-long texts are cut, their last id 49407.
 
-    The first text that is cut, a caption say, is warned of. Source: OpenCLIP's tokenizer, which VideoCrafter uses (other
+    The first text that is cut, a caption say, is warned of. Source: OpenCLIP, whose tokenizer VideoCrafter uses (other
     CLIP tokenizers pad with 49407 instead of 0).
     """
 
