@@ -106,7 +106,7 @@ def test_another_clip_does_not_take_the_queue_over(tiny_system: VideoSystem, tmp
 def test_the_mp4_grows(tiny_system: VideoSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     lengths = list[int]()
     monkeypatch.setattr(story, "SHOW_EVERY", 2)
-    monkeypatch.setattr(story, "write_mp4", lambda path, frames, fps: lengths.append(len(frames)))
+    monkeypatch.setattr(story, "show_clip", lambda path, frames, fps: lengths.append(len(frames)))
     told(tiny_system, FIFO, tmp_path / "clip.npy").tell(lambda share: None)
     assert lengths == [3, 5, 6]
 
