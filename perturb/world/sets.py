@@ -29,7 +29,8 @@ class GradeStills:
             raise UserError(f"images.as_video={as_video!r}; allowed: single_frame, repeat")
         if grade not in get_args(Grade):
             raise UserError(f"images.grade={grade!r}; allowed: {', '.join(get_args(Grade))}")
-        self.count, self.grade = count, grade
+        self.count = count
+        self.grade: Grade = grade
         self.as_video: Literal["single_frame", "repeat"] = as_video
 
     def __len__(self) -> int:
