@@ -28,7 +28,7 @@ test-runs: venv
 	$(BIN)/python -m pytest tests/browser tests/contract tests/e2e
 
 test-units: venv
-	$(BIN)/python -m pytest tests/parity tests/unit perturb
+	$(BIN)/python -m pytest tests/parity tests/golden tests/unit perturb
 
 lint: venv
 	$(BIN)/ruff check
