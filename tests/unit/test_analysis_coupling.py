@@ -32,7 +32,7 @@ def contrasts(found: Results) -> pd.DataFrame:
 
 
 def one(found: Results, **where: str) -> pd.Series:
-    """The one row in the reading of the primary endpoint with these entries."""
+    """The one row in the leading reading with these entries."""
     wanted = {"unit": "per 100 steps", **where}
     rows = [row for row in contrast_rows(found) if wanted.items() <= row.items()]
     assert len(rows) == 1
@@ -91,7 +91,7 @@ def test_other_families(study: Results) -> None:
     assert (control.contrast, control.kind) == ("lora − random", "")
     # of the two tests of a family in one reading both have p = 1/4: Holm × 2
     assert (repeat.test, repeat.p_holm) == ("sign flip", 0.5)
-    # a LoRA and its control cannot be swapped: t of −.288, .9 of what the primary endpoint is sure of
+    # a LoRA and its control cannot be swapped: t of −.288, .9 of what the leading reading is sure of
     p = 2 * stats.t.sf(0.288 / (0.9 * math.sqrt(8e-4 / 6)), 64 / 38)
     assert (control.test, control.p) == ("t", pytest.approx(p))
 

@@ -319,7 +319,7 @@ def test_markdown_has_tables_and_figures(
     text = output.read_text()
     assert "![curves](study_figures/curves.png)" in text
     assert (tmp_path / "study_figures" / "curves.png").is_file()
-    assert "| **full − partial: spatial** |  |  |  |  |  |  |  |\n| per 100 steps (primary endpoint) | −0.320 |" in text
+    assert "| **full − partial: spatial** |  |  |  |  |  |  |  |\n| per 100 steps (leading reading) | −0.320 |" in text
     assert capsys.readouterr().out.split() == [str(output), str(tmp_path / "study_figures" / "curves.png")]
 
 
@@ -338,7 +338,7 @@ def test_latex_is_a_booktabs_table_and_escaped(folder: Path, tmp_path: Path) -> 
 def test_tables_of_a_study_have_the_numbers_of_its_contrasts(study: Report) -> None:
     contrasts, kept = tables(study)
     assert contrasts.rows[0] == ["full − partial: spatial"]
-    primary = ["per 100 steps (primary endpoint)", "−0.320", "−0.100", "−0.220±0.060", "0.127"]
+    primary = ["per 100 steps (leading reading)", "−0.320", "−0.100", "−0.220±0.060", "0.127"]
     assert contrasts.rows[1] == [*primary, "0.2500", "0.2500", "0.2500"]
     titles = [row[0] for row in contrasts.rows if len(row) == 1]
     assert titles[1:] == [

@@ -1,4 +1,4 @@
-"""What a coupling study compares, with its primary endpoint declared here, and the numbers of all of it.
+"""What a coupling study compares, and the numbers of all of it. Its endpoints are those of `statistics.endpoints`.
 
     DiD = slope_full − slope_partial    of motion quality per 100 steps, under the spatial perturbation
 
@@ -35,7 +35,7 @@ PRIMARY_CONDITION = Condition("spatial", "single_frame")
 SECONDARY = {"parts": ("motion", "text"), "visual": ("visual",)}
 """Family → axes of the measures in it."""
 LEADING = READINGS[0]
-"""The reading of the primary endpoint."""
+"""The slope that the first study declared; descriptive since, as it is decided by the start and the floor."""
 SEED = 0
 """Of the sign flips. Every test draws its own, so that a number does not depend on what else is compared."""
 
@@ -79,7 +79,7 @@ class Row:
 
     @property
     def is_primary(self) -> bool:
-        """Whether this is the one endpoint declared in advance."""
+        """Whether this is the leading reading of full − partial under the spatial perturbation."""
         return self.comparison.family == "primary" and self.reading == LEADING
 
     @property
@@ -120,13 +120,16 @@ class Results:
 
     @staticmethod
     def of(design: Design) -> "Results":
-        """Compute all of it. Raises UserError when the study lacks its primary endpoint."""
+        """Compute all of it. Raises UserError when the study lacks what its endpoints are read on."""
         if PRIMARY_METRIC not in (names := [measure.name for measure in design.measures]):
-            raise UserError(f"No run has the metric {PRIMARY_METRIC}, the primary endpoint; they have {names}.")
+            raise UserError(
+                f"No run has the metric {PRIMARY_METRIC}, which the endpoints are read on; they have {names}."
+            )
         if PRIMARY_CONDITION not in design.conditions(LORA):
             raise UserError(
                 f"No LoRA run is {PRIMARY_CONDITION.group} with images.as_video={PRIMARY_CONDITION.policy}, the "
-                f"primary endpoint; there are {[str(where) for where in design.conditions(LORA)]}. Give those too."
+                f"condition of the endpoints; there are {[str(where) for where in design.conditions(LORA)]}. Give "
+                "those too."
             )
         ratio = {measure.name for measure in design.measures if measure.is_ratio}
         known = {(where, name): design.trajectories(where, name) for where in design.runs for name in names}
@@ -140,7 +143,7 @@ class Results:
 
 
 def comparisons(design: Design) -> Iterator[Comparison]:
-    """What is compared, the primary endpoint first."""
+    """What is compared, the condition of the endpoints first."""
     full, partial = TRAININGS
     for condition in design.conditions(LORA):
         family = "primary" if condition == PRIMARY_CONDITION else "motion"

@@ -60,7 +60,7 @@ def curve_rows(results: Results) -> Iterator[dict[str, Any]]:
 
 
 def contrast_rows(results: Results) -> Iterator[dict[str, Any]]:
-    """contrasts.csv: a row per comparison and reading; the first one is the primary endpoint."""
+    """contrasts.csv: a row per comparison and reading; the first one is the leading reading."""
     for row in results.rows:
         reading, found = row.reading, row.contrast
         yield {
@@ -91,7 +91,7 @@ def bounds(name: str, estimate: Estimate) -> dict[str, float]:
 
 
 def contrast_table(results: Results) -> Table:
-    """Every reading of motion quality under LoRA; of all else, the reading of the primary endpoint alone."""
+    """Every reading of motion quality under LoRA; of all else the leading one alone."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for header in ("first", "second", "first − second", "± prompts", "± seeds", "p", "p Holm"):
@@ -135,8 +135,8 @@ def footnote(results: Results) -> str:
     prompts = len({prompt for prompt, _ in design.clips})
     seeds = {kind: len(design.seeds(where)) for where in design.runs if (kind := where.kind)}
     return (
-        f"Primary endpoint (inverted row): slope of {PRIMARY_METRIC.replace('_', ' ')} per 100 steps, full − partial, "
-        f"under the {PRIMARY_CONDITION} perturbation; below 0: the full model loses more. First and second: full and "
+        f"Leading reading (inverted row, descriptive): slope of {PRIMARY_METRIC.replace('_', ' ')} per 100 steps, full − "
+        f"partial, under the {PRIMARY_CONDITION} perturbation; below 0: the full model loses more. First and second: full and "
         "partial, under “LoRA − its control” LoRA and control. ±: half-width of the 95 % interval over prompts × "
         "LoRA seeds (two-way, Satterthwaite), then over either alone; bold where it excludes 0. No interval covers "
         f"other pairs of models. {FOOTNOTE} Holm within a family and a reading.\n"

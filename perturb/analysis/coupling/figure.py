@@ -143,7 +143,7 @@ def forest_figure(results: Results) -> Figure:
     keys = [
         Line2D([], [], color=style.INK, linewidth=2.4, marker="o", label="95 % over prompts × LoRA seeds"),
         Line2D([], [], color=style.QUIET, linewidth=0.9, marker="|", label="95 % over LoRA seeds"),
-        Line2D([], [], color=style.MOTION, linewidth=2.4, marker="D", label="primary endpoint"),
+        Line2D([], [], color=style.MOTION, linewidth=2.4, marker="D", label="leading reading"),
     ]
     _legend(figure, keys)
     return figure

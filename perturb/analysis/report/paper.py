@@ -112,7 +112,7 @@ def tables(report: Report) -> Iterator[Table]:
 
 
 def _contrasts(rows: Iterable[Row]) -> Iterator[list[str]]:
-    """Every reading of full − partial under LoRA; of the controls that of the primary endpoint alone."""
+    """Every reading of full − partial under LoRA; of the controls the leading one alone."""
     title = ""
     for row in rows:
         family = row.comparison.family
@@ -129,7 +129,7 @@ def _contrast(row: Row) -> list[str]:
     digits = decimals([found.first, found.second])
     seeds = found.difference.over_seeds
     return [
-        f"{row.reading.unit} (primary endpoint)" if row.is_primary else row.reading.unit,
+        f"{row.reading.unit} (leading reading)" if row.is_primary else row.reading.unit,
         *(number(value, digits) for value in (found.first, found.second)),
         cell(found.difference.over_both, digits, sign="+"),
         f"{seeds.half_width:.{digits}f}" if seeds.n > 1 else "–",

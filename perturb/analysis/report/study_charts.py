@@ -198,7 +198,7 @@ def _forest_panel(coupling: Coupling) -> Panel:
     rows = [
         {
             "contrast": contrast_in_words(row.comparison),
-            "role": "primary endpoint" if row.is_primary else "secondary",
+            "role": "leading reading" if row.is_primary else "secondary",
             **bounds(row.contrast.difference.over_both),
             **bounds(row.contrast.difference.over_seeds, "seed "),
             "test": row.contrast.test.name,
@@ -211,7 +211,7 @@ def _forest_panel(coupling: Coupling) -> Panel:
         if row.comparison.metric == PRIMARY_METRIC and row.reading == LEADING
         if row.contrast.difference.over_prompts.n
     ]
-    roles = alt.Scale(domain=["primary endpoint", "secondary"], range=[style.MOTION, style.INK])
+    roles = alt.Scale(domain=["leading reading", "secondary"], range=[style.MOTION, style.INK])
     role = alt.Color("role:N", title=None, scale=roles, legend=alt.Legend(columns=1))
     names = alt.Y(
         "contrast:N",

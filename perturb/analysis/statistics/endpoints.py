@@ -1,4 +1,4 @@
-"""The endpoints of a coupling study, declared here before any pair of twins was trained that they are read on.
+"""The endpoints of a coupling study, declared here before any further pair of twins was trained.
 
     Y[s, p, k]   a measure by LoRA seed s, prompt p and state k, x_k the place of the state; state 0 is unperturbed
 
