@@ -137,9 +137,9 @@ def footnote(results: Results) -> str:
     return (
         f"Leading reading (inverted row, descriptive): slope of {PRIMARY_METRIC.replace('_', ' ')} per 100 steps, "
         f"full − partial, under the {PRIMARY_CONDITION} perturbation; below 0: the full model loses more. First and "
-        "second: full and partial, under “LoRA − its control” LoRA and control. ±: half-width of the 95 % interval over "
-        "prompts × LoRA seeds (two-way, Satterthwaite), then over either alone; bold where it excludes 0. No interval covers "
-        f"other pairs of models. {FOOTNOTE} Holm within a family and a reading.\n"
+        "second: full and partial, under “LoRA − its control” LoRA and control. ±: half-width of the 95 % interval "
+        "over prompts × LoRA seeds (two-way, Satterthwaite), then over either alone; bold where it excludes 0. No "
+        f"interval covers other pairs of models. {FOOTNOTE} Holm within a family and a reading.\n"
         f"Runs: {sum(map(len, design.runs.values()))} (LoRA seeds: {', '.join(f'{n} {k}' for k, n in seeds.items())}). "
         f"Prompts: {prompts}, noises: {len(design.clips) // prompts}. "
         f"Incomplete pairs left out of a contrast: at most {incomplete} of {len(design.clips)}. "
