@@ -41,6 +41,7 @@ def values(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "prompts.txt").write_text("a red star\na blue circle\n")
     changes = ["images=folder", f"images.folder={tmp_path / 'images'}", f"prompts.file={tmp_path / 'prompts.txt'}"]
     changes += ["probe_steps=[0,4]", "fit.batch_size=2", "fit.learning_rate=1e-1", "perturbation.rank=2"]
+    changes += ["own_images=null"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed: Any = OmegaConf.to_container(compose("config", overrides=changes), resolve=True)
     return composed | {"system": {"_target_": "tests.unit.foreign_model.Foreign", "device": "cpu"}}

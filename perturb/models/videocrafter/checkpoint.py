@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from perturb.errors import UserError
 from perturb.models.videocrafter.encoders import fresh_position_ids
-from perturb.models.videocrafter.files import read_weights, weight_files
-from perturb.models.videocrafter.folder import TOKENIZER, flat_shapes, is_folder, read_folder, write_folder
+from perturb.models.videocrafter.files import read_json, read_weights, weight_files
+from perturb.models.videocrafter.folder import SPEC_FILE, TOKENIZER, flat_shapes, is_folder, read_folder, write_folder
 from perturb.models.videocrafter.keymap import EXTRA, Components, to_components
 from perturb.models.videocrafter.keymap.diffusion import SCHEDULE_TABLES, diffusion_buffers
 from perturb.models.videocrafter.skeleton import skeleton
@@ -103,6 +104,39 @@ def load_system(
     )
     system.extra = source.components[EXTRA]
     return system.to(place)
+
+
+def empty_system(
+    checkpoint: str | None,
+    spec: str | None = None,
+    *,
+    device: str | torch.device = "meta",
+    dtype: str = "float32",
+    expect_finite: bool = True,
+    keys: tuple[str, str] = ("system.checkpoint", "+system.spec"),
+) -> VideoSystem:
+    """What `load_system` would load, frozen, with random weights, or none on the meta device; it reads no words.
+
+    Raises UserError where neither the checkpoint nor ``spec`` says what it is; ``keys`` are what they are called there.
+    """
+    del expect_finite
+    if checkpoint is not None and is_folder(folder := resolve(checkpoint)):
+        known = ModelSpec.from_dict(read_json(folder / SPEC_FILE)["spec"])
+    elif spec is not None:
+        known = get_spec(spec)
+    else:
+        given = f"{keys[0]}={checkpoint} is no folder of ours (is it trained yet?); " if checkpoint else ""
+        raise UserError(
+            f"the architecture is unknown: {given}give {keys[0]}, a folder with {SPEC_FILE} (as "
+            f"package:weights/nano/image), or {keys[1]}=t2v_512_v2 or another published name"
+        )
+    parts: dict[str, Any] = skeleton(known, str(device))
+    for module in parts.values():
+        module.requires_grad_(False)
+    parts["unet"].to(DTYPES[dtype])
+    return VideoSystem(
+        **parts, spec=known, tokenizer=lambda prompts: torch.zeros(len(prompts), known.text.tokens, dtype=torch.long)
+    ).to(device)
 
 
 def save_system(
