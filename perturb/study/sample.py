@@ -165,10 +165,11 @@ def sample(
     with progress("sample", total) as advance:
         for state, pending in todo.items():
             perturbation.load(run.adapter(state))
-            for i in pending:
-                for frames, file in zip(generate(generate.batches[i], advance), paths[state][i], strict=True):
-                    show_clip(file, frames, playback_fps)
-                    save_clip(file, frames)  # last: the clip counts as made from here on
+            with perturbation.merged():
+                for i in pending:
+                    for frames, file in zip(generate(generate.batches[i], advance), paths[state][i], strict=True):
+                        show_clip(file, frames, playback_fps)
+                        save_clip(file, frames)  # last: the clip counts as made from here on
             run.mark_done("sample", state)
 
 
