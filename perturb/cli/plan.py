@@ -256,11 +256,16 @@ def _stage_lines(  # noqa: PLR0917
         fresh = _untrained(config, device)
         moved = _parameters(fresh, trained_names(fresh, trained))
         fresh.gradient_checkpointing = on
-        batch, ids = batch_of(fresh, shape, micro, fps), torch.zeros(micro, system.spec.text.tokens, dtype=torch.long)
+        batch = batch_of(fresh, shape, micro, fps)
+        ids = torch.zeros(micro, system.spec.text.tokens, dtype=torch.long, device=device)
         objective = DenoisingObjective(fresh, text_encoder=trained.text_encoder)
-        text, cond = ids.to(device) if trained.text_encoder else batch.cond.text, batch.cond
-        run = lambda: objective(batch.x0, batch.t, batch.noise, text, cond.fps, cond.image)  # noqa: E731
-        return _step(run, moved, device, loop.precision)
+
+        def loss() -> Tensor:
+            if not trained.text_encoder:
+                return fresh.loss(batch)
+            return objective(batch.x0, batch.t, batch.noise, ids, batch.cond.fps)
+
+        return _step(loss, moved, device, loop.precision)
 
     seconds = measured_seconds(device, costs[on].flop * micro, prepare)
     return {
@@ -276,7 +281,9 @@ def _stage_lines(  # noqa: PLR0917
 
 def batch_of(model: VideoModel, shape: Shape, count: int, fps: int) -> Batch:
     """``count`` random latents told nothing, on the model's device."""
-    image = torch.zeros(1, 3, model.sampling.height, model.sampling.width) if model.takes_image else None
+    usual = model.sampling
+    factor = usual.height // model.latent_shape(usual.frames, usual.height, usual.width)[2]
+    image = torch.zeros(1, 3, shape[2] * factor, shape[3] * factor) if model.takes_image else None
     cond = model.conditioning([""] * count, fps, image)
     with torch.device(model.device):
         x0, t = torch.randn(count, *shape), torch.zeros(count, dtype=torch.long)

@@ -99,7 +99,9 @@ class Generator:
         self.model, self.sampler = model, sampler.resolved(model.sampling)
         self.prompts, self.precision = prompts, config.precision
         self.format = ClipFormat.of(config, model)
-        self.sampler.check(model.schedule, self.format.frames)  # here, because fitting comes before the first clip
+        # here, because fitting comes before the first clip
+        self.shape = self.format.latent(model)
+        self.sampler.check(model.schedule, self.format.frames)
         pixels = None if image is None else load_conditioning_image(image, self.format.height, self.format.width)
         model.check_prompts({prompt.id: prompt.text for prompt in prompts})
         self.cond = model.conditioning([prompt.text for prompt in prompts], self.format.fps, pixels)
@@ -114,7 +116,7 @@ class Generator:
         All noise of a clip comes from its prompt id and seed: x_T first, then what the sampler draws.
         """
         generators = [sample_generator("clip", self.prompts[index].id, seed) for index, seed in batch]
-        x_T = draw(self.format.latent(self.model), generators, self.model.device)
+        x_T = draw(self.shape, generators, self.model.device)
         latents = self.sampler(
             self.denoise,
             x_T,
