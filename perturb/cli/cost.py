@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from perturb.diffusion import Conditioning
 from perturb.loop.config import LoopConfig
+from perturb.models.tiling import decode_in_tiles
 from perturb.models.videocrafter.skeleton import skeleton
 from perturb.models.videocrafter.spec import ModelSpec
 from perturb.models.videocrafter.system import VideoSystem
@@ -61,11 +62,12 @@ def sampling_cost(system: VideoSystem, form: ClipFormat) -> Cost:
     return _measured(system.unet, lambda: system.denoise(*inputs(system, form.latent(system.spec))))
 
 
-def decoding_cost(system: VideoSystem, form: ClipFormat) -> Cost:
-    """Decoding one clip; memory is that of the frames that are decoded at a time."""
+def decoding_cost(system: VideoSystem, form: ClipFormat, tile: int | None = None) -> Cost:
+    """Decoding one clip; memory is that of the frames, or tiles of so many latents, that are decoded at a time."""
     c, t, h, w = form.latent(system.spec)
     vae: Any = system.vae
-    frame = _measured(vae, lambda: vae.decode(torch.empty(1, c, h, w, device="meta")))
+    latent = torch.empty(1, c, h, w, device="meta")
+    frame = _measured(vae, lambda: decode_in_tiles(lambda x: vae.decode(x, return_dict=False)[0], latent, tile))
     return Cost(flop=frame.flop * t, largest=frame.largest * DECODED)
 
 

@@ -41,7 +41,7 @@ from perturb.models.videocrafter.system import VideoSystem
 from perturb.progress import span
 from perturb.store.paths import resolve
 from perturb.structured import MISSING_VALUE, build, read
-from perturb.study.sample import ClipFormat
+from perturb.study.sample import ClipFormat, tile_of
 from perturb.study.states import check_probe_steps
 from perturb.training.config import TrainConfig
 from perturb.training.objective import BLOCKS
@@ -66,7 +66,7 @@ def print_plan(values: Mapping[str, Any]) -> None:
     partition = partition_of(config, system)
     perturbation = build("perturbation", config.perturbation)
     form, fit = ClipFormat.of(config.sample, spec), config.fit
-    forward, decode = sampling_cost(system, form), decoding_cost(system, form)
+    forward, decode = sampling_cost(system, form), decoding_cost(system, form, tile_of(config.sample, spec))
     weights = _weight_bytes(config, system)  # before anything is attached
     perturbation.attach(system.unet, partition, config.group, fit.seed)
     described = perturbation.describe()
