@@ -56,6 +56,8 @@ class RunConfig:
     image: str | None = None
     runs_dir: str = "runs"
     threads: int | None = None
+    tracker: str | None = None
+    project: str = "perturb"
     plan: bool = False
 
     def __post_init__(self) -> None:
