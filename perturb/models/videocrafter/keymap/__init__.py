@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+import perturb.models.videocrafter.keymap.names  # noqa: F401 (registers the vocabularies of the UNet)
 from perturb.models.videocrafter.keymap.diffusion import diffusion_buffers
 from perturb.models.videocrafter.keymap.encoders import (
     IMAGE_PREFIX,
