@@ -1,17 +1,20 @@
 """T2V-Turbo's nameless list of LoRA factors: which layer each pair is of, and what it adds."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from perturb.diffusion import Conditioning
 from perturb.errors import UserError
 from perturb.models.names import OFFICIAL, layer_names, listed_factors, vocabularies
 from perturb.models.videocrafter.spec import get_spec
 from perturb.nn import VideoUNet
+from perturb.perturbation import LoraPerturbation
 from tests.golden.golden_fixtures import fixtures, requires_fixtures
-from tests.golden.golden_networks import load
+from tests.golden.golden_networks import load, run
 from tests.parity.fixtures import Fixture
 from tests.parity.models import Ledger
 
@@ -41,18 +44,26 @@ def test_every_pair_of_the_published_list_has_its_layer(golden: Fixture):
 
 
 @pytest.mark.parametrize("golden", fixtures("turbo_lora"), ids=str)
-def test_the_list_merged_by_its_formula(golden: Fixture):
+def test_the_list_merged_by_its_formula(golden: Fixture, tmp_path: Path):
+    """Attached like any adapter, from its file; and added to the weights."""
     ledger, (unet, tensors) = Ledger(golden), given(golden)
-    names = vocabularies(unet)[OFFICIAL]
-    assert [row["module"] for row in golden.meta["lora_order"]] == [
-        name for name, ours in layer_names(names).items() if ours in listed_factors(tensors, unet, "the list")
-    ]
+    names, factors = vocabularies(unet)[OFFICIAL], listed_factors(tensors, unet, "the list")
+    order = [name for name, ours in layer_names(names).items() if ours in factors]
+    assert order == [row["module"] for row in golden.meta["lora_order"]]
+    x, text, t, w = (golden.given(key) for key in ("x", "context", "timesteps", "w"))
+    cond = Conditioning(text, torch.full((len(x),), golden.calls[0]["fps"]), guidance=w)
+    torch.save(tensors, tmp_path / "unet_lora.pt")
+    lora = LoraPerturbation.restore(unet, tmp_path / "unet_lora.pt")
     with torch.no_grad():
-        for ours, (a, b) in listed_factors(tensors, unet, "the list").items():
+        ledger.check("y_injected", run(unet, x, t, cond))
+        lora.detach()
+        for ours, (a, b) in factors.items():
             weight = unet.get_parameter(f"{ours}.weight")
             weight += (b.flatten(1) @ a.flatten(1)).view_as(weight)
+        ledger.check("y_collapsed", run(unet, x, t, cond))
     for key in golden.meta["collapsed_keys"]:
         ledger.check(f"collapsed.{key}", unet.get_parameter(names[key]).detach())
+    ledger.close()
 
 
 def test_a_list_of_another_network_is_refused_by_its_pair():

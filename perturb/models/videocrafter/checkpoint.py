@@ -11,8 +11,8 @@ from torch import nn
 
 from perturb.errors import UserError
 from perturb.models.videocrafter.encoders import fresh_position_ids
-from perturb.models.videocrafter.files import read_weights, weight_files
-from perturb.models.videocrafter.folder import TOKENIZER, flat_shapes, is_folder, read_folder, write_folder
+from perturb.models.videocrafter.files import read_json, read_weights, weight_files
+from perturb.models.videocrafter.folder import SPEC_FILE, TOKENIZER, flat_shapes, is_folder, read_folder, write_folder
 from perturb.models.videocrafter.keymap import EXTRA, Components, to_components
 from perturb.models.videocrafter.keymap.diffusion import SCHEDULE_TABLES, diffusion_buffers
 from perturb.models.videocrafter.skeleton import skeleton
@@ -103,6 +103,12 @@ def load_system(
     )
     system.extra = source.components[EXTRA]
     return system.to(place)
+
+
+def spec_of(model: str) -> ModelSpec:
+    """The architecture of a published model by its name, or of a folder of ours, whose weights are not read."""
+    path = resolve(model)
+    return ModelSpec.from_dict(read_json(path / SPEC_FILE)["spec"]) if is_folder(path) else get_spec(model)
 
 
 def save_system(
