@@ -60,6 +60,7 @@ def study(config: RunConfig, run: RunDir) -> None:
     system = load(config.system)
     partition = partition_of(config, system)
     perturbation, images = build("perturbation", config.perturbation), build("images", config.images)
+    own_images = None if config.own_images is None else build("images", config.own_images)
     check_probe_steps(perturbation, config.probe_steps)
     sampler, metrics = build("sampler", config.sampler), build("metrics", config.metrics)
     prompts = config.prompts.load()
@@ -78,6 +79,7 @@ def study(config: RunConfig, run: RunDir) -> None:
             run=run,
             group=config.group,
             partition=partition,
+            own_images=own_images,
         )
     part()
     if not run.writes:

@@ -32,8 +32,9 @@ class RunConfig:
 
     A group is one of the model's (spatial, temporal, conditioning, image) or of ``partition``; "both" is spatial and
     temporal together. ``probe_steps`` are those of a fit; what is not fitted has states of its own, and None here.
-    ``system, perturbation, images, sampler, metrics`` are
-    the objects that `build` makes.
+    ``own_images`` are stills of what the model was trained on, images like D_I: they say how far D_I is, and when the
+    fit has converged. ``pair`` names the twins that this model is one of. ``system, perturbation, images, own_images,
+    sampler, metrics`` are the objects that `build` makes.
     """
 
     name: str
@@ -49,6 +50,8 @@ class RunConfig:
     fit: FitConfig
     sample: SampleConfig
     partition: PartitionConfig = PartitionConfig()
+    own_images: Target | None = None
+    pair: str | None = None
     image: str | None = None
     runs_dir: str = "runs"
     threads: int | None = None

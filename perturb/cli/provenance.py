@@ -54,7 +54,7 @@ def record(
         experiment=config.name,
         versions={name: _version(name) for name in PACKAGES},
         git=git_revision(),
-        system=system.provenance | {"training": config.training, "device": str(system.device)},
+        system=system.provenance | {"training": config.training, "pair": config.pair, "device": str(system.device)},
         partition=partition.counts(),
         images=shown,
         prompts={prompt.id: prompt.text for prompt in generate.prompts},

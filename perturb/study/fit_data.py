@@ -27,8 +27,9 @@ from perturb.structured import check_range
 class FitConfig:
     """How to fit. None means the model's own default; ``frames`` is used by ``images.as_video=repeat`` only.
 
-    ``seed`` draws the adapter, the order of the images, noise, timesteps and dropout. ``precision`` is that of
-    autocast: the adapter, its optimiser and the loss stay in float32. Raises UserError for values out of range.
+    ``schedule`` is that of the learning rate after its warm-up. ``seed`` draws the adapter, the order of the images,
+    noise, timesteps and dropout. ``precision`` is that of autocast: the adapter, its optimiser and the loss stay in
+    float32. Raises UserError for values out of range.
     """
 
     batch_size: int = 32
@@ -38,6 +39,7 @@ class FitConfig:
     gradient_clip: float = 1.0
     text_dropout: float = 0.1
     precision: Literal["float32", "bfloat16"] = "float32"
+    schedule: Literal["constant", "cosine"] = "constant"
     seed: int = 0
     fps: int | None = None
     frames: int | None = None
@@ -88,7 +90,8 @@ class FitData(Drawn):
     def inputs(self, step: int, places: range, loaded: None = None) -> tuple[Batch]:
         """``places`` of the batch of ``step`` (from 0); every draw comes from a generator of (seed, step, place)."""
         del loaded
-        x0, noise, t, cond = zip(*(self._sample(step, place) for place in places), strict=True)
+        drawn = (self.sample("fit", step, place, self.order[step * self.config.batch_size + place]) for place in places)
+        x0, noise, t, cond = zip(*drawn, strict=True)
         x0, t, noise = (torch.stack(part).to(self.model.device) for part in (x0, t, noise))
         return (Batch(x0, t, noise, Conditioning.concat(cond).to(self.model.device)),)
 
@@ -97,12 +100,11 @@ class FitData(Drawn):
         del gather
         return hashlib.sha256(f"{self.describe()} {self.config} {steps}".encode()).hexdigest()
 
-    def _sample(self, step: int, place: int) -> tuple[Tensor, Tensor, Tensor, Conditioning]:
-        """x0 and noise c t h w, t, and what is told of one sample."""
-        index = self.order[step * self.config.batch_size + place]
+    def sample(self, stream: str, step: int, place: int, index: int) -> tuple[Tensor, Tensor, Tensor, Conditioning]:
+        """x0 and noise c t h w, t, and what is told of image ``index``, drawn from (stream, seed, step, place)."""
         mean, std = self._posterior(index)
         drawn = draw_sample(
-            "fit",
+            stream,
             self.config.seed,
             step,
             place,
