@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from perturb.data.prompts import PromptsConfig
@@ -34,7 +34,7 @@ class RunConfig:
     temporal together. ``probe_steps`` are those of a fit; what is not fitted has states of its own, and None here.
     ``own_images`` are stills of what the model was trained on, images like D_I: they say how far D_I is, and when the
     fit has converged. ``pair`` names the twins that this model is one of. ``system, perturbation, images, own_images,
-    sampler, metrics`` are the objects that `build` makes.
+    sampler, metrics`` are the objects that `build` makes; ``images`` may be None where nothing is fitted.
     """
 
     name: str
@@ -43,11 +43,11 @@ class RunConfig:
     probe_steps: tuple[int, ...] | None
     system: Target
     perturbation: Target
-    images: Target
+    images: Target | None
     sampler: Target
     metrics: Target
     prompts: PromptsConfig
-    fit: FitConfig
+    fit: FitConfig = field(default_factory=FitConfig)
     sample: SampleConfig
     partition: PartitionConfig = PartitionConfig()
     own_images: Target | None = None
@@ -83,6 +83,17 @@ class GenerateConfig:
     adapter_scale: float = 1.0
     output: str = "generated"
     threads: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamesConfig:
+    """Names of a model's tensors by group. ``names``: as the keys of its checkpoint, as ours, or of a vocabulary."""
+
+    system: Target
+    partition: PartitionConfig = PartitionConfig()
+    group: str | None = None
+    names: str = "checkpoint"
+    output: str | None = None
 
 
 def load(system: Target) -> VideoModel:

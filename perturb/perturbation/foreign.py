@@ -78,6 +78,8 @@ def their_names(adapter: Adapter, network: nn.Module, vocabulary: str) -> Adapte
 def our_names(layers: Collection[str], network: nn.Module, source: object) -> dict[str, str]:
     """Their name → ours, in the vocabulary that has most of them. Raises UserError unless it has all."""
     own = {name: name for name, module in network.named_modules() if isinstance(module, LAYERS)}
+    if own.keys() >= set(layers):
+        return own
     books = [own, *map(layer_names, vocabularies(network).values())]
     books += [{KOHYA + theirs.replace(".", "_"): ours for theirs, ours in book.items()} for book in books]
     bare = {layer: _unwrapped(layer) for layer in layers}
@@ -89,16 +91,23 @@ def our_names(layers: Collection[str], network: nn.Module, source: object) -> di
             f"the adapter in {source} was made for another network: {len(unknown)} of its {len(bare)} layers are not "
             f"here, e.g. {', '.join(said)}.{text}"
         )
-    return {layer: book[name] for layer, name in bare.items()}
+    found = {layer: book[name] for layer, name in bare.items()}
+    if len(set(found.values())) < len(found):
+        raise UserError(
+            f"the adapter in {source} has one layer under two names, among {', '.join(sorted(found)[:SHOWN])}"
+        )
+    return found
 
 
 def _read(network: nn.Module, path: Path) -> Adapter:
     if path.name == files.WEIGHTS and (path.parent / SETTINGS).is_file():
         path = path.parent
-    if path.is_dir():
-        inside = path / DIFFUSERS_FILE
-        adapter = _of_file(inside) if inside.is_file() else files.read(path)
-    elif path.suffix == ".safetensors" or not path.is_file():
+    inside = path / DIFFUSERS_FILE
+    if inside.is_file():
+        adapter = _of_file(inside)
+    elif not path.is_file():
+        adapter = files.read(path)
+    elif path.suffix == ".safetensors":
         adapter = _of_file(path)
     else:
         held = load_torch(path)

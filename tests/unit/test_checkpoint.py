@@ -72,6 +72,7 @@ def test_every_tensor_of_the_file_arrives_and_the_hash_is_recorded(tmp_path: Pat
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "format": "official",
         "spec": "tiny_i2v",
+        "prefix": "model.diffusion_model.",
     }
     q, _, v = state[TEXT].chunk(3)
     layer = system.text_encoder.state_dict()

@@ -279,7 +279,7 @@ def test_out_to_diffusers_and_peft_and_back_bit_for_bit(
         convert(ours, tmp_path / "official", "--to", "peft", "--names", "official"),
         convert(tmp_path / "diffusers", tmp_path / "back", "--to", "peft"),
     }
-    assert "diffusers, 148 layers" in capsys.readouterr().out
+    assert "diffusers, 245 layers" in capsys.readouterr().out
     for path in out:
         found = foreign.read(unet, path)
         assert (found.alphas, found.rslora) == (wanted.alphas, False)

@@ -15,6 +15,7 @@ from perturb.models.videocrafter.files import read_json, read_weights, weight_fi
 from perturb.models.videocrafter.folder import SPEC_FILE, TOKENIZER, flat_shapes, is_folder, read_folder, write_folder
 from perturb.models.videocrafter.keymap import EXTRA, Components, to_components
 from perturb.models.videocrafter.keymap.diffusion import SCHEDULE_TABLES, diffusion_buffers
+from perturb.models.videocrafter.keymap.unet import UNET_PREFIX
 from perturb.models.videocrafter.skeleton import skeleton
 from perturb.models.videocrafter.spec import SPECS, ModelSpec, get_spec
 from perturb.models.videocrafter.strict import check_official, differences, nearest, recognise, shapes_of
@@ -81,7 +82,8 @@ def load_system(
 
     ``spec`` as in ``open_checkpoint``. ``dtype`` is what the UNet computes in (float32, float16, bfloat16), the other
     parts are float32; on the CPU, weights that already have their dtype stay memory-mapped and cost no memory of their
-    own. ``expect_finite=False`` accepts NaN and infinite weights. ``provenance`` gets path, SHA-256, format and spec.
+    own. ``expect_finite=False`` accepts NaN and infinite weights. ``provenance`` gets path, SHA-256, format, spec and
+    the prefix of the UNet's keys in the file.
     """
     if dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
@@ -99,6 +101,7 @@ def load_system(
             "sha256": source.sha256(),
             "format": source.format,
             "spec": source.spec.name,
+            "prefix": UNET_PREFIX if source.format == "official" else "",
         },
     )
     system.extra = source.components[EXTRA]
