@@ -67,10 +67,9 @@ def convert_adapter(
     ``spec`` is a published model or a folder of ours. ``names`` of the layers for peft: official, diffusers, or None:
     ours. Raises ``UserError`` for what is no adapter of that model, and where a layer has no such name.
     """
-    import torch
-
     from perturb.models.names import DIFFUSERS
-    from perturb.models.videocrafter.checkpoint import spec_of
+    from perturb.models.videocrafter.checkpoint import empty_system
+    from perturb.models.videocrafter.folder import is_folder
     from perturb.perturbation import foreign
     from perturb.store.paths import resolve
 
@@ -79,8 +78,11 @@ def convert_adapter(
     target = resolve(target)
     if target.exists() and not force:
         raise UserError(f"{target} exists; give another path, or --force to overwrite it")
-    with torch.device("meta"):
-        network = spec_of(spec).build_unet()
+    network = (
+        empty_system(spec, keys=("--spec", "--spec")).unet
+        if is_folder(resolve(spec))
+        else empty_system(None, spec).unet
+    )
     adapter = foreign.read(network, resolve(source))
     names = DIFFUSERS if to == "diffusers" else names
     shown = adapter if names is None else foreign.their_names(adapter, network, names)

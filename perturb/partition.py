@@ -11,6 +11,9 @@ from perturb.store.paths import resolve
 from perturb.store.rundir import write_atomic
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from perturb.cli.config import NamesConfig
     from perturb.models.base import VideoModel
     from perturb.models.partition import Partition
 
@@ -19,19 +22,20 @@ if TYPE_CHECKING:
 
 def partition(values: dict[str, Any]) -> None:
     """Print counts of every group, or the names in one; with ``output`` write a list for other code."""
-    check_paths(values)
-
-    from perturb.cli.config import NamesConfig, load
+    from perturb.cli.config import NamesConfig, empty
     from perturb.models.partition import Partition
-    from perturb.structured import read
+    from perturb.structured import MISSING_VALUE, read
 
     config = read(NamesConfig, {key: values[key] for key in ("system", "partition", "group", "names", "output")})
-    system = load(config.system)
+    known = config.system.get("checkpoint", MISSING_VALUE) != MISSING_VALUE
+    if known or config.group or config.output:  # counts alone need no file
+        check_paths(values)
+    system = empty(config.system, "meta")
     groups = config.partition.groups
     found = system.partition() if groups is None else Partition.named(system.network, groups)
-    names = _names(system, config.names)
     if config.group is not None:
         found.names(config.group)  # raises for a group that there is not
+    names = _names(config, system) if known else {}
     chosen = tuple(found.groups) if config.group is None else (config.group,)
     lists = {group: [names.get(name, name) for name in found.names(group)] for group in chosen}
     if config.output is not None:
@@ -44,20 +48,32 @@ def partition(values: dict[str, Any]) -> None:
         print(_table(found, lists))
 
 
-def _names(system: VideoModel, wanted: str) -> dict[str, str]:
-    """Our parameter → its name as ``wanted``; those that have none there keep ours."""
-    from perturb.models.names import vocabularies
+def _names(config: NamesConfig, system: VideoModel) -> dict[str, str]:
+    """Our parameter → its name as asked for; those that have none there keep ours."""
+    from perturb.models.names import names_in, vocabularies
 
     books = vocabularies(system.network)
-    if wanted == "ours":
+    if config.names == "ours":
         return {}
-    if wanted == "checkpoint":
-        prefix = str(system.provenance.get("prefix", ""))
-        book = books.get(str(system.provenance.get("format")), {})
-        return {ours: prefix + theirs for theirs, ours in book.items()}
-    if wanted not in books:
-        raise UserError(f"names is {wanted!r}; allowed for this model: {', '.join(('checkpoint', 'ours', *books))}")
-    return {ours: theirs for theirs, ours in books[wanted].items()}
+    if config.names == "checkpoint":
+        originals = _keys(resolve(config.system["checkpoint"]))
+        return {ours: originals[key] for ours, key in names_in(originals, system.network).items()}
+    if config.names not in books:
+        allowed = ", ".join(("checkpoint", "ours", *books))
+        raise UserError(f"names is {config.names!r}; allowed for this model: {allowed}")
+    return {ours: theirs for theirs, ours in books[config.names].items()}
+
+
+def _keys(checkpoint: Path) -> dict[str, str]:
+    """Key as a published class has it → key in the file. Of a folder of parts, as ours and diffusers' are: the UNet's."""
+    from perturb.models.videocrafter.files import read_weights
+    from perturb.models.videocrafter.folder import is_folder, read_folder
+    from perturb.models.videocrafter.keymap import renamed
+
+    if is_folder(checkpoint):
+        return {key: key for key in read_folder(checkpoint)[1]["unet"]}
+    part = checkpoint / "unet"
+    return renamed({key: key for key in read_weights(part if part.is_dir() else checkpoint)})
 
 
 def _written(suffix: str, lists: dict[str, list[str]]) -> str:

@@ -7,7 +7,7 @@ are translated through it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import Tensor, nn
 
@@ -34,6 +34,25 @@ def layer_names(names: dict[str, str]) -> dict[str, str]:
     """Of a vocabulary of parameters that of layers: what has a weight, without ``.weight``."""
     ends = ".weight"
     return {theirs.removesuffix(ends): ours.removesuffix(ends) for theirs, ours in names.items() if ours.endswith(ends)}
+
+
+def names_in(keys: Collection[str], network: nn.Module) -> dict[str, str]:
+    """Our name → key of every parameter in a file with these ``keys``, whatever stands before all of them.
+
+    In our own names or in those of a vocabulary. Raises UserError where none has all parameters in the file.
+    """
+    own, known = {name: name for name, _ in network.named_parameters()}, set(keys)
+    for book in (own, *vocabularies(network).values()):
+        if own.keys() - set(book.values()):
+            continue
+        first = next(iter(book))
+        for prefix in sorted(key.removesuffix(first) for key in known if key.endswith(first)):
+            if all(prefix + theirs in known for theirs in book):
+                return {ours: prefix + theirs for theirs, ours in book.items()}
+    raise UserError(
+        f"the checkpoint has {len(known)} keys, which no known names of this network's parameters fit: choose names=ours, "
+        f"{', '.join(f'names={name}' for name in vocabularies(network))}"
+    )
 
 
 def listed_factors(tensors: object, network: nn.Module, source: object) -> Factors:

@@ -17,7 +17,8 @@ from perturb.models.videocrafter.checkpoint import load_system, open_checkpoint
 from perturb.models.videocrafter.files import write_safetensors
 from perturb.models.videocrafter.keymap import expected_keys
 from perturb.models.videocrafter.keymap.diffusion import diffusion_buffers
-from perturb.models.videocrafter.spec import SPECS, ImageSpec, ModelSpec, ResamplerSpec
+from perturb.models.videocrafter.published import SPECS
+from perturb.models.videocrafter.spec import ImageSpec, ModelSpec, ResamplerSpec
 from perturb.models.videocrafter.system import VideoSystem, build_system
 
 UNET = "model.diffusion_model."
@@ -72,7 +73,6 @@ def test_every_tensor_of_the_file_arrives_and_the_hash_is_recorded(tmp_path: Pat
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "format": "official",
         "spec": "tiny_i2v",
-        "prefix": "model.diffusion_model.",
     }
     q, _, v = state[TEXT].chunk(3)
     layer = system.text_encoder.state_dict()

@@ -45,7 +45,7 @@ def merged(network: nn.Module, path: Path) -> dict[str, Tensor]:
 
 def plain(lora: LoraPerturbation, network: nn.Module) -> dict[str, Tensor]:
     """θ + Δ of what is attached."""
-    return lora.merged(network).state_dict()
+    return lora.merged_copy(network).state_dict()
 
 
 def close(mine: Tensor, theirs: Tensor) -> None:
