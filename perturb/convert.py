@@ -78,11 +78,7 @@ def convert_adapter(
     target = resolve(target)
     if target.exists() and not force:
         raise UserError(f"{target} exists; give another path, or --force to overwrite it")
-    network = (
-        empty_system(spec, keys=("--spec", "--spec")).unet
-        if is_folder(resolve(spec))
-        else empty_system(None, spec).unet
-    )
+    network = (empty_system(spec) if is_folder(resolve(spec)) else empty_system(None, spec)).unet
     adapter = foreign.read(network, resolve(source))
     names = DIFFUSERS if to == "diffusers" else names
     shown = adapter if names is None else foreign.their_names(adapter, network, names)

@@ -65,7 +65,7 @@ def _names(config: NamesConfig, system: VideoModel) -> dict[str, str]:
 
 
 def _keys(checkpoint: Path) -> dict[str, str]:
-    """Key as a published class has it → key in the file. Of a folder of parts, as ours and diffusers' are: the UNet's."""
+    """Key as a published class has it → key in the file; of a folder of parts, ours or diffusers', the UNet's."""
     from perturb.models.videocrafter.files import read_weights
     from perturb.models.videocrafter.folder import is_folder, read_folder
     from perturb.models.videocrafter.keymap import renamed

@@ -49,9 +49,9 @@ def names_in(keys: Collection[str], network: nn.Module) -> dict[str, str]:
         for prefix in sorted(key.removesuffix(first) for key in known if key.endswith(first)):
             if all(prefix + theirs in known for theirs in book):
                 return {ours: prefix + theirs for theirs, ours in book.items()}
+    others = ", ".join(f"names={name}" for name in ("ours", *vocabularies(network)))
     raise UserError(
-        f"the checkpoint has {len(known)} keys, which no known names of this network's parameters fit: choose names=ours, "
-        f"{', '.join(f'names={name}' for name in vocabularies(network))}"
+        f"the checkpoint has {len(known)} keys, in which no known names of this network fit: choose {others}"
     )
 
 

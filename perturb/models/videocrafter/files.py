@@ -20,6 +20,8 @@ from perturb.store.torch_files import ALLOWED, load_torch
 
 INDEX = "model.safetensors.index.json"
 WRAPPERS = ("_forward_module.", "_orig_mod.", "module.")  # DeepSpeed, torch.compile, DistributedDataParallel
+NOT_WEIGHTS = ("animatediff_config",)
+"""Settings that some files keep among their tensors."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -189,6 +191,7 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{path} holds {_describe(content)}, not a state dict")
+    content = {key: value for key, value in content.items() if key not in NOT_WEIGHTS}
     alien = [str(key) for key, value in content.items() if not isinstance(value, Tensor) or not isinstance(key, str)]
     if alien:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The vocabularies of our UNet: VideoCrafter's keys in the order of its modules, and those of diffusers."""
+"""The vocabularies of our UNet: the keys of VideoCrafter in the order of its modules, of AnimateDiff, of diffusers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,42 @@ REGISTERED = (
     *("to_q", "to_k", "to_v", "to_out", "relative_position_k", "relative_position_v", "to_k_ip", "to_v_ip"),
 )
 
+MOTION = ".motion_modules."
+PUBLISHED = (
+    (".temporal_transformer.", "."),
+    (".attention_blocks.0.", ".attn1."),
+    (".attention_blocks.1.", ".attn2."),
+    (".norms.0.", ".norm1."),
+    (".norms.1.", ".norm2."),
+    (".ff_norm.", ".norm3."),
+)
+"""Of a motion module, AnimateDiff's → diffusers', whose names inside a transformer are those of VideoCrafter."""
+
 
 @vocabularies.register
 def _(network: VideoUNet) -> dict[str, dict[str, str]]:
+    if network.motion_length is not None:
+        diffusers = diffusers_keys(network)
+        return {OFFICIAL: {_as_published(key): ours for key, ours in diffusers.items()}, DIFFUSERS: diffusers}
     official = {key.removeprefix(UNET_PREFIX): ours for key, ours in unet_keys(network).items()}
     ordered = {key: official[key] for key in sorted(official, key=_place)}
     return {OFFICIAL: ordered, DIFFUSERS: diffusers_keys(network)}
+
+
+def _as_published(key: str) -> str:
+    """AnimateDiff's name of diffusers'.
+
+    >>> _as_published("mid_block.motion_modules.0.transformer_blocks.0.norm2.bias")
+    'mid_block.motion_modules.0.temporal_transformer.transformer_blocks.0.norms.1.bias'
+    """
+    before, motion, inside = key.partition(MOTION)
+    if not motion:
+        return key
+    index, _, rest = inside.partition(".")
+    rest = f".temporal_transformer.{rest}"
+    for published, theirs in PUBLISHED[1:]:
+        rest = rest.replace(theirs, published)
+    return before + motion + index + rest
 
 
 def _place(key: str) -> list[tuple[int, str]]:

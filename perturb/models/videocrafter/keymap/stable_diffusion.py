@@ -76,7 +76,7 @@ def ldm_unet(spec: UNetSpec) -> dict[str, str]:
 
 def ldm_renamed(spec: UNetSpec) -> dict[str, str]:
     """LDM key → VideoCrafter key (both with prefix), where the two differ: 14 in the published size."""
-    blocks = {f"{UNET_PREFIX}{old}.": f"{UNET_PREFIX}{new}." for old, new in _moved_blocks(_meta(spec)).items()}
+    blocks = {f"{UNET_PREFIX}{old}.": f"{UNET_PREFIX}{new}." for old, new in _moved_blocks(meta_unet(spec)).items()}
     return {
         new + official.removeprefix(old): official
         for official in _shared(spec)
@@ -101,14 +101,15 @@ def ldm_unused(keys: Iterable[str], spec: ModelSpec) -> dict[str, tuple[str, ...
 def diffusers_unet(spec: UNetSpec) -> dict[str, str]:
     """Key in diffusers' ``UNet2DConditionModel`` → parameter in ``VideoUNet``, for all that an image network has."""
     shared = set(_shared(spec).values())
-    return {key: ours for key, ours in diffusers_keys(_meta(spec)).items() if ours in shared}
+    return {key: ours for key, ours in diffusers_keys(meta_unet(spec)).items() if ours in shared}
 
 
 def diffusers_keys(unet: VideoUNet) -> dict[str, str]:
-    """Key in diffusers' ``UNet3DConditionModel`` → parameter in ``VideoUNet``, for all that has one there.
+    """Key in diffusers → parameter in ``VideoUNet``, for all that has one there.
 
-    Its transformer behind the first convolution has linear projections where ours has convolutions of width 1. What it
-    lacks: the embeddings of fps and guidance, image attention.
+    As in ``UNet3DConditionModel``, or with AnimateDiff's motion modules in ``UNetMotionModel``. In the former the
+    transformer behind the first convolution has linear projections, where ours has convolutions of width 1. What both
+    lack: the embeddings of fps and guidance, image attention.
     """
     modules = dict(ENDS)
     if unet.init_attention is not None:
@@ -143,11 +144,9 @@ def diffusers_text(keys: Iterable[str]) -> tuple[dict[str, str], tuple[str, ...]
 def diffusers_settings(spec: ModelSpec) -> dict[str, dict[str, tuple[Any, Any]]]:
     """Config file → setting → (as our networks compute it, diffusers' default): what no shape of a tensor tells."""
     unet, schedule = spec.unet, spec.schedule
-    # diffusers' attention_head_dim is the number of heads at each level
-    heads = [unet.model_channels * mult // unet.num_head_channels for mult in unet.channel_mult]
     return {
         "unet/config.json": {
-            "attention_head_dim": (heads, 8),
+            "attention_head_dim": (list(unet.heads), 8),  # which diffusers calls what is the number of heads
             "norm_num_groups": (unet.norm_groups, 32),
             "norm_eps": (1e-5, 1e-5),
             "act_fn": ("silu", "silu"),
@@ -160,7 +159,7 @@ def diffusers_settings(spec: ModelSpec) -> dict[str, dict[str, tuple[Any, Any]]]
             "scaling_factor": (spec.vae.scale_factor, 0.18215),
         },
         "text_encoder/config.json": {
-            "hidden_act": ("gelu", "quick_gelu"),
+            "hidden_act": (spec.text.activation, "quick_gelu"),
             "num_attention_heads": (spec.text.heads, 8),
             "layer_norm_eps": (1e-5, 1e-5),
         },
@@ -174,7 +173,9 @@ def diffusers_settings(spec: ModelSpec) -> dict[str, dict[str, tuple[Any, Any]]]
     }
 
 
-def _meta(spec: UNetSpec) -> VideoUNet:
+@functools.lru_cache(maxsize=8)
+def meta_unet(spec: UNetSpec) -> VideoUNet:
+    """The network without memory for its weights, to be read only: everybody gets the same one."""
     with torch.device("meta"):
         return VideoUNet(**asdict(spec))
 
@@ -182,7 +183,7 @@ def _meta(spec: UNetSpec) -> VideoUNet:
 @functools.lru_cache(maxsize=8)
 def _shared(spec: UNetSpec) -> Mapping[str, str]:
     """VideoCrafter's key → our parameter, for all that an image network has too."""
-    absent = {name for names in without_counterpart(_meta(spec)).values() for name in names}
+    absent = {name for names in without_counterpart(meta_unet(spec)).values() for name in names}
     return {official: ours for official, ours in unet_official_to_ours(spec).items() if ours not in absent}
 
 
@@ -215,12 +216,14 @@ def _level(ours: str, theirs: str, level: Level, resample: str) -> dict[str, str
 
 
 def _stage(ours: str, theirs: str, index: int, stage: Stage) -> dict[str, str]:
-    """A residual block and its temporal convolution; where the resolution attends, both transformers."""
+    """A residual block and its temporal convolution, and the transformers that there are."""
     modules = _pairs(f"{ours}.resblock", f"{theirs}.resnets.{index}", RESBLOCK)
     modules |= _pairs(f"{ours}.resblock.temporal", f"{theirs}.temp_convs.{index}", TEMPORAL_CONV)
-    if stage.spatial is not None and stage.temporal is not None:
+    if stage.spatial is not None:
         modules |= _transformer(f"{ours}.spatial", f"{theirs}.attentions.{index}", stage.spatial, SPATIAL_BLOCK)
-        modules |= _transformer(f"{ours}.temporal", f"{theirs}.temp_attentions.{index}", stage.temporal, TEMPORAL_BLOCK)
+    if stage.temporal is not None:
+        place = f"{theirs}.{'motion_modules' if stage.temporal.positions else 'temp_attentions'}.{index}"
+        modules |= _transformer(f"{ours}.temporal", place, stage.temporal, TEMPORAL_BLOCK)
     return modules
 
 
