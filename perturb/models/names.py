@@ -51,7 +51,7 @@ def names_in(keys: Collection[str], network: nn.Module) -> dict[str, str]:
                 return {ours: prefix + theirs for theirs, ours in book.items()}
     others = ", ".join(f"names={name}" for name in ("ours", *vocabularies(network)))
     raise UserError(
-        f"the checkpoint has {len(known)} keys, in which no known names of this network fit: choose {others}"
+        f"the checkpoint has {len(known)} keys, and no known names of this network are among them: {others}"
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from perturb.diffusion import Conditioning
 from perturb.errors import UserError
 from perturb.models.names import OFFICIAL, layer_names, listed_factors, vocabularies
-from perturb.models.videocrafter.spec import get_spec
+from perturb.models.videocrafter.published import get_spec
 from perturb.nn import VideoUNet
 from perturb.perturbation import LoraPerturbation
 from tests.golden.golden_fixtures import fixtures, requires_fixtures
