@@ -39,14 +39,14 @@ def test_compare_samples_scores_and_ranks(
     assert "Adapters on the full model, by motion kept and look gained" in outcome.log
     (path,) = (tmp_path / "runs").glob("compare/*")
     run = RunDir(path)
-    assert [state.label for state in run.states()] == ["none", "late", "same.safetensors"]
+    assert [state.label for state in run.states()] == ["none", "late", "same"]
     first, same = (np.load(run.clip(state.id, "p001", 0)) for state in run.states()[1:])
     assert np.array_equal(first, same)  # one adapter in two formats
     assert np.abs(first.astype(int) - np.load(finished.clip(step_id(4), "p001", 0)).astype(int)).max() <= 1
     manifest = run.manifest()
     assert manifest.images == {}
     touched = manifest.perturbation["touched"]
-    assert touched["late"] == touched["same.safetensors"]
+    assert touched["late"] == touched["same"]
     assert touched["late"].keys() == {"spatial"}
     page = (path / "report.html").read_text()
     assert "<h2>Ranking</h2>" in page

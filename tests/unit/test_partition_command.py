@@ -9,6 +9,7 @@ from checkpoint_files import as_published, official, random_state
 
 from perturb.errors import UserError
 from perturb.models.videocrafter.checkpoint import save_system
+from perturb.models.videocrafter.published import SPECS
 from perturb.models.videocrafter.spec import ModelSpec
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.partition import partition
@@ -16,17 +17,20 @@ from perturb.partition import partition
 PREFIX = "model.diffusion_model."
 
 
-def asked(checkpoint: Path, spec: ModelSpec | None = None, **changes: Any) -> dict[str, Any]:
+def asked(checkpoint: Path, spec: str | None = None, **changes: Any) -> dict[str, Any]:
     system = {"_target_": "perturb.models.videocrafter.checkpoint.load_system", "checkpoint": str(checkpoint)}
     values = {"system": system | ({"spec": spec} if spec else {}), "partition": {"groups": None}}
     return values | {"group": None, "names": "checkpoint", "output": None} | changes
 
 
-def test_an_official_file_has_its_own_keys(tmp_path: Path, tiny_spec: ModelSpec, capsys: pytest.CaptureFixture[str]):
+def test_an_official_file_has_its_own_keys(
+    tmp_path: Path, tiny_spec: ModelSpec, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     spec = as_published(tiny_spec)
+    monkeypatch.setitem(SPECS, spec.name, spec)
     state = random_state(spec)
     path = official(tmp_path / "model.ckpt", state)
-    partition(asked(path, spec, output=str(tmp_path / "groups.json")))
+    partition(asked(path, spec.name, output=str(tmp_path / "groups.json")))
     lists = json.loads((tmp_path / "groups.json").read_text())
     keys = [key for group in lists.values() for key in group]
     assert len(keys) == len(set(keys))
@@ -36,12 +40,12 @@ def test_an_official_file_has_its_own_keys(tmp_path: Path, tiny_spec: ModelSpec,
     assert {key.split(".")[2] for key in lists["conditioning"]} == {"time_embed", "fps_embedding"}
     assert lists["image"] == []
     capsys.readouterr()
-    partition(asked(path, spec, group="conditioning", names="diffusers"))
+    partition(asked(path, spec.name, group="conditioning", names="diffusers"))
     assert capsys.readouterr().out.splitlines()[:2] == [
         "time_embedding.linear_1.weight",
         "time_embedding.linear_1.bias",
     ]
-    partition(asked(path, spec, group="conditioning", output=str(tmp_path / "c.txt")))
+    partition(asked(path, spec.name, group="conditioning", output=str(tmp_path / "c.txt")))
     assert (tmp_path / "c.txt").read_text().splitlines() == lists["conditioning"]
 
 

@@ -5,7 +5,8 @@
     front  1: no other adapter is ahead on both; 2: none of those left; …
 
 Both are paired with the untouched model by prompt and noise; noises of a prompt are averaged first. The visual
-measures are those of single clips that say which direction is better. L counts and does not weigh: measures have
+measures are those that judge the look as a whole (`JUDGES`) where any was measured, else all of single clips that say
+which direction is better. L counts and does not weigh: measures have
 different units, and how far each moved stands in the table of the run. Source: probability of improvement, Agarwal et
 al. 2021 (arXiv 2108.13264). Axes: s LoRA seed, p prompt, k state, m trajectory.
 """
@@ -28,6 +29,7 @@ from perturb.analysis.statistics.crossed import student_p
 from perturb.analysis.statistics.estimates import Estimate
 from perturb.analysis.statistics.resampling import without_dust
 
+JUDGES = ("aesthetic", "imaging_quality", "dover_aesthetic", "dover_technical")
 LEVEL = 0.05
 """Of a difference in motion kept, by Student's t over prompts, Holm over all pairs of adapters."""
 NOTHING = Estimate(np.nan, np.nan, 0)
@@ -194,6 +196,7 @@ def _look(model: Replicates) -> tuple[Floats | None, tuple[str, ...]]:
         if measure.axis == "visual" and measure.direction in ("up", "down") and values.complete.all():
             better = dataclasses.replace(values, values=_wins(values.values, measure))
             wins[measure.name] = better.by_prompt(values.complete)[:, :, 1:]
+    wins = {name: each for name, each in wins.items() if name in JUDGES} or wins
     return (np.mean(list(wins.values()), axis=0) if wins else None), tuple(wins)
 
 

@@ -45,7 +45,7 @@ def of_ranking(ranking: Ranking, result: Result) -> Verdict:
         *([ranking.reason] if ranking.reason else ()),
         *absent((result,)),
     )
-    return Verdict(_headline(ranking), tuple(_sentences(ranking)), figures, cautions)
+    return Verdict(_unbroken(_headline(ranking)), tuple(_sentences(ranking)), figures, cautions)
 
 
 def leading_panel(ranking: Ranking) -> Panel:
@@ -124,17 +124,19 @@ def _places(estimate: Estimate, even: float, low: float, high: float) -> dict[st
 
 
 def _headline(ranking: Ranking) -> str:
-    keeper, looker = ranking.keeper, ranking.looker
+    keeper, looker, count = ranking.keeper, ranking.looker, len(ranking.standings)
     kept, look = in_percent(keeper.kept), in_percent(looker.look)
-    if len(ranking.standings) == 1:
+    if count == 1:
         return f"{keeper.adapter} keeps {kept} of the motion and looks better in {look} of comparisons."
     if not keeper.kept.n:
         return f"{looker.adapter} looks better most often, in {look} of comparisons; motion kept is not known."
     if keeper == looker:
         return f"{keeper.adapter} is first on both counts: it keeps {kept} of the motion and looks better in {look}."
+    if not looker.look.low > UNTOUCHED:
+        return f"{keeper.adapter} keeps most motion ({kept}); none of {count} adapters surely looks better."
     return (
         f"{keeper.adapter} keeps most motion ({kept}), {looker.adapter} looks better most often ({look}): none of "
-        f"{len(ranking.standings)} adapters is first on both counts."
+        f"{count} adapters is first on both counts."
     )
 
 
@@ -147,6 +149,11 @@ def _sentences(ranking: Ranking) -> Iterator[str]:
     lost = [each.adapter for each in ranking.standings if each.kept.n and each.kept.high < 1]
     if lost:
         yield f"Motion is lost beyond the 95 % interval by {', '.join(lost)}."
+
+
+def _unbroken(text: str) -> str:
+    """With no line ending inside ``93 ± 4 %``."""
+    return text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}").replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _between(estimate: Estimate) -> str:
