@@ -8,11 +8,13 @@ from perturb.store.paths import conf_dir
 
 COMMANDS = {
     "run": "one perturbation study, from configuration to report",
+    "compare": "adapters side by side, ranked by motion kept and look gained",
     "sample": "clips from prompts, longer or between frames too, with or without an adapter",
     "score": "a folder of clips, or finished runs again",
     "report": "a page about runs; a page for a blind test",
     "train": "train a model, or fine-tune one",
-    "convert": "checkpoints from one format into another",
+    "convert": "checkpoints from one format into another, adapters for other libraries",
+    "partition": "which tensors of a model are space, time, conditioning, image",
     "verify": "whether two finished trainings are twins",
     "metrics": "which metrics there are, and what each lacks",
     "world": "export clips of the embedded world",
@@ -21,6 +23,7 @@ COMMANDS = {
     "analysis.finetuning": "what fine-tuning did to motion",
     "analysis.landscape": "motion over both perturbations at once",
     "analysis.layers": "which parts of the network the loss sits in",
+    "analysis.adapters": "given adapters by motion kept and look gained",
     "analysis.matched": "motion at equal visual change",
     "analysis.votes": "the votes of a blind test",
     "analysis.crosstalk": "which metric answers to which distortion",

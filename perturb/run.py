@@ -62,14 +62,16 @@ def study(config: RunConfig, run: RunDir) -> None:
 
     system = load(config.system)
     partition = partition_of(config, system)
-    perturbation, images = build("perturbation", config.perturbation), build("images", config.images)
-    own_images = None if config.own_images is None else build("images", config.own_images)
+    perturbation = build("perturbation", config.perturbation)
+    images, own_images = (
+        None if each is None else build("images", each) for each in (config.images, config.own_images)
+    )
     check_probe_steps(perturbation, config.probe_steps)
     sampler, metrics = build("sampler", config.sampler), build("metrics", config.metrics)
     prompts = config.prompts.load()
     generate = Generator(system, sampler, prompts, config.sample, image=config.image)
     record(run, config, system=system, partition=partition, images=images, generate=generate, metrics=metrics)
-    if (skipped := images.describe()["skipped"]) and run.writes:
+    if images is not None and (skipped := images.describe()["skipped"]) and run.writes:
         print(f"{len(skipped)} damaged images are left out: {', '.join(skipped[:5])}", file=sys.stderr)
 
     with run.stage("fit"):

@@ -33,9 +33,10 @@ WANTED = {
     "runs/<experiment>/<run id>",
     "perturbation.spatial": "the finished run whose Δ_S a landscape takes, or leave it out to fit one",
     "perturbation.temporal": "the finished run whose Δ_T a landscape takes, or leave it out to fit one",
-    "perturbation.adapters": "a list of folders in peft's format, or of <run>/adapters/<state>",
+    "perturbation.adapters": "a list of folders in peft's format or of <run>/adapters/<state>, or of others' files",
     "perturbation.checkpoint": "the output folder of a finished python -m perturb.train",
     "image": "the image that conditions the clips",
+    "adapters": "a list of adapters to compare: folders of peft or of <run>/adapters/<state>, or files, A,B",
     "adapter": "the folder of a saved adapter",
 }
 """Paths that users give, and what to give."""

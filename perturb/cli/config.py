@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ class RunConfig:
     temporal together. ``probe_steps`` are those of a fit; what is not fitted has states of its own, and None here.
     ``own_images`` are stills of what the model was trained on, images like D_I: they say how far D_I is, and when the
     fit has converged. ``pair`` names the twins that this model is one of. ``system, perturbation, images, own_images,
-    sampler, metrics`` are the objects that `build` makes.
+    sampler, metrics`` are the objects that `build` makes; ``images`` may be None where nothing is fitted.
     """
 
     name: str
@@ -44,11 +44,11 @@ class RunConfig:
     probe_steps: tuple[int, ...] | None
     system: Target
     perturbation: Target
-    images: Target
+    images: Target | None
     sampler: Target
     metrics: Target
     prompts: PromptsConfig
-    fit: FitConfig
+    fit: FitConfig = field(default_factory=FitConfig)
     sample: SampleConfig
     partition: PartitionConfig = PartitionConfig()
     own_images: Target | None = None
@@ -92,6 +92,17 @@ class GenerateConfig:
     loop: bool = False
     output: str = "generated"
     threads: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamesConfig:
+    """Names of a model's tensors by group. ``names``: as the keys of its checkpoint, as ours, or of a vocabulary."""
+
+    system: Target
+    partition: PartitionConfig = PartitionConfig()
+    group: str | None = None
+    names: str = "checkpoint"
+    output: str | None = None
 
 
 def load(system: Target) -> VideoModel:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -18,6 +19,8 @@ from torch import nn
 from perturb.errors import UserError
 
 GROUPS = ("spatial", "temporal", "conditioning", "image")
+ALL = "all"
+"""Stands for every group together, wherever a group is asked for."""
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SHOWN = 10  # parameters in a message
 
@@ -75,9 +78,13 @@ class Partition:
         return Partition(_by_group(groups, owner), MappingProxyType(shapes), _by_group(groups, layers))
 
     def names(self, group: str) -> tuple[str, ...]:
-        """Parameter names of ``group``."""
+        """Parameter names of ``group``; of all groups where it is "all"."""
+        if group == ALL:
+            return tuple(self.shapes)
         if group not in self.groups:
-            raise UserError(f"group is {group!r}; allowed: {', '.join(self.groups)}, and both for spatial and temporal")
+            raise UserError(
+                f"group is {group!r}; allowed: {', '.join(self.groups)}, both for spatial and temporal, and {ALL}"
+            )
         return self.groups[group]
 
     def count(self, group: str) -> int:
@@ -87,7 +94,12 @@ class Partition:
     def layers(self, group: str) -> tuple[str, ...]:
         """Exact names of the Linear and convolution modules of ``group``: what a low-rank adapter can reach."""
         self.names(group)
-        return self.modules[group]
+        return tuple(name for own, names in self.modules.items() if group in (own, ALL) for name in names)
+
+    def touched(self, layers: Iterable[str]) -> dict[str, int]:
+        """Group → how many of these layers or parameters are in it; groups without any are left out."""
+        owner = {name: group for group, names in (*self.groups.items(), *self.modules.items()) for name in names}
+        return dict(Counter(owner[layer] for layer in layers))
 
     def unreachable(self, group: str) -> tuple[str, ...]:
         """Parameters of ``group`` with two or more axes that are in none of ``layers``: relative-position tables.

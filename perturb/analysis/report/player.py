@@ -6,7 +6,7 @@ Axis letters: t frames, h w pixels. One sprite per run and clip, a row of frames
 import base64
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from perturb.analysis.coupling.comparisons import PRIMARY_METRIC
 from perturb.analysis.coupling.design import KINDS, LORA, TRAININGS, Cell
 from perturb.analysis.load import Point
 from perturb.analysis.notation import model_in_words, symbol
+from perturb.analysis.replicates import ADAPTER
 from perturb.analysis.report.content import Report, name
 from perturb.analysis.result import Result
 from perturb.analysis.statistics.estimates import trajectories
@@ -117,7 +118,11 @@ def _pairs(report: Report) -> Iterator[Pair]:
     elif len(report.runs) == 1:
         (result,) = report.runs
         start = Side(result.named(result.points[0]), "not perturbed", style.QUIET, result, only=result.points[0])
-        yield Pair(name(result.run), (start, _side(result)))
+        other = _side(result)
+        if result.run.coordinates == (ADAPTER,):
+            start = replace(start, label="without", words="an adapter")
+            other = Side("with", "the adapter below", style.MOTION, result)
+        yield Pair(name(result.run), (start, other))
 
 
 def _side(result: Result) -> Side:
