@@ -1,4 +1,4 @@
-"""``python -m perturb.convert SRC DST``: an official VideoCrafter checkpoint into our folder, or back, bit for bit."""
+"""``python -m perturb.convert SRC DST``: official checkpoints, diffusers' folders and ours into each other."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from perturb.models.videocrafter.checkpoint import Source
     from perturb.models.videocrafter.spec import ModelSpec
 
-Format = Literal["folder", "official"]
+Format = Literal["folder", "official", "diffusers"]
 
 DESCRIPTION = """\
-Convert between an official VideoCrafter checkpoint (.ckpt, safetensors, sharded safetensors) and a perturb folder
-(spec.json and one safetensors file per component). Every tensor keeps its bytes and dtype; there and back again gives
-the same state dict. Of an official file only the state dict is read (not the epoch, nor the optimizer)."""
+Convert between an official checkpoint (.ckpt, safetensors, sharded safetensors), a perturb folder (spec.json and one
+safetensors file per component) and a folder of diffusers (unet, vae, text_encoder; ModelScope's format). Every tensor
+keeps its bytes and dtype; there and back again gives the same state dict. Of an official file only the state dict is
+read (not the epoch, nor the optimizer). What diffusers has no place for is left out: a frame rate becomes the one of
+--fps, and the blocks of the text encoder that nobody reads are gone."""
 
 
 def convert(
@@ -28,11 +30,15 @@ def convert(
     *,
     spec: str | ModelSpec | None = None,
     to: Format | None = None,
+    unet: str | Path | None = None,
+    guidance_seed: int | None = None,
+    fps: int | None = None,
     force: bool = False,
 ) -> str:
     """Convert ``source`` into ``target`` and return one line that says what was done.
 
-    ``to`` defaults to the other format than the source's. The target appears whole or not at all.
+    ``to`` defaults to the folder, of a folder to the official file. ``unet`` and ``guidance_seed``: `open_checkpoint`;
+    ``fps``: `write_diffusers`. The target appears whole or not at all.
     Raises ``UserError`` when the source cannot be read or does not fit the spec, and when the target exists (without
     ``force``) or cannot be written.
     """
@@ -41,11 +47,15 @@ def convert(
 
     target = resolve(target)
     _check_target(target, resolve(source), force=force)
-    opened = open_checkpoint(source, spec)
+    opened = open_checkpoint(source, spec, unet=unet, guidance_seed=guidance_seed)
     to = to or ("official" if opened.format == "folder" else "folder")
-    write = _write_folder if to == "folder" else _write_official
+    if fps is not None and to != "diffusers":
+        raise UserError(f"fps is for --to diffusers; the {to} format keeps the frame rate as an input")
     try:
-        write(target, opened)
+        if to == "diffusers":
+            _write_diffusers(target, opened, fps)
+        else:
+            (_write_folder if to == "folder" else _write_official)(target, opened)
     except UserError:
         raise
     except Exception as error:  # torch, safetensors and the system each report a full disk in their own way
@@ -71,6 +81,14 @@ def _write_folder(target: Path, opened: Source) -> None:
         raise UserError(f"{target} is a file, and our format is a folder; give another path, or --to official")
     tokenizer = opened.tokenizer()
     write_folder(target, opened.spec, opened.components, tokenizer=tokenizer, overwrite=True)
+
+
+def _write_diffusers(target: Path, opened: Source, fps: int | None) -> None:
+    from perturb.models.videocrafter.diffusers_folder import write_diffusers
+
+    if target.is_file():
+        raise UserError(f"{target} is a file, and the format of diffusers is a folder; give another path")
+    write_diffusers(target, opened.spec, opened.components, fps)
 
 
 def _write_official(target: Path, opened: Source) -> None:
@@ -103,11 +121,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("source", metavar="SRC", help="checkpoint to read")
     parser.add_argument("target", metavar="DST", help="folder, .ckpt or .safetensors to write")
     parser.add_argument("--spec", help="published model that an official SRC is (default: recognised by its keys)")
-    parser.add_argument("--to", choices=("folder", "official"), help="format of DST (default: the one SRC has not)")
+    parser.add_argument(
+        "--to",
+        choices=("folder", "official", "diffusers"),
+        help="format of DST (default: folder; of a folder of ours: official)",
+    )
+    parser.add_argument("--unet", help="T2V-Turbo's unet_*.pt, where SRC is VideoCrafter2 and --spec a t2v_turbo")
+    parser.add_argument(
+        "--guidance-seed", type=int, help="of the guidance projection that unet_lora.pt lacks (default: zeros)"
+    )
+    parser.add_argument("--fps", type=int, help="with --to diffusers: the frame rate that the network keeps")
     parser.add_argument("--force", action="store_true", help="overwrite DST")
     given = parser.parse_args(arguments)
     return exit_code(
-        lambda: print(convert(given.source, given.target, spec=given.spec, to=given.to, force=given.force))
+        lambda: print(
+            convert(
+                given.source,
+                given.target,
+                spec=given.spec,
+                to=given.to,
+                unet=given.unet,
+                guidance_seed=given.guidance_seed,
+                fps=given.fps,
+                force=given.force,
+            )
+        )
     )
 
 

@@ -29,6 +29,7 @@ from perturb.cli.cost import (
     step_seconds,
     wait,
 )
+from perturb.data.prompts import PromptsConfig
 from perturb.device import pick_device
 from perturb.diffusion.protocols import Work
 from perturb.errors import UserError
@@ -101,8 +102,14 @@ def print_plan(values: Mapping[str, Any]) -> None:
 
 def needed(values: Mapping[str, Any], spec: ModelSpec) -> list[str]:
     """One line for everything that the study lacks: paths, and the image of an image-to-video model."""
-    image = [f"image=…  is not given: {WANTED['image']}"] if spec.image is not None and values["image"] is None else []
-    return path_problems(values) + image
+    lacks = spec.image is not None and values["image"] is None and not _images_for_all(values["prompts"])
+    return path_problems(values) + ([f"image=…  is not given: {WANTED['image']}"] if lacks else [])
+
+
+def _images_for_all(prompts: Mapping[str, Any]) -> bool:
+    """Whether each prompt has an image of its own; not known of a file that is not there."""
+    config = read(PromptsConfig, prompts)
+    return resolve(str(config.file)).is_file() and all(prompt.images for prompt in config.load())
 
 
 def architecture(config: RunConfig) -> ModelSpec:

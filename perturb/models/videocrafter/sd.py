@@ -17,7 +17,8 @@ from torch import Tensor
 
 from perturb.errors import UserError
 from perturb.models.videocrafter.checkpoint import Source, check_dtypes, check_finite, check_schedule
-from perturb.models.videocrafter.files import read_json, read_safetensors, read_weights, weight_files
+from perturb.models.videocrafter.diffusers_folder import unlike
+from perturb.models.videocrafter.files import read_safetensors, read_weights, weight_files
 from perturb.models.videocrafter.folder import flat_shapes, is_folder
 from perturb.models.videocrafter.keymap import EXTRA, PREFIXES, Components, component_rules
 from perturb.models.videocrafter.keymap.diffusion import SCHEDULE_TABLES
@@ -196,23 +197,10 @@ def _check_same(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], pat
 
 
 def _check_settings(path: Path, spec: ModelSpec) -> None:
-    """What the shapes of the tensors do not tell must be as our networks compute it; absent means diffusers' default.
-
-    A folder need not have a scheduler; where it has one, it must say ε and the schedule of the spec.
-    """
-    wrong = []
-    for name, settings in diffusers_settings(spec).items():
-        if name == SCHEDULER and not (path / name).is_file():
-            continue
-        config = read_json(path / name)
-        for key, (wanted, default) in settings.items():
-            given = config.get(key, default)
-            # one number for all levels is the same as a list of it
-            if given != wanted and not (isinstance(wanted, list) and [given] * len(wanted) == wanted):
-                wrong.append(f"{name}: {key} is {given!r}; wanted {wanted!r}")
-    if wrong:
-        listing = "\n".join(f"  {line}" for line in wrong)
+    """What the shapes of the tensors do not tell must be as our networks compute it, the schedule among it."""
+    if wrong := unlike(path, diffusers_settings(spec)):
         advice = "\nstable-diffusion-2-1-base predicts ε" if any("prediction_type" in line for line in wrong) else ""
+        listing = "\n".join(wrong)
         raise UserError(f"{path} is not the image part of {spec.name}, whatever its tensors:\n{listing}{advice}")
 
 

@@ -1,5 +1,7 @@
 """Names in Stable Diffusion 2.1 ↔ ours: the LDM checkpoint, and the unet/ vae/ text_encoder/ folders of diffusers.
 
+diffusers' video network (ModelScope's) is VideoCrafter's, and has the names of the image network for what both have.
+
 The image network is the video network without its temporal blocks, so its LDM names follow from VideoCrafter's: where a
 temporal block is gone, what came after it in the same numbered block moves up by one.
 """
@@ -17,7 +19,11 @@ from torch import nn
 from perturb.models.videocrafter.keymap.diffusion import diffusion_buffers
 from perturb.models.videocrafter.keymap.encoders import TEXT_PREFIX, text_leftovers
 from perturb.models.videocrafter.keymap.unet import (
+    RESBLOCK as PUBLISHED_RESBLOCK,
+)
+from perturb.models.videocrafter.keymap.unet import (
     SPATIAL_BLOCK,
+    TEMPORAL_BLOCK,
     TRANSFORMER,
     UNET_PREFIX,
     unet_modules,
@@ -26,7 +32,7 @@ from perturb.models.videocrafter.keymap.unet import (
 from perturb.models.videocrafter.spec import ModelSpec, ScheduleSpec, UNetSpec
 from perturb.nn import VideoUNet
 from perturb.nn.blocks import Level, Stage
-from perturb.nn.transformer import TemporalTransformer
+from perturb.nn.transformer import SpatialTransformer, TemporalTransformer
 
 # What an image network lacks, by the group that the class of a block names, and the one embedding it lacks.
 VIDEO_GROUPS = ("temporal", "image")
@@ -39,6 +45,11 @@ RESBLOCK = {
     "norm_out": "norm2",
     "conv_out": "conv2",
     "skip": "conv_shortcut",
+}
+TEMPORAL = {  # diffusers took the video network over with its names, but for the misspelt one
+    ours: official.removeprefix("temopral_conv.")
+    for ours, official in PUBLISHED_RESBLOCK.items()
+    if ours.startswith("temporal.")
 }
 ENDS = {
     "time_embedding.expand": "time_embedding.linear_1",
@@ -98,19 +109,34 @@ def ldm_unused(keys: Iterable[str], spec: ModelSpec) -> dict[str, tuple[str, ...
 
 def diffusers_unet(spec: UNetSpec) -> dict[str, str]:
     """Key in diffusers' ``UNet2DConditionModel`` → parameter in ``VideoUNet``, for all that an image network has."""
+    modules = diffusers_modules(_meta(spec))
+    return {diffusers_key(ours, modules): ours for ours in _shared(spec).values()}
+
+
+def diffusers_video_unet(spec: UNetSpec) -> dict[str, str]:
+    """Key in diffusers' ``UNet3DConditionModel`` → parameter in ``VideoUNet``, for all of a network without fps."""
     unet = _meta(spec)
+    modules = diffusers_modules(unet)
+    return {diffusers_key(ours, modules): ours for ours in unet.state_dict()}
+
+
+def diffusers_modules(unet: VideoUNet) -> dict[str, str]:
+    """Our module → diffusers' name of it, in space and in time."""
     modules = dict(ENDS)
+    if unet.init_attention is not None:
+        modules |= _pairs("init_attention", "transformer_in", _transformer(unet.init_attention, TEMPORAL_BLOCK))
     for i, level in enumerate(Level.each(unet.down)):
         modules |= _level(f"down.{i}", f"down_blocks.{i}", level, "downsamplers")
     for i, level in enumerate(Level.each(unet.up)):
         modules |= _level(f"up.{i}", f"up_blocks.{i}", level, "upsamplers")
     modules |= _stage("middle.stage", "mid_block", 0, unet.middle.stage)
-    modules |= _pairs("middle.resblock", "mid_block.resnets.1", RESBLOCK)
-    keys = {}
-    for ours in _shared(spec).values():
-        owner, _, leaf = ours.rpartition(".")
-        keys[f"{modules[owner]}.{leaf}"] = ours
-    return keys
+    return modules | _resblock("middle.resblock", "mid_block", 1)
+
+
+def diffusers_key(ours: str, modules: Mapping[str, str]) -> str:
+    """diffusers' name of one of our parameters."""
+    owner, _, leaf = ours.rpartition(".")
+    return f"{modules[owner]}.{leaf}"
 
 
 def diffusers_vae(keys: Iterable[str]) -> dict[str, str]:
@@ -200,14 +226,22 @@ def _level(ours: str, theirs: str, level: Level, resample: str) -> dict[str, str
 
 
 def _stage(ours: str, theirs: str, index: int, stage: Stage) -> dict[str, str]:
-    """A residual block and, where the resolution attends, a spatial transformer."""
-    modules = _pairs(f"{ours}.resblock", f"{theirs}.resnets.{index}", RESBLOCK)
-    if stage.spatial is not None:
-        table = dict(TRANSFORMER)
-        for depth in range(len(stage.spatial.blocks)):
-            table |= {f"blocks.{depth}.{a}": f"transformer_blocks.{depth}.{b}" for a, b in SPATIAL_BLOCK.items()}
-        modules |= _pairs(f"{ours}.spatial", f"{theirs}.attentions.{index}", table)
+    """A residual block and, where the resolution attends, a spatial and a temporal transformer."""
+    modules = _resblock(f"{ours}.resblock", theirs, index)
+    if stage.spatial is not None and stage.temporal is not None:
+        space, time = _transformer(stage.spatial, SPATIAL_BLOCK), _transformer(stage.temporal, TEMPORAL_BLOCK)
+        modules |= _pairs(f"{ours}.spatial", f"{theirs}.attentions.{index}", space)
+        modules |= _pairs(f"{ours}.temporal", f"{theirs}.temp_attentions.{index}", time)
     return modules
+
+
+def _resblock(ours: str, theirs: str, index: int) -> dict[str, str]:
+    return _pairs(ours, f"{theirs}.resnets.{index}", RESBLOCK) | _pairs(ours, f"{theirs}.temp_convs.{index}", TEMPORAL)
+
+
+def _transformer(block: SpatialTransformer | TemporalTransformer, inner: Mapping[str, str]) -> dict[str, str]:
+    blocks = range(len(block.blocks))
+    return TRANSFORMER | {f"blocks.{i}.{a}": f"transformer_blocks.{i}.{b}" for i in blocks for a, b in inner.items()}
 
 
 def _pairs(ours: str, theirs: str, table: Mapping[str, str]) -> dict[str, str]:
