@@ -26,6 +26,7 @@ from perturb.structured import MISSING_VALUE, unknown_key
 
 WANTED = {
     "system.checkpoint": "the weights: an official .ckpt or .safetensors, or a folder made by perturb.convert",
+    "system.unet": "the file of T2V-Turbo: unet_lora.pt (v1), unet_no_mg.pt or unet_mg.pt (v2)",
     "images.folder": "the folder of images to perturb with, captions beside them or in one csv/jsonl",
     "images.table": "the csv, jsonl or parquet table of images to perturb with: file and caption",
     "prompts.file": "the prompts to sample: .txt with one per line, csv or jsonl",
@@ -35,7 +36,7 @@ WANTED = {
     "perturbation.temporal": "the finished run whose Δ_T a landscape takes, or leave it out to fit one",
     "perturbation.adapters": "a list of folders in peft's format or of <run>/adapters/<state>, or of others' files",
     "perturbation.checkpoint": "the output folder of a finished python -m perturb.train",
-    "image": "the image that conditions the clips",
+    "image": "the image that conditions the clips, or a column image in the table of prompts",
     "adapters": "a list of adapters to compare: folders of peft or of <run>/adapters/<state>, or files, A,B",
     "adapter": "the folder of a saved adapter",
 }

@@ -97,7 +97,8 @@ def tile_of(config: SampleConfig, model: Architecture) -> int | None:
 class Generator:
     """Frames from (prompt, noise seed) for a fixed list of prompts; their text is encoded once, here.
 
-    ``image`` is the file that conditions every clip: needed by image-to-video models, refused by the others.
+    ``image`` is the file that conditions the clips of prompts without images of their own: image-to-video models need
+    one or the other, the others refuse both.
     """
 
     def __init__(
@@ -116,13 +117,34 @@ class Generator:
         self.shape = self.format.latent(model)
         self.sampler.check(model.schedule, self.format.frames)
         self.tile = tile_of(config, model)
-        pixels = None if image is None else load_conditioning_image(image, self.format.height, self.format.width)
         model.check_prompts({prompt.id: prompt.text for prompt in prompts})
-        self.cond = model.conditioning([prompt.text for prompt in prompts], self.format.fps, pixels)
+        self.cond = self._told(image)
         self.uncond = model.unconditional(1, self.format.fps, config.negative_prompt)
         self.jobs = [(index, seed) for seed in config.seeds for index in range(len(prompts))]
         # The same division whatever is done already: a clip depends on its batch in the last bits.
         self.batches = [self.jobs[i : i + config.batch_size] for i in range(0, len(self.jobs), config.batch_size)]
+
+    def _told(self, image: str | None) -> Conditioning:
+        """Of all prompts in their order. Images that differ are encoded one by one, so as not to fill the memory."""
+        given = [prompt.images or (() if image is None else (image,)) for prompt in self.prompts]
+        if len(set(given)) == 1:
+            texts = [prompt.text for prompt in self.prompts]
+            return self.model.conditioning(texts, self.format.fps, self._pixels(given[0]))
+        if lacking := [prompt.id for prompt, files in zip(self.prompts, given, strict=True) if not files]:
+            raise UserError(
+                f"{len(lacking)} prompts have no image, e.g. {lacking[0]}: give each one, or image=… for them"
+            )
+        return Conditioning.concat(
+            [
+                self.model.conditioning([prompt.text], self.format.fps, self._pixels(files))
+                for prompt, files in zip(self.prompts, given, strict=True)
+            ]
+        )
+
+    def _pixels(self, files: Sequence[str]) -> Tensor | None:
+        """1 3 h w of one image, 1 3 2 h w of a first and a last one."""
+        images = [load_conditioning_image(file, self.format.height, self.format.width) for file in files]
+        return torch.stack(images, dim=2) if len(images) > 1 else next(iter(images), None)
 
     def __call__(self, batch: Sequence[tuple[int, int]], advance: Callable[[float], None]) -> np.ndarray:
         """Frames uint8 b t h w c of (prompt index, noise seed) pairs; ``advance`` hears how many clips' work is done.
@@ -157,13 +179,15 @@ class Generator:
         return [(self.prompts[index].id, seed) for index, seed in self.jobs]
 
     def describe(self) -> dict[str, Any]:
-        """For the manifest: format, sampler with its settings, number of clips."""
+        """For the manifest: format, sampler with its settings, number of clips, hashes of the prompts' own images."""
         form = self.format
         size = {"height": form.height, "width": form.width, "frames": form.frames, "fps": form.fps}
         seeds = sorted({seed for _, seed in self.jobs})
+        images = {prompt.id: prompt.digests() for prompt in self.prompts if prompt.images}
         return (
             size
             | {"sampler": repr(self.sampler), "precision": self.precision, "seeds": seeds}
+            | ({"images": images} if images else {})
             | ({} if self.tile is None else {"tile": self.tile})
         )
 
