@@ -15,7 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from perturb.diffusion import Conditioning
 from perturb.loop.config import LoopConfig
+from perturb.models.base import Batch
 from perturb.models.tiling import decode_in_tiles
+from perturb.models.videocrafter.image import per_frame
 from perturb.models.videocrafter.skeleton import skeleton
 from perturb.models.videocrafter.spec import ModelSpec
 from perturb.models.videocrafter.system import VideoSystem
@@ -140,8 +142,10 @@ def inputs(system: VideoSystem, shape: Shape, batch: int = 1) -> tuple[Tensor, T
     with torch.device(system.device):
         whole = torch.zeros(batch, dtype=torch.long)
         image = None if spec.image is None else torch.randn(batch, spec.image.projector.num_queries, width)
+        tokens = image if image is None or spec.image is None else per_frame(image, spec.image)
+        joined = None if spec.unet.in_channels == shape[0] else torch.randn(batch, *shape)
         text = torch.randn(batch, spec.text.tokens, width)
-        return torch.randn(batch, *shape), whole, Conditioning(text, whole, image)
+        return torch.randn(batch, *shape), whole, Conditioning(text, whole, tokens, joined)
 
 
 def step_seconds(
@@ -164,13 +168,15 @@ def step_seconds(
         objective = DenoisingObjective(system, text_encoder=text_encoder)
         x0, t, cond = inputs(system, shape, batch)
         ids = torch.zeros(batch, spec.text.tokens, dtype=torch.long, device=device)
-        text = ids if text_encoder else cond.text
+
+        def loss() -> Tensor:
+            return objective(x0, t, x0, ids, cond.fps) if text_encoder else system.loss(Batch(x0, t, x0, cond))
 
         def once() -> None:
             optimiser.zero_grad(set_to_none=True)
             with torch.autocast(device, getattr(torch, how.precision), enabled=how.precision != "float32"):
-                loss = objective(x0, t, x0, text, cond.fps, cond.image).mean()
-            loss.backward()
+                mean = loss().mean()
+            mean.backward()
             optimiser.step()
 
         return once

@@ -36,7 +36,8 @@ from perturb.loop.config import StageConfig, check_division
 from perturb.models.videocrafter.files import read_json
 from perturb.models.videocrafter.folder import SPEC_FILE
 from perturb.models.videocrafter.nano import NANO
-from perturb.models.videocrafter.spec import ModelSpec, get_spec
+from perturb.models.videocrafter.published import get_spec
+from perturb.models.videocrafter.spec import ModelSpec
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.progress import span
 from perturb.store.paths import resolve
@@ -130,9 +131,9 @@ def _spec(checkpoint: str, name: str | None, key: str, name_key: str) -> ModelSp
 
 def _still(config: RunConfig, spec: ModelSpec) -> Shape:
     """A fitted still as a latent."""
-    defaults, fit, f = spec.sampling, config.fit, spec.downsampling
+    defaults, fit = spec.sampling, config.fit
     frames = 1 if config.images.get("as_video", "single_frame") == "single_frame" else fit.frames or defaults.frames
-    return spec.vae.latent_channels, frames, (fit.height or defaults.height) // f, (fit.width or defaults.width) // f
+    return spec.latent_shape(frames, fit.height or defaults.height, fit.width or defaults.width)
 
 
 def _weight_bytes(config: RunConfig, system: VideoSystem) -> float:

@@ -26,10 +26,11 @@ class Conditioning:
     """Text tokens, frame rate and what else a network can be told; None: not told.
 
     text ``b l d``, or ``b t l d`` for a text per frame · fps ``b`` (int64, frames per second) · image ``b m d`` image
-    tokens, or ``b t m d`` · image_latents ``b c t h w``, joined to x along channels · guidance and motion ``b``: the
-    scales that a distilled network takes as inputs · injected: a text that the way down and the middle read instead ·
-    windows: those of temporal attention · dilation: factors of convolutions by pattern. The last two say how the
-    network runs, and are the same for all samples.
+    tokens, or ``b t m d`` · image_latents ``b c k h w``, joined to x along channels: of all t frames, of one image for
+    all frames, or of the first and the last frame · guidance and motion ``b``: the scales that a distilled network
+    takes as inputs · injected: a text that the way down and the middle read instead · windows: those of temporal
+    attention · dilation: factors of convolutions by pattern. The last two say how the network runs, and are the same
+    for all samples.
     """
 
     text: Tensor
@@ -90,6 +91,21 @@ class Conditioning:
 
     def _present(self, names: Sequence[str]) -> dict[str, Tensor]:
         return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+def by_frame(texts: Tensor, starts: Sequence[int], frames: int, blend: int = 0) -> Tensor:
+    """A text for each frame, t l d, of texts k l d: text i from frame ``starts``[i] on, which rise from 0.
+
+    Around a start the text before passes into the next one linearly over ``blend`` frames. FreeNoise's code for two
+    prompts and F frames has starts 0 and F/2, and a blend of F − 2 ⌊3F/8⌋.
+    """
+    place = torch.zeros(frames)
+    for start in starts[1:]:
+        since = torch.arange(frames) - start
+        place += (since >= 0) if blend < 2 else ((since + blend // 2) / (blend - 1)).clamp(0, 1)
+    text = place.floor().long()
+    share = (place - text).to(texts).reshape(-1, 1, 1)
+    return texts[text] + share * (texts[(text + 1).clamp(max=len(texts) - 1)] - texts[text])
 
 
 def _alike(tokens: Sequence[Tensor]) -> list[Tensor]:

@@ -89,13 +89,14 @@ def tile_of(config: SampleConfig, model: Architecture) -> int | None:
     pixels = model.size_multiple
     if config.tile % pixels:
         raise UserError(f"sample.tile is {config.tile}; allowed for {model.name}: multiples of {pixels}, or null")
-    return model.latent_shape(1, config.tile, config.tile)[-1]
+    return model.latent_shape(model.sampling.frames, config.tile, config.tile)[-1]
 
 
 class Generator:
     """Frames from (prompt, noise seed) for a fixed list of prompts; their text is encoded once, here.
 
-    ``image`` is the file that conditions every clip: needed by image-to-video models, refused by the others.
+    ``image`` is the file that conditions every clip, or pixels for each prompt as `VideoModel.conditioning` takes them:
+    needed by image-to-video models, refused by the others.
     """
 
     def __init__(
@@ -105,14 +106,17 @@ class Generator:
         prompts: Sequence[Prompt],
         config: SampleConfig,
         *,
-        image: str | None,
+        image: str | Tensor | None,
     ) -> None:
         self.model, self.sampler = model, sampler.resolved(model.sampling)
         self.prompts, self.precision = prompts, config.precision
         self.format = ClipFormat.of(config, model)
         self.tile = tile_of(config, model)
-        self.sampler.check(model.schedule, self.format.frames)  # here, because fitting comes before the first clip
-        pixels = None if image is None else load_conditioning_image(image, self.format.height, self.format.width)
+        # here, because fitting comes before the first clip
+        self.shape = self.format.latent(model)
+        self.sampler.check(model.schedule, self.format.frames)
+        size = self.format.height, self.format.width
+        pixels = load_conditioning_image(image, *size) if isinstance(image, str) else image
         model.check_prompts({prompt.id: prompt.text for prompt in prompts})
         self.cond = model.conditioning([prompt.text for prompt in prompts], self.format.fps, pixels)
         self.uncond = model.unconditional(1, self.format.fps, config.negative_prompt)
@@ -126,7 +130,7 @@ class Generator:
         All noise of a clip comes from its prompt id and seed: x_T first, then what the sampler draws.
         """
         generators = [sample_generator("clip", self.prompts[index].id, seed) for index, seed in batch]
-        x_T = draw(self.format.latent(self.model), generators, self.model.device)
+        x_T = draw(self.shape, generators, self.model.device)
         latents = self.sampler(
             self.denoise,
             x_T,

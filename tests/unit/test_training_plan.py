@@ -21,8 +21,8 @@ from perturb.cli.plan import (
 )
 from perturb.errors import UserError
 from perturb.models.partition import Partition
+from perturb.models.videocrafter.published import SPECS
 from perturb.models.videocrafter.skeleton import skeleton
-from perturb.models.videocrafter.spec import SPECS
 from perturb.store.paths import conf_dir
 from perturb.structured import read
 from perturb.training.config import TrainConfig

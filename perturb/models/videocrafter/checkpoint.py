@@ -13,10 +13,11 @@ from perturb.errors import UserError
 from perturb.models.videocrafter.encoders import fresh_position_ids
 from perturb.models.videocrafter.files import read_weights, weight_files
 from perturb.models.videocrafter.folder import TOKENIZER, flat_shapes, is_folder, read_folder, write_folder
-from perturb.models.videocrafter.keymap import EXTRA, Components, to_components
+from perturb.models.videocrafter.keymap import EXTRA, Components, renamed, to_components
 from perturb.models.videocrafter.keymap.diffusion import SCHEDULE_TABLES, diffusion_buffers
+from perturb.models.videocrafter.published import SPECS, get_spec
 from perturb.models.videocrafter.skeleton import skeleton
-from perturb.models.videocrafter.spec import SPECS, ModelSpec, get_spec
+from perturb.models.videocrafter.spec import ModelSpec
 from perturb.models.videocrafter.strict import check_official, differences, nearest, recognise, shapes_of
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.models.videocrafter.tokenizer import ClipTokenizer, FileTokenizer, Tokenizer
@@ -126,18 +127,26 @@ def save_system(
 
 
 def _open_official(path: Path, spec: ModelSpec | None) -> Source:
-    tensors = read_weights(path)
+    tensors = renamed(read_weights(path))
     shapes = shapes_of(tensors)
-    spec = spec or recognise(shapes)
-    if spec is None:
-        name, score = nearest(shapes)
-        raise UserError(
-            f"{path} is exactly none of the published models ({', '.join(SPECS)}); nearest is {name}, with {score:.0%} "
-            f"of the keys: name it, with system.spec={name} (perturb.convert: --spec {name}), to see where they differ"
-        )
+    spec = spec or _recognised(shapes, path)
     check_official(shapes, spec, path)
     files = {file.name: file for file in weight_files(path)}
     return Source(spec, to_components(tensors, spec), files, "official")
+
+
+def _recognised(shapes: Mapping[str, tuple[int, ...]], path: Path) -> ModelSpec:
+    found = recognise(shapes)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(spec.name for spec in found)
+        raise UserError(f"{path} is one of {names}, whose keys are the same: name it with system.spec=… (or --spec …)")
+    name, score = nearest(shapes)
+    raise UserError(
+        f"{path} is exactly none of the published models ({', '.join(SPECS)}); nearest is {name}, with {score:.0%} "
+        f"of the keys: name it, with system.spec={name} (perturb.convert: --spec {name}), to see where they differ"
+    )
 
 
 def _open_folder(path: Path, wanted: ModelSpec | None) -> Source:
