@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from perturb.data.prompts import PromptsConfig
 from perturb.device import pick_device
@@ -73,9 +73,11 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """Plain generation: a ``prompt``, a prompt file or a ``script``; ``adapter`` is added times ``adapter_scale``.
+    """Plain generation: a ``prompt``, a prompt file or a ``script``, whose texts pass into one another over ``blend``
+    frames; ``adapter`` is added times ``adapter_scale``.
 
-    ``interpolate``: no generation, but ``factor`` − 1 frames after each of this clip, with ``loop`` back to its first.
+    ``interpolate``: a clip that gets ``factor`` − 1 frames after each of its own, with ``loop`` also back to its first;
+    ``by`` optical flow, or by the model, which must be one between two images.
     """
 
     system: Target
@@ -84,12 +86,14 @@ class GenerateConfig:
     prompts: PromptsConfig
     prompt: str | None = None
     script: str | None = None
+    blend: int = 0
     image: str | None = None
     adapter: str | None = None
     adapter_scale: float = 1.0
     interpolate: str | None = None
     factor: int = 2
     loop: bool = False
+    by: Literal["flow", "model"] = "flow"
     output: str = "generated"
     threads: int | None = None
 

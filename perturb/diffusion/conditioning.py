@@ -93,6 +93,21 @@ class Conditioning:
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
+def by_frame(texts: Tensor, starts: Sequence[int], frames: int, blend: int = 0) -> Tensor:
+    """A text for each frame, t l d, of texts k l d: text i from frame ``starts``[i] on, which rise from 0.
+
+    Around a start the text before passes into the next one linearly over ``blend`` frames. FreeNoise's code for two
+    prompts and F frames has starts 0 and F/2, and a blend of F − 2 ⌊3F/8⌋.
+    """
+    place = torch.zeros(frames)
+    for start in starts[1:]:
+        since = torch.arange(frames) - start
+        place += (since >= 0) if blend < 2 else ((since + blend // 2) / (blend - 1)).clamp(0, 1)
+    text = place.floor().long()
+    share = (place - text).to(texts).reshape(-1, 1, 1)
+    return texts[text] + share * (texts[(text + 1).clamp(max=len(texts) - 1)] - texts[text])
+
+
 def _alike(tokens: Sequence[Tensor]) -> list[Tensor]:
     """All ``b · d``, or, where one is for each frame, all ``b t · d``."""
     frames = next((each.shape[1] for each in tokens if each.ndim == 4), None)

@@ -91,14 +91,14 @@ def tile_of(config: SampleConfig, model: Architecture) -> int | None:
     pixels = model.size_multiple
     if config.tile % pixels:
         raise UserError(f"sample.tile is {config.tile}; allowed for {model.name}: multiples of {pixels}, or null")
-    return model.latent_shape(1, config.tile, config.tile)[-1]
+    return model.latent_shape(model.sampling.frames, config.tile, config.tile)[-1]
 
 
 class Generator:
     """Frames from (prompt, noise seed) for a fixed list of prompts; their text is encoded once, here.
 
-    ``image`` is the file that conditions the clips of prompts without images of their own: image-to-video models need
-    one or the other, the others refuse both.
+    ``image`` is the file that conditions the clips of prompts without images of their own, or pixels for each prompt as
+    `VideoModel.conditioning` takes them: image-to-video models need one of them, the others refuse all.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Generator:
         prompts: Sequence[Prompt],
         config: SampleConfig,
         *,
-        image: str | None,
+        image: str | Tensor | None,
     ) -> None:
         self.model, self.sampler = model, sampler.resolved(model.sampling)
         self.prompts, self.precision = prompts, config.precision
@@ -124,8 +124,10 @@ class Generator:
         # The same division whatever is done already: a clip depends on its batch in the last bits.
         self.batches = [self.jobs[i : i + config.batch_size] for i in range(0, len(self.jobs), config.batch_size)]
 
-    def _told(self, image: str | None) -> Conditioning:
+    def _told(self, image: str | Tensor | None) -> Conditioning:
         """Of all prompts in their order. Images that differ are encoded one by one, so as not to fill the memory."""
+        if isinstance(image, Tensor):
+            return self.model.conditioning([prompt.text for prompt in self.prompts], self.format.fps, image)
         given = [prompt.images or (() if image is None else (image,)) for prompt in self.prompts]
         if len(set(given)) == 1:
             texts = [prompt.text for prompt in self.prompts]
