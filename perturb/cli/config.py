@@ -33,7 +33,8 @@ class RunConfig:
     A group is one of the model's (spatial, temporal, conditioning, image) or of ``partition``; "both" is spatial and
     temporal together. ``probe_steps`` are those of a fit; what is not fitted has states of its own, and None here.
     ``system, perturbation, images, sampler, metrics`` are
-    the objects that `build` makes.
+    the objects that `build` makes. ``weights``: paths that an experiment with several models hands to their systems;
+    ``caveats``: what its report has to say.
     """
 
     name: str
@@ -50,6 +51,8 @@ class RunConfig:
     sample: SampleConfig
     partition: PartitionConfig = PartitionConfig()
     image: str | None = None
+    weights: dict[str, str] | None = None
+    caveats: tuple[str, ...] = ()
     runs_dir: str = "runs"
     threads: int | None = None
     plan: bool = False

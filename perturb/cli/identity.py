@@ -11,10 +11,11 @@ from perturb.store.hashes import sha256, sha256_of
 from perturb.store.paths import distinct_names, resolve, walk
 
 # Where things are put and shown, and what they run on.
-WITHOUT_EFFECT = ("name", "runs_dir", "plan", "threads", "system.device", "sample.playback_fps")
+WITHOUT_EFFECT = ("name", "runs_dir", "plan", "threads", "system.device", "sample.playback_fps", "weights", "caveats")
 SOURCES = ("reference", "spatial", "temporal")
 """Keys of a perturbation that name runs."""
-FILES = ("system.checkpoint", "prompts.file", "image")
+PARTS = ("checkpoint", "motion", "domain_adapter", "motion_lora", "reference")
+FILES = (*(f"system.{part}" for part in PARTS), "prompts.file", "image")
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:

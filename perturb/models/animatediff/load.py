@@ -10,7 +10,7 @@ import torch
 from perturb.errors import UserError
 from perturb.models.animatediff.motion import merge, motion_file, read_motion
 from perturb.models.animatediff.spec import get_spec, normalised
-from perturb.models.videocrafter.checkpoint import DTYPES, Source, assembled
+from perturb.models.videocrafter.checkpoint import DTYPES, Source, assembled, check_place
 from perturb.models.videocrafter.keymap import EXTRA
 from perturb.models.videocrafter.sd import open_stable_diffusion
 from perturb.models.videocrafter.spec import ModelSpec
@@ -42,6 +42,7 @@ def load_animatediff(
     ``provenance`` gets the hash of all that comes from the image model. Raises UserError for what cannot be read
     safely, does not fit, or is not equal.
     """
+    place = check_place(device, dtype)
     wanted = normalised(get_spec(spec) if isinstance(spec, str) else spec, motion_norm)
     image = open_stable_diffusion(resolve(checkpoint), wanted)[0]
     theta_s = image.components["unet"]
@@ -60,7 +61,7 @@ def load_animatediff(
             provenance[part] = {"path": str(path), "scale": scale, "layers": len(changed)}
             adapted += changed
     source = Source(wanted, image.components | {"unet": unet, EXTRA: {}}, files, image.format)
-    system = assembled(source, checkpoint, device=device, dtype=dtype)
+    system = assembled(source, checkpoint, place=place, dtype=dtype)
     hashes = hash_tensors({name: system.unet.get_parameter(name) for name in theta_s})
     provenance["image_model"] = summarise({"unet": hashes})["unet"]
     if reference is not None:

@@ -83,17 +83,15 @@ def load_system(
     parts are float32; on the CPU, weights that already have their dtype stay memory-mapped and cost no memory of their
     own. ``expect_finite=False`` accepts NaN and infinite weights. ``provenance`` gets path, SHA-256, format and spec.
     """
+    place = check_place(device, dtype)
     source = open_checkpoint(checkpoint, spec)
-    return assembled(source, checkpoint, device=device, dtype=dtype, expect_finite=expect_finite)
+    return assembled(source, checkpoint, place=place, dtype=dtype, expect_finite=expect_finite)
 
 
 def assembled(
-    source: Source, checkpoint: str | Path, *, device: str | torch.device, dtype: str, expect_finite: bool = True
+    source: Source, checkpoint: str | Path, *, place: torch.device, dtype: str, expect_finite: bool = True
 ) -> VideoSystem:
     """The system of what was read from ``checkpoint``; see `load_system`."""
-    if dtype not in DTYPES:
-        raise UserError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
-    place = _device(device)
     if expect_finite:
         check_finite(source, checkpoint)
     modules = _with_weights(source, DTYPES[dtype])
@@ -215,7 +213,10 @@ def check_schedule(source: Source, path: Path) -> None:
             )
 
 
-def _device(device: str | torch.device) -> torch.device:
+def check_place(device: str | torch.device, dtype: str) -> torch.device:
+    """The device, or UserError where it or the dtype cannot be used: before anything is read."""
+    if dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
