@@ -136,12 +136,17 @@ def empty_system(
             f"the architecture is unknown: {given}give {keys[0]}, a folder with {SPEC_FILE} (as "
             f"package:weights/nano/image), or {keys[1]}=t2v_512_v2 or another published name"
         )
-    parts: dict[str, Any] = skeleton(known, str(device))
+    return unread(known, device, dtype)
+
+
+def unread(spec: ModelSpec, device: str | torch.device, dtype: str) -> VideoSystem:
+    """The system of ``spec`` as `empty_system` has it."""
+    parts: dict[str, Any] = skeleton(spec, str(device))
     for module in parts.values():
         module.requires_grad_(False)
     parts["unet"].to(DTYPES[dtype])
     return VideoSystem(
-        **parts, spec=known, tokenizer=lambda prompts: torch.zeros(len(prompts), known.text.tokens, dtype=torch.long)
+        **parts, spec=spec, tokenizer=lambda prompts: torch.zeros(len(prompts), spec.text.tokens, dtype=torch.long)
     ).to(device)
 
 
