@@ -205,7 +205,7 @@ def test_another_version_is_refused(image: Path, official: Path, tmp_path: Path)
 
 
 def test_the_first_version_normalises_residual_blocks_over_all_frames():
-    sizes = {"channels": 8, "out_channels": 8, "embedding_dim": 4, "norm_groups": 4}
+    sizes: dict[str, Any] = {"channels": 8, "out_channels": 8, "embedding_dim": 4, "norm_groups": 4}
     block = ResBlock(**sizes, temporal_conv=False, scale_shift_norm=False, clip_norm=True)
     torch.nn.init.normal_(block.conv_out.weight)
     x, embedding = torch.randn(3, 8, 4, 4), torch.randn(3, 4)
