@@ -75,9 +75,9 @@ def print_plan(values: Mapping[str, Any]) -> None:
     partition, form, fit = partition_of(config, model), ClipFormat.of(config.sample, model), config.fit
     latent, still = form.latent(model), _still(config, model)
     single = batch_of(model, latent, 1, form.fps)
-    forward = _largest(model, lambda: model.denoise(single.x0, single.t, single.cond))
+    forward = forward_cost(model, lambda: model.denoise(single.x0, single.t, single.cond))
     tile = tile_of(config.sample, model)
-    decode = _largest(model, lambda: decode_in_tiles(model.decode, single.x0, tile))
+    decode = forward_cost(model, lambda: decode_in_tiles(model.decode, single.x0, tile))
     weights = sum(p.numel() * p.element_size() for part in model.modules().values() for p in part.parameters())
     perturbation = build("perturbation", config.perturbation)
     perturbation.attach(model.network, partition, config.group, fit.seed)
@@ -292,7 +292,7 @@ def batch_of(model: VideoModel, shape: Shape, count: int, fps: int) -> Batch:
     return Batch(x0, t, x0, cond)
 
 
-def _largest(model: VideoModel, forward: Callable[[], object]) -> Cost:
+def forward_cost(model: VideoModel, forward: Callable[[], object]) -> Cost:
     """Of what ``forward`` does with the parts of the model."""
     outputs: list[int] = []
     handles = [

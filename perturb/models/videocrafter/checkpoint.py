@@ -114,7 +114,7 @@ def assembled(
 
 def empty_system(
     checkpoint: str | None,
-    spec: str | None = None,
+    spec: str | ModelSpec | None = None,
     *,
     device: str | torch.device = "meta",
     dtype: str = "float32",
@@ -129,7 +129,7 @@ def empty_system(
     if checkpoint is not None and is_folder(folder := resolve(checkpoint)):
         known = ModelSpec.from_dict(read_json(folder / SPEC_FILE)["spec"])
     elif spec is not None:
-        known = get_spec(spec)
+        known = get_spec(spec) if isinstance(spec, str) else spec
     else:
         given = f"{keys[0]}={checkpoint} is no folder of ours (is it trained yet?); " if checkpoint else ""
         raise UserError(

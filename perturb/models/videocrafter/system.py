@@ -224,13 +224,11 @@ class VideoSystem:
     ) -> Conditioning:
         """Of tokens and latents for each prompt, or one for all."""
         count = len(prompts)
-        parts = {"image": image, "image_latents": latents}
-        rows = {
-            name: part.expand(count, *part.shape[1:]) if len(part) == 1 else part
-            for name, part in parts.items()
-            if part is not None
-        }
-        return Conditioning(self.embed(prompts), self._fps(count, fps), **rows)
+        image, latents = (
+            part.expand(count, *part.shape[1:]) if part is not None and len(part) == 1 else part
+            for part in (image, latents)
+        )
+        return Conditioning(self.embed(prompts), self._fps(count, fps), image, latents)
 
     def _fps(self, count: int, fps: int | Tensor) -> Tensor:
         values = torch.as_tensor(fps, dtype=torch.long, device=self.device)
