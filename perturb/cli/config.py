@@ -35,7 +35,8 @@ class RunConfig:
     temporal together. ``probe_steps`` are those of a fit; what is not fitted has states of its own, and None here.
     ``own_images`` are stills of what the model was trained on, images like D_I: they say how far D_I is, and when the
     fit has converged. ``pair`` names the twins that this model is one of. ``system, perturbation, images, own_images,
-    sampler, metrics`` are the objects that `build` makes; ``images`` may be None where nothing is fitted.
+    sampler, metrics`` are the objects that `build` makes; ``images`` may be None where nothing is fitted. ``weights``:
+    paths that an experiment with several models hands to their systems; ``caveats``: what its report has to say.
     """
 
     name: str
@@ -54,6 +55,8 @@ class RunConfig:
     own_images: Target | None = None
     pair: str | None = None
     image: str | None = None
+    weights: dict[str, str] | None = None
+    caveats: tuple[str, ...] = ()
     runs_dir: str = "runs"
     threads: int | None = None
     tracker: str | None = None

@@ -14,19 +14,13 @@ from perturb.store.paths import distinct_names, resolve, walk
 
 # Where things are put and shown, and what they run on.
 WITHOUT_EFFECT = (
-    "name",
-    "pair",
-    "tracker",
-    "project",
-    "runs_dir",
-    "plan",
-    "threads",
-    "system.device",
-    "sample.playback_fps",
+    *("name", "pair", "tracker", "project", "runs_dir", "plan", "threads", "weights", "caveats"),
+    *("system.device", "sample.playback_fps"),
 )
 SOURCES = ("reference", "spatial", "temporal")
 """Keys of a perturbation that name runs."""
-FILES = ("system.checkpoint", "system.unet", "prompts.file", "image")
+PARTS = ("checkpoint", "unet", "motion", "domain_adapter", "motion_lora", "reference")
+FILES = (*(f"system.{part}" for part in PARTS), "prompts.file", "image")
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -105,20 +105,18 @@ def load_system(
     memory-mapped and cost no memory of their own. ``expect_finite=False`` accepts NaN and infinite weights.
     ``provenance`` gets path, SHA-256, format and spec, of a distilled model also its file and its guidance projection.
     """
+    place = check_place(device, dtype)
     source = open_checkpoint(checkpoint, spec, unet=unet, guidance_seed=guidance_seed)
-    system = assembled(source, checkpoint, device=device, dtype=dtype, expect_finite=expect_finite)
+    system = assembled(source, checkpoint, place=place, dtype=dtype, expect_finite=expect_finite)
     if unet is not None:
         system.provenance["unet"] = str(unet)
     return system
 
 
 def assembled(
-    source: Source, checkpoint: str | Path, *, device: str | torch.device, dtype: str, expect_finite: bool = True
+    source: Source, checkpoint: str | Path, *, place: torch.device, dtype: str, expect_finite: bool = True
 ) -> VideoSystem:
     """The system of what was read from ``checkpoint``; see `load_system`."""
-    if dtype not in DTYPES:
-        raise UserError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
-    place = _device(device)
     if expect_finite:
         check_finite(source, checkpoint)
     modules = _with_weights(source, DTYPES[dtype])
@@ -165,12 +163,17 @@ def empty_system(
             f"the architecture is unknown: {given}give {keys[0]}, a folder with {SPEC_FILE} (as "
             f"package:weights/nano/image), or {keys[1]}=t2v_512_v2 or another published name"
         )
-    parts: dict[str, Any] = skeleton(known, str(device))
+    return unread(known, device, dtype)
+
+
+def unread(spec: ModelSpec, device: str | torch.device, dtype: str) -> VideoSystem:
+    """The system of ``spec`` as `empty_system` has it."""
+    parts: dict[str, Any] = skeleton(spec, str(device))
     for module in parts.values():
         module.requires_grad_(False)
     parts["unet"].to(DTYPES[dtype])
     return VideoSystem(
-        **parts, spec=known, tokenizer=lambda prompts: torch.zeros(len(prompts), known.text.tokens, dtype=torch.long)
+        **parts, spec=spec, tokenizer=lambda prompts: torch.zeros(len(prompts), spec.text.tokens, dtype=torch.long)
     ).to(device)
 
 
@@ -299,7 +302,10 @@ def check_schedule(source: Source, path: Path) -> None:
             )
 
 
-def _device(device: str | torch.device) -> torch.device:
+def check_place(device: str | torch.device, dtype: str) -> torch.device:
+    """The device, or UserError where it or the dtype cannot be used: before anything is read."""
+    if dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
