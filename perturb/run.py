@@ -49,12 +49,13 @@ def study(config: RunConfig, run: RunDir) -> None:
     Several processes fit together; the one that writes the run does the rest.
     """
     from perturb.cli.config import load, partition_of
-    from perturb.cli.provenance import record
+    from perturb.cli.provenance import origin, record
     from perturb.loop.processes import part
     from perturb.metrics import Format
     from perturb.structured import build
     from perturb.study.sample import Generator, sample
     from perturb.study.score import Labels, Sampled, score, score_cache
+    from perturb.study.shared import SharedClips
     from perturb.study.states import check_probe_steps, make_states
 
     system = load(config.system)
@@ -85,8 +86,9 @@ def study(config: RunConfig, run: RunDir) -> None:
     if not run.writes:
         return
     states = [state.id for state in made]
+    shared = SharedClips.of(config.runs_dir, origin(run, config, system=system, generate=generate))
     with run.stage("sample"):
-        sample(generate, perturbation, states, run, playback_fps=config.sample.playback_fps)
+        sample(generate, perturbation, made, run, playback_fps=config.sample.playback_fps, shared=shared)
     form = Format(**vars(generate.format))
     sampled = Sampled(generate.samples, {prompt.id: prompt.text for prompt in prompts}, states, form)
     labels = Labels(run.path.name, config.training, config.group, config.fit.seed)

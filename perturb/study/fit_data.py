@@ -17,6 +17,7 @@ from torch import Tensor
 from perturb.data.images import ImageSet
 from perturb.diffusion import Conditioning
 from perturb.diffusion.draws import Shuffled, draw_sample
+from perturb.diffusion.guidance import beside
 from perturb.errors import UserError
 from perturb.loop.task import Drawn
 from perturb.models.base import Batch, VideoModel
@@ -74,6 +75,7 @@ class FitData(Drawn):
         self.height, self.width = config.height or defaults.height, config.width or defaults.width
         _check_size(model, height=self.height, width=self.width)
         self.frames = 1 if images.as_video == "single_frame" else config.frames or defaults.frames
+        model.latent_shape(self.frames, self.height, self.width)  # refuses a number of frames here, before any work
         self.fps = config.fps or defaults.fps
         self._moments: dict[int, tuple[Tensor, Tensor]] = {}
         self._told: dict[str | int | None, Conditioning] = {}
@@ -115,7 +117,8 @@ class FitData(Drawn):
         )
         # one latent for all frames: a repeated still does not flicker; only the diffusion noise differs
         x0 = repeat(self.model.latent_scale * (mean + std * drawn.posterior), "c 1 h w -> c t h w", t=self.frames)
-        return x0, drawn.noise, drawn.timestep, self._cond(None if drawn.dropped else index)
+        told = self._cond(index)
+        return x0, drawn.noise, drawn.timestep, beside(self._cond(None), told) if drawn.dropped else told
 
     def _load(self, index: int) -> Tensor:
         return self.images.load(index, self.height, self.width)
@@ -131,7 +134,7 @@ class FitData(Drawn):
         return moments
 
     def _cond(self, index: int | None) -> Conditioning:
-        """What the caption says, and the still itself to image-to-video models; None: both dropped, as in guidance."""
+        """What the caption says, and the still itself to image-to-video models; None: what guidance leads away from."""
         image = self.model.takes_image
         key = index if index is None or image else self.images.caption(index)
         if key in self._told:
