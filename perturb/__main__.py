@@ -21,7 +21,6 @@ COMMANDS = {
     "analysis.finetuning": "what fine-tuning did to motion",
     "analysis.landscape": "motion over both perturbations at once",
     "analysis.layers": "which parts of the network the loss sits in",
-    "analysis.matched": "motion at equal visual change",
     "analysis.votes": "the votes of a blind test",
     "analysis.crosstalk": "which metric answers to which distortion",
 }
