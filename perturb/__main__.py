@@ -24,7 +24,6 @@ COMMANDS = {
     "analysis.landscape": "motion over both perturbations at once",
     "analysis.layers": "which parts of the network the loss sits in",
     "analysis.adapters": "given adapters by motion kept and look gained",
-    "analysis.matched": "motion at equal visual change",
     "analysis.votes": "the votes of a blind test",
     "analysis.crosstalk": "which metric answers to which distortion",
 }

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from perturb.analysis.coupling.comparisons import PRIMARY_METRIC
 from perturb.analysis.crosstalk.crosstalk import scales, written
+from perturb.analysis.statistics.endpoints import PRIMARY
 
 MATRIX = "crosstalk.csv"
 """Written by `python -m perturb.analysis.crosstalk experiments/metric_calibration/table.csv … --matrix`."""
@@ -42,7 +42,7 @@ def matrix(infos: Iterable[Mapping[str, Any]]) -> Matrix:
     pitfalls = {info["name"]: str(info.get("pitfalls", "")) for info in infos}
     table = table.loc[table.metric.isin(list(pitfalls))]
     names = tuple(table.drop_duplicates("metric").metric)
-    return Matrix(pitfalls.get(PRIMARY_METRIC, ""), names, tuple(_rows(table)))
+    return Matrix(pitfalls.get(PRIMARY, ""), names, tuple(_rows(table)))
 
 
 def _rows(table: pd.DataFrame) -> Iterator[tuple[str, tuple[Cell, ...]]]:
