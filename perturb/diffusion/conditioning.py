@@ -26,10 +26,11 @@ class Conditioning:
     """Text tokens, frame rate and what else a network can be told; None: not told.
 
     text ``b l d``, or ``b t l d`` for a text per frame · fps ``b`` (int64, frames per second) · image ``b m d`` image
-    tokens, or ``b t m d`` · image_latents ``b c t h w``, joined to x along channels · guidance and motion ``b``: the
-    scales that a distilled network takes as inputs · injected: a text that the way down and the middle read instead ·
-    windows: those of temporal attention · dilation: factors of convolutions by pattern. The last two say how the
-    network runs, and are the same for all samples.
+    tokens, or ``b t m d`` · image_latents ``b c k h w``, joined to x along channels: of all t frames, of one image for
+    all frames, or of the first and the last frame · guidance and motion ``b``: the scales that a distilled network
+    takes as inputs · injected: a text that the way down and the middle read instead · windows: those of temporal
+    attention · dilation: factors of convolutions by pattern. The last two say how the network runs, and are the same
+    for all samples.
     """
 
     text: Tensor
