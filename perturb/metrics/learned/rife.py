@@ -15,12 +15,13 @@ from perturb.device import pick_device
 from perturb.errors import UserError
 from perturb.metrics.base import Clip, Context, MetricInfo, Value
 from perturb.metrics.learned.files import frozen
-from perturb.metrics.learned.ifnet import IFNet
 from perturb.metrics.learned.network import Learned, pixels, through, values
 from perturb.metrics.learned.weights import Packaged
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from perturb.metrics.learned.ifnet import IFNet
 
 RIFE = Packaged(
     "perturb/weights/rife/ifnet_v3.safetensors",
@@ -41,7 +42,7 @@ def errors(network: IFNet, triples: Tensor) -> Tensor:
     return (guess[..., :height, :width] - middle).abs().mean((1, 2, 3))[:, None]
 
 
-class Rife(Learned[IFNet]):
+class Rife(Learned["IFNet"]):
     """Error of interpolation between every second frame."""
 
     paired = False
@@ -64,6 +65,8 @@ class Rife(Learned[IFNet]):
     def load(self, paths: Sequence[Path], device: str) -> IFNet:
         """The published weights, rounded to half precision, without the teacher's block."""
         from safetensors.torch import load_file
+
+        from perturb.metrics.learned.ifnet import IFNet
 
         network = IFNet()
         network.load_state_dict(load_file(paths[0]))
