@@ -12,6 +12,8 @@ COMMANDS = {
     "sample": "clips from prompts, longer or between frames too, with or without an adapter",
     "score": "a folder of clips, or finished runs again",
     "report": "a page about runs; a page for a blind test",
+    "fetch": "published checkpoints, on request, from the hub",
+    "push": "adapters or small models to the hub",
     "train": "train a model, or fine-tune one",
     "convert": "checkpoints from one format into another, adapters for other libraries",
     "partition": "which tensors of a model are space, time, conditioning, image",

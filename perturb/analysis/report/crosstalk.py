@@ -48,8 +48,8 @@ def matrix(infos: Iterable[Mapping[str, Any]]) -> Matrix:
 def _rows(table: pd.DataFrame) -> Iterator[tuple[str, tuple[Cell, ...]]]:
     absolute, largest = scales(table)
     for distortion, rows in table.groupby("distortion", sort=False):
-        first, changes = rows.iloc[0], rows.set_index("metric").change
-        shares = (changes / largest).clip(-1, 1)
+        first, changes = rows.iloc[0], rows.set_index("metric").change.reindex(largest.index)
+        shares = (changes / largest).clip(-1, 1).fillna(0)  # learned metrics do not meet all distortions
         cells = (
             Cell(
                 written(changes[name], absolute=bool(absolute[name])),
