@@ -26,6 +26,7 @@ from perturb.structured import MISSING_VALUE, unknown_key
 
 WANTED = {
     "system.checkpoint": "the weights: an official .ckpt or .safetensors, or a folder made by perturb.convert",
+    "system.pipeline": "the folder of a pipeline of diffusers: model_index.json and a folder per component",
     "images.folder": "the folder of images to perturb with, captions beside them or in one csv/jsonl",
     "images.table": "the csv, jsonl or parquet table of images to perturb with: file and caption",
     "prompts.file": "the prompts to sample: .txt with one per line, csv or jsonl",

@@ -14,7 +14,7 @@ from perturb.store.paths import distinct_names, resolve, walk
 WITHOUT_EFFECT = ("name", "runs_dir", "plan", "threads", "system.device", "sample.playback_fps")
 SOURCES = ("reference", "spatial", "temporal")
 """Keys of a perturbation that name runs."""
-FILES = ("system.checkpoint", "prompts.file", "image")
+FILES = ("system.checkpoint", "system.pipeline", "prompts.file", "image")
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -106,6 +106,10 @@ def needed(values: Mapping[str, Any], spec: ModelSpec) -> list[str]:
 
 def architecture(config: RunConfig) -> ModelSpec:
     """The spec that the system's configuration names, or the one in its checkpoint folder."""
+    if "pipeline" in config.system:
+        raise UserError(
+            "plan=true does not know pipelines of diffusers; what they need is said where they are published"
+        )
     checkpoint = config.system.get("checkpoint", MISSING_VALUE)
     return _spec(checkpoint, config.system.get("spec"), "system.checkpoint", "+system.spec")
 
