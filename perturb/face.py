@@ -9,6 +9,7 @@ import base64
 import html
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -124,7 +125,8 @@ class Model:
         if self.perturbation is not None:
             self.perturbation.scale(scale)
         found = []
-        with progress("sample", len(make.jobs)) as advance:
+        merged = nullcontext() if self.perturbation is None else self.perturbation.merged()
+        with merged, progress("sample", len(make.jobs)) as advance:
             for batch in make.batches:
                 for (index, seed), frames in zip(batch, make(batch, advance), strict=True):
                     prompt = make.prompts[index]

@@ -49,17 +49,19 @@ def study(config: RunConfig, run: RunDir) -> None:
     Several processes fit together; the one that writes the run does the rest.
     """
     from perturb.cli.config import load, partition_of
-    from perturb.cli.provenance import record
+    from perturb.cli.provenance import origin, record
     from perturb.loop.processes import part
     from perturb.metrics import Format
     from perturb.structured import build
     from perturb.study.sample import Generator, sample
     from perturb.study.score import Labels, Sampled, score, score_cache
+    from perturb.study.shared import SharedClips
     from perturb.study.states import check_probe_steps, make_states
 
     system = load(config.system)
     partition = partition_of(config, system)
     perturbation, images = build("perturbation", config.perturbation), build("images", config.images)
+    own_images = None if config.own_images is None else build("images", config.own_images)
     check_probe_steps(perturbation, config.probe_steps)
     sampler, metrics = build("sampler", config.sampler), build("metrics", config.metrics)
     prompts = config.prompts.load()
@@ -78,13 +80,15 @@ def study(config: RunConfig, run: RunDir) -> None:
             run=run,
             group=config.group,
             partition=partition,
+            own_images=own_images,
         )
     part()
     if not run.writes:
         return
     states = [state.id for state in made]
+    shared = SharedClips.of(config.runs_dir, origin(run, config, system=system, generate=generate))
     with run.stage("sample"):
-        sample(generate, perturbation, states, run, playback_fps=config.sample.playback_fps)
+        sample(generate, perturbation, made, run, playback_fps=config.sample.playback_fps, shared=shared)
     form = Format(**vars(generate.format))
     sampled = Sampled(generate.samples, {prompt.id: prompt.text for prompt in prompts}, states, form)
     labels = Labels(run.path.name, config.training, config.group, config.fit.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from perturb.cli.command import check_paths, run_command
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from perturb.models.base import VideoModel
     from perturb.study.sample import Generator
 
-STUDY_ONLY = ("training", "images", "fit", "probe_steps")
+STUDY_ONLY = ("training", "images", "own_images", "fit", "probe_steps")
 """What a system's configuration sets for studies alone."""
 
 # torch and diffusers take seconds to import: --help and plain mistakes do not wait for them.
@@ -33,22 +34,30 @@ def generate(values: dict[str, Any]) -> None:
 
     from perturb.cli.config import GenerateConfig, load
     from perturb.data.script import load_script
-    from perturb.diffusion.fifo import FIFOSampler
     from perturb.perturbation import restore
-    from perturb.progress import progress
-    from perturb.store.video import write_contact_sheet
     from perturb.structured import build, read
-    from perturb.study.sample import Generator, save_clip, show_clip
+    from perturb.study.sample import Generator
 
     config = read(GenerateConfig, values)
     script = None if config.script is None else load_script(config.script, config.sample.playback_fps)
     prompts = _prompts(config.prompt, config.prompts, script)
-    system = load(config.system)
+    system, merged = load(config.system), nullcontext()
     if config.adapter is not None:
         adapter = resolve(config.adapter)
         _note_origin(system, adapter)
-        restore(system.network, adapter).scale(config.adapter_scale)
+        perturbation = restore(system.network, adapter)
+        perturbation.scale(config.adapter_scale)
+        merged = perturbation.merged()
     make = Generator(system, build("sampler", config.sampler), prompts, config.sample, image=config.image)
+    with merged:
+        _write(make, config, script)
+
+
+def _write(make: Generator, config: GenerateConfig, script: list[Line] | None) -> None:
+    from perturb.diffusion.fifo import FIFOSampler
+    from perturb.progress import progress
+    from perturb.store.video import write_contact_sheet
+    from perturb.study.sample import save_clip, show_clip
 
     output, rows = resolve(config.output), []
     if script is not None or isinstance(make.sampler, FIFOSampler):
@@ -57,7 +66,7 @@ def generate(values: dict[str, Any]) -> None:
     with progress("sample", len(make.jobs)) as advance:
         for batch in make.batches:
             for (index, seed), frames in zip(batch, make(batch, advance), strict=True):
-                path = output / f"{prompts[index].id}_s{seed}.npy"
+                path = output / f"{make.prompts[index].id}_s{seed}.npy"
                 save_clip(path, frames)
                 show_clip(path, frames, config.sample.playback_fps)
                 rows.append(frames)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from perturb.data.prompts import PromptsConfig
@@ -11,7 +12,7 @@ from perturb.errors import UserError
 from perturb.loop.rank import local_rank
 from perturb.models.partition import Partition
 from perturb.perturbation.base import parts
-from perturb.structured import Target, build
+from perturb.structured import MISSING_VALUE, Target, build
 from perturb.study.fit import FitConfig
 from perturb.study.sample import SampleConfig
 
@@ -32,8 +33,9 @@ class RunConfig:
 
     A group is one of the model's (spatial, temporal, conditioning, image) or of ``partition``; "both" is spatial and
     temporal together. ``probe_steps`` are those of a fit; what is not fitted has states of its own, and None here.
-    ``system, perturbation, images, sampler, metrics`` are
-    the objects that `build` makes.
+    ``own_images`` are stills of what the model was trained on, images like D_I: they say how far D_I is, and when the
+    fit has converged. ``pair`` names the twins that this model is one of. ``system, perturbation, images, own_images,
+    sampler, metrics`` are the objects that `build` makes.
     """
 
     name: str
@@ -49,6 +51,8 @@ class RunConfig:
     fit: FitConfig
     sample: SampleConfig
     partition: PartitionConfig = PartitionConfig()
+    own_images: Target | None = None
+    pair: str | None = None
     image: str | None = None
     runs_dir: str = "runs"
     threads: int | None = None
@@ -89,6 +93,18 @@ def load(system: Target) -> VideoModel:
     """
     device = pick_device(system.get("device", "auto"))
     return build("system", system | {"device": f"cuda:{local_rank()}" if device == "cuda" else device})
+
+
+def empty(system: Target, device: str) -> VideoModel:
+    """The model that a configuration names, with random weights or, on the meta device, none: for plan=true.
+
+    A family has it beside its loader: ``empty_system``, with the same arguments.
+    """
+    module, _, name = system["_target_"].rpartition(".")
+    if not hasattr(import_module(module), "empty_system"):
+        raise UserError(f"plan=true cannot tell what {name} would load: {module} has no empty_system beside it")
+    known = {key: None if value == MISSING_VALUE else value for key, value in system.items()}
+    return build("system", known | {"_target_": f"{module}.empty_system", "device": device})
 
 
 def partition_of(config: RunConfig, model: VideoModel) -> Partition:

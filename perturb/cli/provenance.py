@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import subprocess
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from perturb.errors import UserError
 from perturb.metrics import described
-from perturb.store.paths import PACKAGE
+from perturb.store.hashes import sha256, sha256_of
+from perturb.store.paths import PACKAGE, resolve
 from perturb.store.records import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -54,13 +57,34 @@ def record(
         experiment=config.name,
         versions={name: _version(name) for name in PACKAGES},
         git=git_revision(),
-        system=system.provenance | {"training": config.training, "device": str(system.device)},
+        system=system.provenance | {"training": config.training, "pair": config.pair, "device": str(system.device)},
         partition=partition.counts(),
         images=shown,
         prompts={prompt.id: prompt.text for prompt in generate.prompts},
         clips=generate.describe(),
         metrics=[dataclasses.asdict(info) for info in described(metrics)],
     )
+
+
+def origin(run: RunDir, config: RunConfig, *, system: VideoModel, generate: Generator) -> dict[str, Any]:
+    """What the clips of the untouched model depend on beside their batch: model, settings, program and processor.
+
+    ``run`` has its manifest, with the hashes of all weights. The program stands there by its text, so that a changed
+    one samples anew.
+    """
+    import torch
+
+    manifest, gpu = run.manifest(), system.device.type == "cuda"
+    program = {str(file.relative_to(PACKAGE)): file for file in PACKAGE.rglob("*.py")}
+    program |= {part.__qualname__: Path(inspect.getfile(part)) for part in (type(system), type(generate.sampler))}
+    return {
+        "system": [config.system, manifest.system, manifest.frozen["before"]],
+        "clips": [manifest.clips, config.sample.negative_prompt],
+        "image": None if config.image is None else sha256(resolve(config.image)),
+        "program": [sha256_of(program), manifest.versions],
+        "processor": torch.cuda.get_device_name(system.device) if gpu else torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def git_revision() -> str:

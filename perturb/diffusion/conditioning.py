@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from einops import repeat
@@ -22,16 +22,24 @@ TOKENS = ("text", "image", "injected")
 SCALES = ("guidance", "motion")
 
 
+class Asked(Protocol):
+    """What a model that encodes its prompts by itself is asked of one sample."""
+
+    def beside(self, other: Any) -> Asked:
+        """This text, with whatever else ``other`` tells."""
+        ...
+
+
 @dataclass(frozen=True)
 class Conditioning:
     """Text tokens, frame rate and what else a network can be told; None: not told.
 
     text ``b l d``, or ``b t l d`` for a text per frame · fps ``b`` (int64, frames per second) · image ``b m d`` image
-    tokens, or ``b t m d`` · image_latents ``b c t h w``, joined to x along channels · guidance and motion ``b``: the
-    scales that a distilled network takes as inputs · injected: a text that the way down and the middle read instead ·
-    windows: those of temporal attention · dilation: factors of convolutions by pattern. These two say how the
-    network runs, and are the same for all samples · asked: one per sample, whatever a model wants that encodes its
-    prompts by itself.
+    tokens, or ``b t m d`` · image_latents ``b c k h w``, joined to x along channels: of all t frames, of one image for
+    all frames, or of the first and the last frame · guidance and motion ``b``: the scales that a distilled network
+    takes as inputs · injected: a text that the way down and the middle read instead · windows: those of temporal
+    attention · dilation: factors of convolutions by pattern. These two say how the network runs, and are the same for
+    all samples · asked: one per sample, of a model that encodes its prompts by itself.
     """
 
     text: Tensor
@@ -43,7 +51,7 @@ class Conditioning:
     injected: Tensor | None = None
     windows: Windows | None = None
     dilation: Mapping[str, float] | None = None
-    asked: tuple[Any, ...] = ()
+    asked: tuple[Asked, ...] = ()
 
     def __post_init__(self) -> None:
         for name, tokens in ((name, getattr(self, name)) for name in TOKENS):

@@ -80,6 +80,12 @@ def guided(  # noqa: PLR0917 - the order of the formula
     return torch.where(inside, o, o_c) if isinstance(inside, Tensor) else o
 
 
+def beside(uncond: Conditioning, cond: Conditioning) -> Conditioning:
+    """``uncond`` with the image latents of ``cond``: guidance is away from a text, not from what is joined to x."""
+    asked = tuple(u.beside(c) for u, c in zip(uncond.asked, cond.asked, strict=True))
+    return dataclasses.replace(uncond, image_latents=cond.image_latents, asked=asked)
+
+
 def rescaled(o: Tensor, o_cond: Tensor, strength: float) -> Tensor:
     """φ o std(o_c)/std(o) + (1 − φ) o, std (unbiased) over all of a sample: guidance without its gain in contrast."""
     axes = tuple(range(1, o.ndim))
@@ -91,7 +97,7 @@ def _others(cond: Conditioning, uncond: Conditioning | None, guidance: Guidance)
     """The sides besides ``cond``: unconditional, and with the image alone where that is asked for."""
     if uncond is None:
         raise UserError(f"guidance {guidance.scale:g} needs the unconditional side; pass uncond, or set guidance to 1")
-    uncond = dataclasses.replace(uncond, windows=cond.windows, dilation=cond.dilation)
+    uncond = dataclasses.replace(beside(uncond, cond), windows=cond.windows, dilation=cond.dilation)
     if guidance.image_scale is None:
         return [uncond]
     if cond.image is None:

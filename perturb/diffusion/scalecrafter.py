@@ -12,7 +12,7 @@ from torch import Tensor
 
 from perturb.diffusion.conditioning import Conditioning
 from perturb.diffusion.ddim import DDIMSampler
-from perturb.diffusion.guidance import guided
+from perturb.diffusion.guidance import beside, guided
 from perturb.diffusion.protocols import Denoise, Work
 from perturb.diffusion.schedule import NoiseSchedule
 from perturb.diffusion.settings import check_number, check_whole, needs
@@ -65,6 +65,7 @@ class ScaleCrafterSampler(DDIMSampler):
         told = dataclasses.replace(cond, dilation=now)
         if number >= self.damped_steps or self.guidance == 1 or uncond is None:
             return guided(denoise, x, t, told, uncond, self.how_guided())
+        uncond = beside(uncond, cond)
         damped = factors(self.damped_dilation, number, self.damped_steps, progressive=self.progressive)
         base = denoise(x, t, dataclasses.replace(uncond, dilation=damped))
         other = dataclasses.replace(uncond, dilation=now)

@@ -230,6 +230,10 @@ class VideoUNet(nn.Module):
             raise UserError("image tokens given, but this model has no image attention: leave image_context out")
         if self.image_attention and image_context is None:
             raise UserError("this model attends to an image: pass its tokens as image_context")
+        if image_context is not None and image_context.ndim == 4 and image_context.shape[1] != x.shape[2]:
+            raise UserError(
+                f"image tokens for {image_context.shape[1]} frames, but x has {x.shape[2]}: each frame reads its own"
+            )
         if self.image_attention and context.shape[-2] > self.text_tokens:
             raise UserError(
                 f"context has {context.shape[-2]} tokens, the text at most {self.text_tokens}: pass the image tokens "

@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ class LoraPerturbation:
         self.targets: Targets = targets
         self.unreachable: tuple[str, ...] = ()
         self._unet: nn.Module | None = None
+        self._merged = False
         self._layers: dict[str, LoraLayer] = {}
         self._trainable_before: dict[nn.Parameter, bool] = {}
         self._base_squares: dict[str, float] = {}
@@ -126,9 +128,8 @@ class LoraPerturbation:
         """Put the original layers back: the same objects, with the flags they had. Does nothing when not attached."""
         if self._unet is None:
             return
-        for name, layer in self._layers.items():
-            parent, _, child = name.rpartition(".")
-            setattr(self._unet.get_submodule(parent), child, layer.get_base_layer())
+        for name, layer in self._attached().items():
+            _put(self._unet, name, layer.get_base_layer())
         del self._unet.peft_config
         for parameter, trainable in self._trainable_before.items():
             parameter.requires_grad_(trainable)
@@ -171,19 +172,38 @@ class LoraPerturbation:
             {name: _delta_square(layer) for name, layer in self._attached().items()}, self._base_squares
         )
 
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """Inside, a plain network with θ + αΔ as its own weights; after it θ again, the very tensors it was.
+
+        The sum is rounded once, to the network's dtype; with Δ = 0 it is θ. UserError for anything else asked inside.
+        """
+        layers, unet = self._attached(), self._unet
+        assert unet is not None
+        kept = {name: _weight(layer).data for name, layer in layers.items()}
+        try:
+            self._merged = True
+            for name, layer in layers.items():
+                # not peft's own merge: it fails on Conv3d kernels of (1, 1, k), and subtracts Δ again with an error
+                _weight(layer).data = (kept[name].float() + _delta(layer)).to(kept[name].dtype)
+                _put(unet, name, layer.get_base_layer())
+            yield
+        finally:
+            for name, layer in layers.items():
+                _weight(layer).data = kept[name]
+                _put(unet, name, layer)
+            self._merged = False
+
     @torch.no_grad()
-    def merged(self, unet: nn.Module) -> nn.Module:
+    def merged_copy(self, unet: nn.Module) -> nn.Module:
         """A float32 copy of ``unet`` with αΔ added into its weights and no adapter left; ``unet`` stays as it is."""
         if unet is not self._unet:
-            raise UserError("merged() needs the network this adapter is attached to")
+            raise UserError("merged_copy() needs the network this adapter is attached to")
         plain = copy.deepcopy(unet).float()
         for name in self._attached():
             wrapper: Any = plain.get_submodule(name)
-            base = wrapper.get_base_layer()
-            # not peft's own merge: it fails on Conv3d kernels of (1, 1, k)
-            base.weight += _delta(wrapper)
-            parent, _, child = name.rpartition(".")
-            setattr(plain.get_submodule(parent), child, base)
+            _weight(wrapper).add_(_delta(wrapper))
+            _put(plain, name, wrapper.get_base_layer())
         del plain.peft_config
         return plain.requires_grad_(False)
 
@@ -232,7 +252,15 @@ class LoraPerturbation:
     def _attached(self) -> dict[str, LoraLayer]:
         if self._unet is None:
             raise UserError("the adapter is not attached to a network: call attach() or restore() first")
+        if self._merged:
+            raise UserError("the adapter is merged into the network: leave `with merged():` first")
         return self._layers
+
+
+def _put(network: nn.Module, name: str, layer: nn.Module) -> None:
+    """Set the submodule of that full name."""
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, layer)
 
 
 def _factor(layer: LoraLayer, which: str) -> nn.Parameter:

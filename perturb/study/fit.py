@@ -2,7 +2,7 @@
 
     Δ ← AdamW on mean (ε − ε̂_{θ+Δ}(x_t, t, text))²,  θ frozen
 
-Writes adapters/step_*/, states.csv, train.csv and the manifest sections perturbation, images and frozen.
+Writes adapters/step_*/, states.csv, train.csv and the manifest sections perturbation, images, distance and frozen.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from perturb.store.rundir import RunDir, write_atomic
 from perturb.store.states import State, step_id, step_state
 from perturb.store.tensors import hash_modules, moved, summarise
 from perturb.study.fit_data import FitConfig, FitData
+from perturb.study.fit_loss import LEVELS, ProbeLoss
 
 FINISHED = "all"
 
@@ -44,20 +45,23 @@ def fit(
     run: RunDir,
     group: str,
     partition: Partition | None = None,
+    own_images: ImageSet | None = None,
 ) -> None:
     """Fit ``perturbation`` on ``group`` and save it at each probe step; it stays attached, loaded from the last one.
 
-    ``partition`` None: the model's own. The same call again continues where the last one was stopped and ends with the
-    same adapters, bit for bit; a finished one only attaches. Processes that torchrun started share each batch; the one
-    whose ``run`` writes keeps the files. Raises UserError for probe steps that cannot be, for a run directory of
-    another fit, and for a loss or gradient that is not finite; Stopped after a signal; RuntimeError if anything but the
-    perturbation moved.
+    ``partition`` None: the model's own. ``own_images`` are stills of what the model was trained on: the untouched
+    model's loss on them goes into the manifest beside its loss on ``images``. The same call again continues where the
+    last one was stopped and ends with the same adapters, bit for bit; a finished one only attaches. Processes that
+    torchrun started share each batch; the one whose ``run`` writes keeps the files. Raises UserError for probe steps
+    that cannot be, for a run directory of another fit, and for a loss or gradient that is not finite; Stopped after a
+    signal; RuntimeError if anything but the perturbation moved.
     """
     probes, partition = _checked_probes(probe_steps), partition or model.partition()
     if not run.is_done("fit", FINISHED):
-        data = FitData(model, images, config)
+        data, losses = FitData(model, images, config), ProbeLoss(model, images, config)
+        run.update_manifest(distance=_distance(losses, own_images))
         _fit_and_verify(
-            model, perturbation, data, probes=probes, config=config, run=run, group=group, partition=partition
+            model, perturbation, data, losses, probes=probes, config=config, run=run, group=group, partition=partition
         )
     perturbation.attach(model.network, partition, group, config.seed)
     perturbation.load(run.adapter(step_id(probes[-1])))
@@ -67,6 +71,7 @@ def _fit_and_verify(
     model: VideoModel,
     perturbation: Perturbation,
     data: FitData,
+    losses: ProbeLoss,
     *,
     probes: Sequence[int],
     config: FitConfig,
@@ -86,9 +91,11 @@ def _fit_and_verify(
         model.network.eval()
         perturbation.train(True)
         identity = {"base": summarise(before), "images": data.describe(), **described}
-        _fit(model, perturbation, data, probes=probes, config=config, run=run, identity=identity)
+        probe = _Probe(perturbation, losses, run, probes)
+        _fit(model, perturbation, data, probe, config=config, run=run, identity=identity)
         if run.writes:
-            run.write_states([step_state(r.step, r.magnitude) for r in read_train(run.train_log) if r.step in probes])
+            rows = (row for row in read_train(run.train_log) if row.step in probes)
+            run.write_states([replace(step_state(row.step, row.magnitude), loss=row.probe_loss) for row in rows])
     finally:
         perturbation.detach()
         model.gradient_checkpointing = checkpointing
@@ -99,6 +106,15 @@ def _fit_and_verify(
     run.mark_done("fit", FINISHED)
     if run.writes:
         shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
+
+
+def _distance(losses: ProbeLoss, own_images: ImageSet | None) -> dict[str, Any]:
+    """For the manifest: how far D_I is from what the model knows, L(D_I)/L(own) of the untouched model."""
+    described: dict[str, Any] = {"timesteps": LEVELS, "stills": len(losses.stills), "loss": losses()}
+    if own_images is None:
+        return {**described, "own_loss": None, "ratio": None, "reason": "own_images is not given"}
+    own = ProbeLoss(losses.model, own_images, losses.data.config)()
+    return {**described, "own_loss": own, "ratio": described["loss"] / own, "own_images": own_images.describe()}
 
 
 class Objective(nn.Module):
@@ -115,28 +131,33 @@ class Objective(nn.Module):
 
 @dataclass(frozen=True)
 class _Probe:
-    """Saves the perturbation at each of ``steps``; ‖Δ‖/‖θ‖ for the log."""
+    """Saves the perturbation at each of ``steps``; ‖Δ‖/‖θ‖ and the loss on D_I for the log."""
 
     perturbation: Perturbation
+    losses: ProbeLoss
     run: RunDir
     steps: Sequence[int]
 
     def __call__(self, step: int) -> dict[str, float]:
-        return {"magnitude": save_state(self.perturbation, step_state(step), self.run).magnitude or 0.0}
+        magnitude = save_state(self.perturbation, step_state(step), self.run).magnitude or 0.0
+        self.perturbation.train(False)
+        loss = self.losses()
+        self.perturbation.train(True)
+        return {"magnitude": magnitude, "probe_loss": loss}
 
 
 def _fit(
     model: VideoModel,
     perturbation: Perturbation,
     data: FitData,
+    probe: _Probe,
     *,
-    probes: Sequence[int],
     config: FitConfig,
     run: RunDir,
     identity: Mapping[str, Any],
 ) -> None:
     """Fit what is attached up to the last probe step, in all processes that were started together."""
-    probe, objective = _Probe(perturbation, run, probes), Objective(model)
+    probes, objective = probe.steps, Objective(model)
     if probes[-1] == 0:  # the beginning alone
         return write_atomic(run.train_log, _train_log([{"step": 0, **probe(0)}]))
     names = {id(parameter): name for name, parameter in objective.named_parameters()}
@@ -173,7 +194,7 @@ def _loop_config(config: FitConfig) -> LoopConfig:
     return LoopConfig(
         learning_rate=config.learning_rate,
         warmup_steps=config.warmup_steps,
-        schedule="constant",
+        schedule=config.schedule,
         weight_decay=config.weight_decay,
         gradient_clip=config.gradient_clip,
         ema_decay=None,
@@ -186,7 +207,7 @@ def _loop_config(config: FitConfig) -> LoopConfig:
 
 def _train_log(rows: Sequence[Row]) -> str:
     """train.csv from the rows of the loop."""
-    columns = ("loss", "lr", "grad_norm", "magnitude")
+    columns = ("loss", "lr", "grad_norm", "magnitude", "probe_loss")
     return train_csv(TrainRow(int(row["step"]), *(row.get(name) for name in columns)) for row in rows)
 
 

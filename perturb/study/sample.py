@@ -22,8 +22,10 @@ from perturb.models.base import Architecture, VideoModel, to_uint8
 from perturb.perturbation import Perturbation
 from perturb.progress import progress
 from perturb.store.rundir import RunDir, write_atomic
+from perturb.store.states import State
 from perturb.store.video import write_mp4
 from perturb.structured import check_range
+from perturb.study.shared import SharedClips, place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,9 @@ class Generator:
         self.model, self.sampler = model, sampler.resolved(model.sampling)
         self.prompts, self.precision = prompts, config.precision
         self.format = ClipFormat.of(config, model)
-        self.sampler.check(model.schedule, self.format.frames)  # here, because fitting comes before the first clip
+        # here, because fitting comes before the first clip
+        self.shape = self.format.latent(model)
+        self.sampler.check(model.schedule, self.format.frames)
         pixels = None if image is None else load_conditioning_image(image, self.format.height, self.format.width)
         model.check_prompts({prompt.id: prompt.text for prompt in prompts})
         self.cond = model.conditioning([prompt.text for prompt in prompts], self.format.fps, pixels)
@@ -112,7 +116,7 @@ class Generator:
         All noise of a clip comes from its prompt id and seed: x_T first, then what the sampler draws.
         """
         generators = [sample_generator("clip", self.prompts[index].id, seed) for index, seed in batch]
-        x_T = draw(self.format.latent(self.model), generators, self.model.device)
+        x_T = draw(self.shape, generators, self.model.device)
         with self._autocast():  # here for a sampler that calls the network itself
             latents = self.sampler(
                 self.denoise,
@@ -149,31 +153,69 @@ class Generator:
 def sample(
     generate: Generator,
     perturbation: Perturbation,
-    states: Sequence[str],
+    states: Sequence[State],
     run: RunDir,
     *,
     playback_fps: int,
+    shared: SharedClips | None,
 ) -> None:
     """Write the clips of every state: ``.npy`` (uint8 t h w c, lossless) and ``.mp4``; what is there is kept.
 
     ``perturbation`` is attached; it is loaded with the adapter of each state. A batch of which any clip is missing is
-    made again as a whole, so that a resumed run has the bytes of an uninterrupted one.
+    made again as a whole, so that a resumed run has the bytes of an uninterrupted one. A state without Δ is the same
+    in every run of its model: its batches are taken from ``shared``, and left there.
     """
-    paths = {state: [_paths(run, state, generate, batch) for batch in generate.batches] for state in states}
-    todo = {
-        state: [i for i, files in enumerate(paths[state]) if not all(_is_clip(file, generate.format) for file in files)]
-        for state in states
-        if not run.is_done("sample", state)
-    }
-    total = sum(len(generate.batches[i]) for pending in todo.values() for i in pending)
+    todo: list[tuple[State, list[Batch]]] = []
+    for state in states:
+        if not run.is_done("sample", state.id):
+            batches = [Batch(generate, jobs, _paths(run, state.id, generate, jobs)) for jobs in generate.batches]
+            todo.append((state, [batch for batch in batches if not batch.is_whole(batch.files)]))
+    total = sum(len(batch.jobs) for _, pending in todo for batch in pending)
     with progress("sample", total) as advance:
-        for state, pending in todo.items():
-            perturbation.load(run.adapter(state))
-            for i in pending:
-                for frames, file in zip(generate(generate.batches[i], advance), paths[state][i], strict=True):
-                    show_clip(file, frames, playback_fps)
-                    save_clip(file, frames)  # last: the clip counts as made from here on
-            run.mark_done("sample", state)
+        for state, pending in todo:
+            perturbation.load(run.adapter(state.id))
+            with perturbation.merged():
+                for batch in pending:
+                    if shared is not None and state.magnitude == 0:
+                        batch.share(shared, advance, playback_fps)
+                    else:
+                        batch.make(advance, playback_fps)
+            run.mark_done("sample", state.id)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips that are sampled together: (prompt index, noise seed) pairs, and the file of each."""
+
+    generate: Generator
+    jobs: Sequence[tuple[int, int]]
+    files: Sequence[Path]
+
+    def is_whole(self, files: Sequence[Path]) -> bool:
+        """Whether clips of the format lie there."""
+        return all(_is_clip(file, self.generate.format) for file in files)
+
+    def make(self, advance: Callable[[float], None], fps: float) -> None:
+        """Sample and write them."""
+        for frames, file in zip(self.generate(self.jobs, advance), self.files, strict=True):
+            show_clip(file, frames, fps)
+            save_clip(file, frames)  # last: the clip counts as made from here on
+
+    def share(self, shared: SharedClips, advance: Callable[[float], None], fps: float) -> None:
+        """Take them from ``shared``; where they are not there yet, make them and leave them there."""
+        prompts = self.generate.prompts
+        with shared.batch([(prompts[i].id, prompts[i].text, seed) for i, seed in self.jobs]) as folder:
+            pairs = [(folder / file.name, file) for file in self.files]
+            if self.is_whole([kept for kept, _ in pairs]):
+                for kept, file in pairs:
+                    show_clip(file, np.load(kept), fps)
+                    place(kept, file)
+                return advance(len(self.jobs))
+            self.make(advance, fps)
+            with convenience("shared clips are"):
+                for kept, file in pairs:
+                    place(file, kept)
+        return None
 
 
 def show_clip(path: Path, frames: np.ndarray, fps: float) -> None:

@@ -31,11 +31,12 @@ def make_states(
     run: RunDir,
     group: str,
     partition: Partition | None = None,
+    own_images: ImageSet | None = None,
 ) -> list[State]:
     """All states of the study, the unperturbed model first; the same call again continues where it was stopped.
 
-    ``partition`` None: the model's own. Several processes fit together; what is not fitted is left to the one whose
-    ``run`` writes, and the others get no states.
+    ``partition`` None: the model's own; ``own_images``: see `fit`. Several processes fit together; what is not fitted
+    is left to the one whose ``run`` writes, and the others get no states.
 
     Raises UserError for a fit without probe steps and for anything else with them.
     """
@@ -45,7 +46,7 @@ def make_states(
     def fitted(perturbation: Perturbation, group: str, probe_steps: Sequence[int], place: RunDir) -> None:
         fit(
             model, perturbation, images,
-            probe_steps=probe_steps, config=config, run=place, group=group, partition=partition,
+            probe_steps=probe_steps, config=config, run=place, group=group, partition=partition, own_images=own_images,
         )  # fmt: skip
 
     if probe_steps is not None:

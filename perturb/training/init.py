@@ -8,7 +8,7 @@ import torch
 
 from perturb.errors import UserError
 from perturb.models.videocrafter.checkpoint import load_system
-from perturb.models.videocrafter.spec import get_spec
+from perturb.models.videocrafter.published import get_spec
 from perturb.models.videocrafter.system import VideoSystem, build_schedule, build_system
 from perturb.store.paths import resolve
 from perturb.training.config import INIT_HELP, TrainConfig

@@ -19,7 +19,8 @@ from perturb.models.videocrafter.checkpoint import load_system
 from perturb.models.videocrafter.files import write_checkpoint
 from perturb.models.videocrafter.keymap import expected_keys
 from perturb.models.videocrafter.keymap.diffusion import diffusion_buffers
-from perturb.models.videocrafter.spec import SPECS, ModelSpec
+from perturb.models.videocrafter.published import SPECS
+from perturb.models.videocrafter.spec import ModelSpec
 from perturb.perturbation.lora import LoraPerturbation
 
 STATUS = Path("/proc/self/status")

@@ -20,7 +20,7 @@ from perturb.data.prompts import Prompt
 from perturb.diffusion import Conditioning
 from perturb.diffusion.ddim import DDIMSampler
 from perturb.models.videocrafter.checkpoint import save_system
-from perturb.models.videocrafter.spec import SPECS
+from perturb.models.videocrafter.published import SPECS
 from perturb.models.videocrafter.system import VideoSystem, build_system
 from perturb.perturbation.lora import LoraPerturbation
 from perturb.store.rundir import RunDir

@@ -13,6 +13,7 @@ from perturb.models.videocrafter.encoders import (
     ImageEncoder,
     TextEncoder,
     build_image_encoder,
+    build_image_projector,
     build_text_encoder,
     build_vae,
 )
@@ -23,16 +24,9 @@ from perturb.models.videocrafter.keymap.unet import (
     projector_official_to_ours,
     unet_official_to_ours,
 )
-from perturb.models.videocrafter.spec import (
-    ImageSpec,
-    ModelSpec,
-    ResamplerSpec,
-    ScheduleSpec,
-    TextSpec,
-    VAESpec,
-    get_spec,
-)
-from perturb.models.videocrafter.system import VideoSystem, build_image_projector
+from perturb.models.videocrafter.published import get_spec
+from perturb.models.videocrafter.spec import ImageSpec, ModelSpec, ResamplerSpec, ScheduleSpec, TextSpec, VAESpec
+from perturb.models.videocrafter.system import VideoSystem
 from perturb.models.videocrafter.tokenizer import ClipTokenizer, Tokenizer
 from perturb.nn import Resampler, VideoUNet
 from tests.parity.fixtures import Fixture, fixture

@@ -21,7 +21,8 @@ from perturb.models.videocrafter.keymap.encoders import (
     text_rules,
     vae_rules,
 )
-from perturb.models.videocrafter.spec import SPECS, ModelSpec
+from perturb.models.videocrafter.published import SPECS
+from perturb.models.videocrafter.spec import ModelSpec
 from tests.parity.fixtures import Fixture, fixtures, folder, requires_fixtures
 
 pytestmark = requires_fixtures

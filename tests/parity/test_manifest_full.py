@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from perturb.models.videocrafter.keymap import expected_keys
-from perturb.models.videocrafter.spec import SPECS
+from perturb.models.videocrafter.published import SPECS
 
 MANIFESTS = {
     "t2v_512_v1": "t2v_512_v1.0",

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from perturb.models.videocrafter.keymap.unet import projector_official_to_ours, unet_official_to_ours
-from perturb.models.videocrafter.spec import SPECS, ResamplerSpec, UNetSpec
+from perturb.models.videocrafter.published import SPECS
+from perturb.models.videocrafter.spec import ResamplerSpec, UNetSpec
 from perturb.nn import Resampler
 from tests.parity.fixtures import Fixture, fixture, fixtures, requires_fixtures
 from tests.parity.networks import unet_spec

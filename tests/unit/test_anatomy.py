@@ -7,7 +7,7 @@ import torch
 
 from perturb.models.partition import Partition
 from perturb.models.videocrafter.nano import NANO
-from perturb.models.videocrafter.spec import get_spec
+from perturb.models.videocrafter.published import get_spec
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation.anatomy import BLOCKS, ROLES, anatomy
 from perturb.perturbation.scaled import in_part

@@ -17,7 +17,8 @@ from perturb.models.videocrafter.checkpoint import load_system, open_checkpoint
 from perturb.models.videocrafter.files import write_safetensors
 from perturb.models.videocrafter.keymap import expected_keys
 from perturb.models.videocrafter.keymap.diffusion import diffusion_buffers
-from perturb.models.videocrafter.spec import SPECS, ImageSpec, ModelSpec, ResamplerSpec
+from perturb.models.videocrafter.published import SPECS
+from perturb.models.videocrafter.spec import ImageSpec, ModelSpec, ResamplerSpec
 from perturb.models.videocrafter.system import VideoSystem, build_system
 
 UNET = "model.diffusion_model."

@@ -10,7 +10,8 @@ from perturb.diffusion import Conditioning, NoiseSchedule, SamplerStep, sample_g
 from perturb.diffusion.consistency import ConsistencySampler, boundary_scalings
 from perturb.errors import UserError
 from perturb.models.partition import Partition
-from perturb.models.videocrafter.spec import ModelSpec, get_spec
+from perturb.models.videocrafter.published import get_spec
+from perturb.models.videocrafter.spec import ModelSpec
 from perturb.nn import VideoUNet
 from tests.unit.nn_case import awake
 from tests.unit.sampler_case import SHAPE, Knowing, conditioning, noises

@@ -14,7 +14,8 @@ from perturb.models.videocrafter.checkpoint import load_system, save_system
 from perturb.models.videocrafter.files import read_weights, write_safetensors
 from perturb.models.videocrafter.keymap import expected_keys
 from perturb.models.videocrafter.keymap.diffusion import diffusion_buffers
-from perturb.models.videocrafter.spec import SPECS, ImageSpec, ModelSpec, ResamplerSpec
+from perturb.models.videocrafter.published import SPECS
+from perturb.models.videocrafter.spec import ImageSpec, ModelSpec, ResamplerSpec
 from perturb.models.videocrafter.system import VideoSystem
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

@@ -17,7 +17,7 @@ from perturb.diffusion import (
     sample_generator,
 )
 from perturb.errors import UserError
-from perturb.models.videocrafter.spec import get_spec
+from perturb.models.videocrafter.published import get_spec
 
 SHAPE = (4, 3, 2, 2)
 # Numbers of steps for which the published sampler crashes.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from perturb.diffusion import Conditioning, DDIMSampler, NoiseSchedule, draw, sample_generator
 from perturb.diffusion.scalecrafter import ScaleCrafterSampler, factors
 from perturb.errors import UserError
-from perturb.models.videocrafter.spec import get_spec
+from perturb.models.videocrafter.published import get_spec
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.nn import dilated, redilated_conv2d
 from perturb.nn.dilation import chosen_convolutions

@@ -11,7 +11,7 @@ from perturb.diffusion import Conditioning, DDIMSampler, NoiseSchedule, SamplerS
 from perturb.diffusion.fifo import FIFOSampler, FIFOState
 from perturb.diffusion.freenoise import FreeNoiseSampler, between, reschedule
 from perturb.errors import UserError
-from perturb.models.videocrafter.spec import get_spec
+from perturb.models.videocrafter.published import get_spec
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.nn import Windows
 from tests.unit.sampler_case import Knowing, conditioning, noises, told, toy_denoise

@@ -9,7 +9,7 @@ from torch import nn
 from perturb.errors import UserError
 from perturb.models.partition import GROUPS, Partition
 from perturb.models.videocrafter.keymap.unet import UNET_PREFIX, unet_official_to_ours
-from perturb.models.videocrafter.spec import SPECS
+from perturb.models.videocrafter.published import SPECS
 
 # Parameters (tensors) of θ_S, θ_T, conditioning and image branch, counted in the published models.
 PUBLISHED = {

@@ -7,8 +7,9 @@ from sd_models import image_unet
 from torch import Tensor
 
 from perturb.models.videocrafter.keymap.stable_diffusion import diffusers_unet, ldm_renamed, ldm_unet, ldm_unused
+from perturb.models.videocrafter.published import get_spec
 from perturb.models.videocrafter.skeleton import skeleton
-from perturb.models.videocrafter.spec import ModelSpec, get_spec
+from perturb.models.videocrafter.spec import ModelSpec
 
 UNET = "model.diffusion_model."
 

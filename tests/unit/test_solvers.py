@@ -11,7 +11,7 @@ from perturb.diffusion.prediction import Prediction
 from perturb.diffusion.solvers import DPMSolverSampler, SolverSampler, UniPCSampler
 from perturb.diffusion.spacing import Spacing
 from perturb.errors import UserError
-from perturb.models.videocrafter.spec import get_spec
+from perturb.models.videocrafter.published import get_spec
 from tests.unit.sampler_case import SHAPE, Knowing, conditioning, toy_denoise
 
 FIRST = [DPMSolverSampler(order=1), UniPCSampler(order=1, corrector=False)]

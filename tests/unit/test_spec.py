@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from perturb.errors import UserError
-from perturb.models.videocrafter.spec import SPECS, ModelSpec, get_spec
+from perturb.models.videocrafter.published import SPECS, get_spec
+from perturb.models.videocrafter.spec import ModelSpec
 
 
 @pytest.mark.parametrize("name", SPECS)

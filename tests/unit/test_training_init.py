@@ -10,7 +10,8 @@ from sd_models import ImageModel, small_spec
 
 from perturb.errors import UserError
 from perturb.models.videocrafter.checkpoint import load_system, save_system
-from perturb.models.videocrafter.spec import SPECS, ModelSpec
+from perturb.models.videocrafter.published import SPECS
+from perturb.models.videocrafter.spec import ModelSpec
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.structured import read
 from perturb.training.config import TrainConfig

@@ -12,7 +12,8 @@ from perturb.diffusion import Conditioning, DDIMSampler, NoiseSchedule, draw, sa
 from perturb.diffusion.noise import offset
 from perturb.errors import UserError
 from perturb.models.videocrafter.checkpoint import load_system, save_system
-from perturb.models.videocrafter.spec import SPECS, ModelSpec, ScheduleSpec
+from perturb.models.videocrafter.published import SPECS
+from perturb.models.videocrafter.spec import ModelSpec, ScheduleSpec
 from perturb.models.videocrafter.system import VideoSystem, build_schedule
 from perturb.store.paths import resolve
 

@@ -51,6 +51,10 @@ class Request:
     conditional: bool = True
     calls: dict[tuple[int, ...], Call] = field(default_factory=dict, repr=False, compare=False)
 
+    def beside(self, other: Request) -> Request:
+        """This text with the image of ``other``."""
+        return Request(self.prompt, self.fps, other.image, self.conditional)
+
 
 class _Called(Exception):
     """Ends a pipeline at the first call of its network."""

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from perturb.errors import UserError
 from perturb.models.videocrafter.encoders import fresh_position_ids
-from perturb.models.videocrafter.files import read_weights, weight_files
-from perturb.models.videocrafter.folder import TOKENIZER, flat_shapes, is_folder, read_folder, write_folder
-from perturb.models.videocrafter.keymap import EXTRA, Components, to_components
+from perturb.models.videocrafter.files import read_json, read_weights, weight_files
+from perturb.models.videocrafter.folder import SPEC_FILE, TOKENIZER, flat_shapes, is_folder, read_folder, write_folder
+from perturb.models.videocrafter.keymap import EXTRA, Components, renamed, to_components
 from perturb.models.videocrafter.keymap.diffusion import SCHEDULE_TABLES, diffusion_buffers
+from perturb.models.videocrafter.published import SPECS, get_spec
 from perturb.models.videocrafter.skeleton import skeleton
-from perturb.models.videocrafter.spec import SPECS, ModelSpec, get_spec
+from perturb.models.videocrafter.spec import ModelSpec
 from perturb.models.videocrafter.strict import check_official, differences, nearest, recognise, shapes_of
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.models.videocrafter.tokenizer import ClipTokenizer, FileTokenizer, Tokenizer
@@ -105,6 +107,39 @@ def load_system(
     return system.to(place)
 
 
+def empty_system(
+    checkpoint: str | None,
+    spec: str | None = None,
+    *,
+    device: str | torch.device = "meta",
+    dtype: str = "float32",
+    expect_finite: bool = True,
+    keys: tuple[str, str] = ("system.checkpoint", "+system.spec"),
+) -> VideoSystem:
+    """What `load_system` would load, frozen, with random weights, or none on the meta device; it reads no words.
+
+    Raises UserError where neither the checkpoint nor ``spec`` says what it is; ``keys`` are what they are called there.
+    """
+    del expect_finite
+    if checkpoint is not None and is_folder(folder := resolve(checkpoint)):
+        known = ModelSpec.from_dict(read_json(folder / SPEC_FILE)["spec"])
+    elif spec is not None:
+        known = get_spec(spec)
+    else:
+        given = f"{keys[0]}={checkpoint} is no folder of ours (is it trained yet?); " if checkpoint else ""
+        raise UserError(
+            f"the architecture is unknown: {given}give {keys[0]}, a folder with {SPEC_FILE} (as "
+            f"package:weights/nano/image), or {keys[1]}=t2v_512_v2 or another published name"
+        )
+    parts: dict[str, Any] = skeleton(known, str(device))
+    for module in parts.values():
+        module.requires_grad_(False)
+    parts["unet"].to(DTYPES[dtype])
+    return VideoSystem(
+        **parts, spec=known, tokenizer=lambda prompts: torch.zeros(len(prompts), known.text.tokens, dtype=torch.long)
+    ).to(device)
+
+
 def save_system(
     system: VideoSystem, folder: str | Path, *, shared: Mapping[str, str] | None = None, overwrite: bool = False
 ) -> Path:
@@ -126,18 +161,26 @@ def save_system(
 
 
 def _open_official(path: Path, spec: ModelSpec | None) -> Source:
-    tensors = read_weights(path)
+    tensors = renamed(read_weights(path))
     shapes = shapes_of(tensors)
-    spec = spec or recognise(shapes)
-    if spec is None:
-        name, score = nearest(shapes)
-        raise UserError(
-            f"{path} is exactly none of the published models ({', '.join(SPECS)}); nearest is {name}, with {score:.0%} "
-            f"of the keys: name it, with system.spec={name} (perturb.convert: --spec {name}), to see where they differ"
-        )
+    spec = spec or _recognised(shapes, path)
     check_official(shapes, spec, path)
     files = {file.name: file for file in weight_files(path)}
     return Source(spec, to_components(tensors, spec), files, "official")
+
+
+def _recognised(shapes: Mapping[str, tuple[int, ...]], path: Path) -> ModelSpec:
+    found = recognise(shapes)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(spec.name for spec in found)
+        raise UserError(f"{path} is one of {names}, whose keys are the same: name it with system.spec=… (or --spec …)")
+    name, score = nearest(shapes)
+    raise UserError(
+        f"{path} is exactly none of the published models ({', '.join(SPECS)}); nearest is {name}, with {score:.0%} "
+        f"of the keys: name it, with system.spec={name} (perturb.convert: --spec {name}), to see where they differ"
+    )
 
 
 def _open_folder(path: Path, wanted: ModelSpec | None) -> Source:

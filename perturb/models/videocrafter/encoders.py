@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from perturb.errors import UserError
 from perturb.models.videocrafter.preprocess import preprocess_image
 from perturb.models.videocrafter.spec import ImageSpec, TextSpec, VAESpec
+from perturb.nn import Resampler
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -116,6 +117,21 @@ def build_text_encoder(spec: TextSpec) -> TextEncoder:
 def build_image_encoder(spec: ImageSpec) -> ImageEncoder:
     """The image encoder with fresh weights, in eval mode."""
     return ImageEncoder(spec).eval()
+
+
+def build_image_projector(spec: ImageSpec) -> Resampler:
+    """The projection of image features to image tokens, with fresh weights, in eval mode."""
+    size = spec.projector
+    return Resampler(
+        dim=size.dim,
+        depth=size.depth,
+        head_dim=size.head_dim,
+        heads=size.heads,
+        num_queries=size.num_queries,
+        embedding_dim=size.embedding_dim,
+        output_dim=size.output_dim,
+        ff_mult=size.ff_mult,
+    ).eval()
 
 
 def fresh_position_ids(module: nn.Module) -> None:

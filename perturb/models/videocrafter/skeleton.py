@@ -5,9 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from perturb.models.videocrafter.encoders import build_image_encoder, build_text_encoder, build_vae
+from perturb.models.videocrafter.encoders import (
+    build_image_encoder,
+    build_image_projector,
+    build_text_encoder,
+    build_vae,
+)
 from perturb.models.videocrafter.spec import ModelSpec
-from perturb.models.videocrafter.system import build_image_projector
 
 
 def skeleton(spec: ModelSpec, device: str = "meta") -> dict[str, nn.Module]:

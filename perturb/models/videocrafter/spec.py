@@ -1,11 +1,7 @@
-"""Every architectural number of a model as one frozen dataclass, and the four published VideoCrafter models.
-
-Sources: VideoCrafter1 (arXiv 2310.19512), VideoCrafter2 (arXiv 2401.09047) and their published configurations.
-"""
+"""Every architectural number of a model as one frozen dataclass. The published models: `published`."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -87,8 +83,11 @@ class ResamplerSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSpec:
-    """CLIP vision transformer and its projector.
+    """CLIP vision transformer and its projector, and what else of an image the network is told.
 
+    ``frames``: the projector's queries are those of so many frames, one after the other, and each frame reads its own;
+    None: every frame reads all. ``joins``: whose latent is joined to the noisy one, that of the first frame (at every
+    frame), those of both ends (zeros between them), or none.
     The published image encoder also carries the embeddings of its unused text half: ``text_width``,
     ``text_tokens`` and ``vocab_size`` give their sizes, so that a checkpoint can be checked and written back whole.
     """
@@ -104,6 +103,8 @@ class ImageSpec:
     text_tokens: int = 77
     vocab_size: int
     projector: ResamplerSpec
+    frames: int | None = None
+    joins: Literal["first", "ends"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ class ScheduleSpec:
     """Noise schedule: β linear in √β, and the latent scale s_t falling from 1 to ``latent_scale`` (None: s_t = 1).
 
     ``scale_table_length`` is the length of the published scale table (1400 or 1000; None where there is no table).
-    ``zero_terminal_snr`` and ``prediction``: see ``perturb.diffusion.NoiseSchedule``; no VideoCrafter has the former.
+    ``zero_terminal_snr`` and ``prediction``: see ``perturb.diffusion.NoiseSchedule``.
     """
 
     timesteps: int = 1000
@@ -125,12 +126,16 @@ class ScheduleSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingDefaults:
-    """What the published scripts sample with; height and width in pixels, fps as the conditioning value."""
+    """What the published scripts sample with; height and width in pixels, fps as the conditioning value.
+
+    ``rate``: what that value says, frames per second or the frame stride (every how many frames of a video one is).
+    """
 
     height: int
     width: int
     frames: int
     fps: int
+    rate: Literal["fps", "stride"] = "fps"
     steps: int = 50
     guidance: float = 12.0
     eta: float = 1.0
@@ -159,7 +164,12 @@ class ModelSpec:
         return self.downsampling * 2 ** (len(self.unet.channel_mult) - 1)
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """Shape c t h w of the latent of a video of this size in pixels."""
+        """Shape c t h w of the latent of a video of this size in pixels; UserError for frames without image tokens."""
+        if self.image is not None and self.image.frames not in (None, frames):
+            raise UserError(
+                f"{self.name} makes exactly {self.image.frames} frames, each of which has image tokens of its own; "
+                f"given {frames}. A fit on stills needs images.as_video=repeat"
+            )
         return (self.vae.latent_channels, frames, height // self.downsampling, width // self.downsampling)
 
     def build_unet(self) -> VideoUNet:
@@ -173,7 +183,7 @@ class ModelSpec:
         data = _plain(asdict(self))
         for part, field in LATER:  # models without them keep the bytes, and the hash, of their spec.json
             owner = getattr(self, part)
-            if getattr(owner, field) == type(owner).__dataclass_fields__[field].default:
+            if owner is not None and getattr(owner, field) == type(owner).__dataclass_fields__[field].default:
                 del data[part][field]
         return data
 
@@ -189,6 +199,9 @@ LATER = (
     ("unet", "guidance_dim"),
     ("unet", "motion_cond"),
     ("unet", "learned_image_scale"),
+    ("image", "frames"),
+    ("image", "joins"),
+    ("sampling", "rate"),
 )
 """Fields that came after models were saved: written only where they are not at their default."""
 
@@ -201,83 +214,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
-
-
-def _unet(*, temporal_conv: bool, fps_cond: bool, relative_position: bool, image_attention: bool) -> UNetSpec:
-    return UNetSpec(
-        model_channels=320,
-        channel_mult=(1, 2, 4, 4),
-        num_res_blocks=2,
-        attention_resolutions=(4, 2, 1),
-        num_head_channels=64,
-        context_dim=1024,
-        temporal_length=16,
-        temporal_conv=temporal_conv,
-        fps_cond=fps_cond,
-        relative_position=relative_position,
-        image_attention=image_attention,
-    )
-
-
-_VAE = VAESpec(block_out_channels=(128, 256, 512, 512), layers_per_block=2)
-_TEXT = TextSpec(width=1024, heads=16, layers=24, vocab_size=49408, embed_dim=1024, tokenizer="clip")
-_IMAGE = ImageSpec(
-    width=1280,
-    layers=32,
-    head_width=80,
-    patch_size=14,
-    embed_dim=1024,
-    text_width=1024,
-    vocab_size=49408,
-    projector=ResamplerSpec(
-        dim=1024, depth=4, head_dim=64, heads=12, num_queries=16, embedding_dim=1280, output_dim=1024
-    ),
-)
-
-SPECS: dict[str, ModelSpec] = {
-    spec.name: spec
-    for spec in (
-        ModelSpec(
-            name="t2v_512_v1",
-            unet=_unet(temporal_conv=False, fps_cond=False, relative_position=True, image_attention=False),
-            vae=_VAE,
-            text=_TEXT,
-            schedule=ScheduleSpec(),
-            sampling=SamplingDefaults(height=320, width=512, frames=16, fps=28),
-        ),
-        ModelSpec(
-            name="t2v_1024_v1",
-            unet=_unet(temporal_conv=False, fps_cond=True, relative_position=True, image_attention=False),
-            vae=_VAE,
-            text=_TEXT,
-            schedule=ScheduleSpec(latent_scale=0.3, scale_table_length=1000),
-            sampling=SamplingDefaults(height=576, width=1024, frames=16, fps=28),
-        ),
-        ModelSpec(
-            name="i2v_512_v1",
-            unet=_unet(temporal_conv=True, fps_cond=True, relative_position=False, image_attention=True),
-            vae=_VAE,
-            text=_TEXT,
-            image=_IMAGE,
-            schedule=ScheduleSpec(latent_scale=0.7, scale_table_length=1400),
-            sampling=SamplingDefaults(height=320, width=512, frames=16, fps=8),
-        ),
-        ModelSpec(
-            name="t2v_512_v2",
-            unet=_unet(temporal_conv=True, fps_cond=True, relative_position=False, image_attention=False),
-            vae=_VAE,
-            text=_TEXT,
-            schedule=ScheduleSpec(latent_scale=0.7, scale_table_length=1400),
-            sampling=SamplingDefaults(height=320, width=512, frames=16, fps=28),
-        ),
-    )
-}
-
-
-def get_spec(name: str) -> ModelSpec:
-    """The published spec called ``name``; an unknown name is a UserError that suggests the nearest one."""
-    if name in SPECS:
-        return SPECS[name]
-    close = difflib.get_close_matches(name, SPECS, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise UserError(f"unknown model spec {name!r}.{hint} Known: {', '.join(SPECS)}.")

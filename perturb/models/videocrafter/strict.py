@@ -9,7 +9,8 @@ from torch import Tensor
 
 from perturb.errors import UserError
 from perturb.models.videocrafter.keymap import PREFIXES, expected_keys
-from perturb.models.videocrafter.spec import SPECS, ModelSpec
+from perturb.models.videocrafter.published import SPECS
+from perturb.models.videocrafter.spec import ModelSpec
 
 Shape = tuple[int, ...]
 LISTED = 10  # keys shown of each kind
@@ -41,9 +42,9 @@ def check_official(given: Mapping[str, Shape], spec: ModelSpec, path: object) ->
         raise UserError(f"{path} does not fit {spec.name} ({len(given)} keys in the file):\n{listing}\n{advice}")
 
 
-def recognise(given: Mapping[str, Shape]) -> ModelSpec | None:
-    """The published model whose keys and shapes are exactly these, if there is one."""
-    return next((spec for spec in SPECS.values() if expected_keys(spec) == given), None)
+def recognise(given: Mapping[str, Shape]) -> list[ModelSpec]:
+    """The published models whose keys and shapes are exactly these: none, one, or some that differ in use alone."""
+    return [spec for spec in SPECS.values() if expected_keys(spec) == given]
 
 
 def fit(given: Mapping[str, Shape], spec: ModelSpec) -> float:

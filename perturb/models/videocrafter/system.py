@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
-from perturb.diffusion import Conditioning, NoiseSchedule, draw, epsilon_loss
+from perturb.diffusion import Conditioning, NoiseSchedule, draw, epsilon_loss, sample_generator
 from perturb.errors import UserError
 from perturb.models.base import Batch
 from perturb.models.partition import Partition
@@ -18,10 +19,12 @@ from perturb.models.videocrafter.encoders import (
     ImageEncoder,
     TextEncoder,
     build_image_encoder,
+    build_image_projector,
     build_text_encoder,
     build_vae,
 )
-from perturb.models.videocrafter.spec import ImageSpec, ModelSpec, SamplingDefaults, ScheduleSpec
+from perturb.models.videocrafter.image import at_frames, key_frames, per_frame
+from perturb.models.videocrafter.spec import ModelSpec, SamplingDefaults, ScheduleSpec
 from perturb.models.videocrafter.tokenizer import ClipTokenizer, Tokenizer, check_lengths
 from perturb.nn import Resampler, VideoUNet
 
@@ -140,7 +143,7 @@ class VideoSystem:
         # The tokens may belong to a graph: nothing is detached, and a cast to the dtype they have is free.
         cond = cond.to(x.device, self.dtype)
         output = self.unet(
-            (x if cond.image_latents is None else torch.cat([x, cond.image_latents.to(x)], dim=1)).to(self.dtype),
+            self._joined(x, cond.image_latents).to(self.dtype),
             t,
             cond.text,
             cond.fps,
@@ -153,8 +156,14 @@ class VideoSystem:
         )
         return output.float()
 
+    def _joined(self, x: Tensor, latents: Tensor | None) -> Tensor:
+        """x with the latents of the image behind its channels, where this model joins any."""
+        if (latents is None) != (self.spec.unet.in_channels == x.shape[1]):
+            raise UserError(f"{self.spec.name} joins {'no' if latents is not None else 'the'} latents of an image to x")
+        return x if latents is None else torch.cat([x, at_frames(latents.to(x), x.shape[2])], dim=1)
+
     def loss(self, batch: Batch) -> Tensor:
-        """The ε-loss, one value per sample."""
+        """The ε-loss (or v-loss), one value per sample."""
         return epsilon_loss(self.denoise, self.schedule, batch.x0, batch.t, batch.noise, batch.cond)
 
     @torch.no_grad()
@@ -164,15 +173,23 @@ class VideoSystem:
 
     @torch.no_grad()
     def embed_image(self, images: Tensor) -> Tensor:
-        """Image tokens b m d of images b 3 h w in [−1, 1]; UserError when the model takes no image."""
-        if self.image_encoder is None or self.image_projector is None:
+        """Image tokens b m d (or b t m d) of images b 3 h w in [−1, 1]; UserError when the model takes no image."""
+        if self.spec.image is None or self.image_encoder is None or self.image_projector is None:
             raise UserError(f"{self.spec.name} takes no image; use an image-to-video model such as i2v_512_v1")
-        return self.image_projector(self.image_encoder(images.to(self.device).float()))
+        return per_frame(self.image_projector(self.image_encoder(images.to(self.device).float())), self.spec.image)
 
     def null_image_embedding(self) -> Tensor:
         """Image tokens 1 m d of the unconditional side: those of the all-zero (mid grey) image, as published."""
         # Not zero tokens. Any size will do: the image is constant.
         return self.embed_image(torch.zeros(1, 3, 224, 224))
+
+    def image_latents(self, image: Tensor) -> Tensor | None:
+        """Scaled latents b c k h/f w/f of the k key frames that are joined to x (see `conditioning`), None for none.
+
+        They are drawn from the posterior as published, always with the same noise.
+        """
+        video = None if self.spec.image is None else key_frames(image, self.spec)
+        return None if video is None else self.encode(video, [sample_generator("image latents") for _ in video])
 
     def check_prompts(self, prompts: Mapping[str, str]) -> None:
         """See `tokenizer.check_lengths`."""
@@ -182,25 +199,38 @@ class VideoSystem:
         """Conditioning for the prompts at ``fps`` (one for all, or b int64).
 
         ``image`` is b 3 h w (or 1 3 h w for all prompts) in [−1, 1]: needed by image-to-video models, refused by the
-        others, UserError in both cases.
+        others, UserError in both cases. Models between two images take b 3 2 h w, the first frame and the last; a
+        single one is both, so that the clip is a loop.
         """
         if (image is None) == (self.image_encoder is not None):
             need = "needs a conditioning image" if image is None else "takes no conditioning image"
             raise UserError(f"{self.spec.name} {need}: {'give' if image is None else 'leave out'} image=…")
-        tokens = None if image is None else self.embed_image(image)
-        return self._told(prompts, fps, tokens)
+        if image is None:
+            return self._told(prompts, fps)
+        latents = self.image_latents(image)  # first: it knows how many images this model takes
+        return self._told(prompts, fps, self.embed_image(image if image.ndim == 4 else image[:, :, 0]), latents)
 
     def unconditional(self, count: int, fps: int | Tensor, negative: str = "") -> Conditioning:
-        """The other side of classifier-free guidance: the negative prompt, the null image if any, the same fps."""
+        """The other side of classifier-free guidance: the negative prompt, the null image if any, the same fps.
+
+        Latents of an image are not part of it: those of the guided side are joined on both (`guidance.beside`).
+        """
         tokens = None if self.image_encoder is None else self.null_image_embedding()
         row = self._told([negative], torch.zeros(1, dtype=torch.long), tokens)
-        image = None if row.image is None else row.image.expand(count, -1, -1)
-        return Conditioning(row.text.expand(count, -1, -1), self._fps(count, fps), image)
+        return dataclasses.replace(row.index([0] * count), fps=self._fps(count, fps))
 
-    def _told(self, prompts: Sequence[str], fps: int | Tensor, image: Tensor | None) -> Conditioning:
-        if image is not None and len(image) == 1:
-            image = repeat(image, "1 m d -> b m d", b=len(prompts))
-        return Conditioning(self.embed(prompts), self._fps(len(prompts), fps), image)
+    def _told(
+        self, prompts: Sequence[str], fps: int | Tensor, image: Tensor | None = None, latents: Tensor | None = None
+    ) -> Conditioning:
+        """Of tokens and latents for each prompt, or one for all."""
+        count = len(prompts)
+        parts = {"image": image, "image_latents": latents}
+        rows = {
+            name: part.expand(count, *part.shape[1:]) if len(part) == 1 else part
+            for name, part in parts.items()
+            if part is not None
+        }
+        return Conditioning(self.embed(prompts), self._fps(count, fps), **rows)
 
     def _fps(self, count: int, fps: int | Tensor) -> Tensor:
         values = torch.as_tensor(fps, dtype=torch.long, device=self.device)
@@ -243,21 +273,6 @@ def build_schedule(spec: ScheduleSpec) -> NoiseSchedule:
         zero_terminal_snr=spec.zero_terminal_snr,
         prediction=spec.prediction,
     )
-
-
-def build_image_projector(spec: ImageSpec) -> Resampler:
-    """The projection of image features to image tokens, with fresh weights, in eval mode."""
-    size = spec.projector
-    return Resampler(
-        dim=size.dim,
-        depth=size.depth,
-        head_dim=size.head_dim,
-        heads=size.heads,
-        num_queries=size.num_queries,
-        embedding_dim=size.embedding_dim,
-        output_dim=size.output_dim,
-        ff_mult=size.ff_mult,
-    ).eval()
 
 
 def build_system(

@@ -39,6 +39,9 @@ PREFIXES = {
     "image_projector": PROJECTOR_PREFIX,
 }
 
+RENAMED = {"framestride_embed.": "fps_embedding."}
+"""How the file of DynamiCrafter's 256 model spells a part of the UNet: its class's own name."""
+
 Components = dict[str, dict[str, Tensor]]
 Shapes = dict[str, tuple[int, ...]]
 
@@ -55,6 +58,13 @@ def component_rules(spec: ModelSpec) -> Mapping[str, tuple[Rule, ...]]:
         rules["image_encoder"] = image_rules(spec.image)
         rules["image_projector"] = _same(projector_official_to_ours(spec.image.projector), PROJECTOR_PREFIX)
     return rules
+
+
+def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` with every part under the name that its class gives it."""
+    names = {UNET_PREFIX + old: UNET_PREFIX + new for old, new in RENAMED.items()}
+    olds = {key: old for key in state for old in names if key.startswith(old)}
+    return {names[olds[k]] + k.removeprefix(olds[k]) if k in olds else k: tensor for k, tensor in state.items()}
 
 
 def to_components(state: Mapping[str, Tensor], spec: ModelSpec) -> Components:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from perturb.diffusion.schedule import NoiseSchedule, latent_scale_table
@@ -13,7 +14,8 @@ SCHEDULE_TABLES = ("betas", "alphas_cumprod", "scale_arr")  # the other buffers 
 def diffusion_buffers(spec: ScheduleSpec) -> dict[str, Tensor]:
     """Every diffusion buffer of the official state dict (no prefix) as float32: 12 of length T, and the scale table.
 
-    The scale table has the published length (1400 in two models, although only 1000 entries are ever read).
+    The scale table has the published length (1400 in most models, although only 1000 entries are ever read). Models
+    that predict v keep zeros in the two tables of 1/ᾱ, which is infinite at zero terminal SNR.
     """
     schedule = NoiseSchedule(
         timesteps=spec.timesteps,
@@ -37,6 +39,10 @@ def diffusion_buffers(spec: ScheduleSpec) -> dict[str, Tensor]:
         "posterior_mean_coef1": posterior["weight_x0"],
         "posterior_mean_coef2": posterior["weight_xt"],
     }
+    if spec.prediction == "v":
+        buffers |= {
+            name: torch.zeros_like(cumulative) for name in ("sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod")
+        }
     if spec.scale_table_length is not None:
         buffers["scale_arr"] = latent_scale_table(spec.latent_scale, spec.scale_table_length)
     return {name: table.float() for name, table in buffers.items()}
