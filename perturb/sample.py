@@ -39,6 +39,9 @@ def generate(values: dict[str, Any]) -> None:
     from perturb.study.sample import Generator
 
     config = read(GenerateConfig, values)
+    if config.interpolate is not None:
+        _interpolate(config.interpolate, config)
+        return
     script = None if config.script is None else load_script(config.script, config.sample.playback_fps)
     prompts = _prompts(config.prompt, config.prompts, script)
     system, merged = load(config.system), nullcontext()
@@ -87,6 +90,24 @@ def _note_origin(system: VideoModel, adapter: Path) -> None:
             Reference("adapter", run).check_model(summarise(hash_modules(system.modules())))
         except UserError as error:
             print(f"note   {error}")
+
+
+def _interpolate(name: str, config: GenerateConfig) -> None:
+    """The clip ``name`` with frames between its own, in the folder ``output``."""
+    from perturb.data.footage import read_clip
+    from perturb.study.between import filled
+    from perturb.study.sample import save_clip, show_clip
+
+    source = resolve(name)
+    try:
+        frames, fps = read_clip(source, config.sample.playback_fps)
+        made = filled(frames, config.factor, loop=config.loop)
+    except UserError as error:
+        raise UserError(f"interpolate={name}: {error}") from None
+    path = resolve(config.output) / f"{source.stem}_x{config.factor}.npy"
+    save_clip(path, made)
+    show_clip(path, made, fps * config.factor)
+    print(f"clip   {path} ({len(frames)} frames, now {len(made)}, {fps * config.factor:g} per second)")
 
 
 def _tell(make: Generator, config: GenerateConfig, script: list[Line] | None) -> list[Path]:

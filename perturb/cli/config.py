@@ -71,7 +71,10 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """Plain generation: a ``prompt``, a prompt file or a ``script``; ``adapter`` is added times ``adapter_scale``."""
+    """Plain generation: a ``prompt``, a prompt file or a ``script``; ``adapter`` is added times ``adapter_scale``.
+
+    ``interpolate``: no generation, but ``factor`` − 1 frames after each of this clip, with ``loop`` back to its first.
+    """
 
     system: Target
     sampler: Target
@@ -82,6 +85,9 @@ class GenerateConfig:
     image: str | None = None
     adapter: str | None = None
     adapter_scale: float = 1.0
+    interpolate: str | None = None
+    factor: int = 2
+    loop: bool = False
     output: str = "generated"
     threads: int | None = None
 

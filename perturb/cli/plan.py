@@ -23,13 +23,14 @@ from perturb.device import pick_device
 from perturb.errors import UserError
 from perturb.loop.config import StageConfig, check_division
 from perturb.models.base import Batch, VideoModel
+from perturb.models.tiling import decode_in_tiles
 from perturb.models.videocrafter.checkpoint import empty_system
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.progress import span
 from perturb.store.paths import resolve
 from perturb.structured import MISSING_VALUE, build, read
 from perturb.study.fit import Objective
-from perturb.study.sample import ClipFormat
+from perturb.study.sample import ClipFormat, tile_of
 from perturb.study.states import check_probe_steps
 from perturb.training.config import TrainConfig
 from perturb.training.objective import BLOCKS, DenoisingObjective
@@ -75,7 +76,8 @@ def print_plan(values: Mapping[str, Any]) -> None:
     latent, still = form.latent(model), _still(config, model)
     single = batch_of(model, latent, 1, form.fps)
     forward = _largest(model, lambda: model.denoise(single.x0, single.t, single.cond))
-    decode = _largest(model, lambda: model.decode(single.x0))
+    tile = tile_of(config.sample, model)
+    decode = _largest(model, lambda: decode_in_tiles(model.decode, single.x0, tile))
     weights = sum(p.numel() * p.element_size() for part in model.modules().values() for p in part.parameters())
     perturbation = build("perturbation", config.perturbation)
     perturbation.attach(model.network, partition, config.group, fit.seed)
@@ -153,7 +155,7 @@ def _sampling_time(config: RunConfig, form: ClipFormat, flop: float, forwards: f
                 model.denoise(batch.x0, batch.t, batch.cond)
             _wait(device)
             denoised = time.perf_counter()
-            model.decode(batch.x0[:1])
+            decode_in_tiles(model.decode, batch.x0[:1], tile_of(config.sample, model))
             _wait(device)
             decoding.append(time.perf_counter() - denoised)
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from perturb.diffusion.conditioning import Conditioning
 from perturb.diffusion.ddim import DDIMSampler
-from perturb.diffusion.guidance import guided
-from perturb.diffusion.protocols import Defaults, Denoise, SamplerStep
+from perturb.diffusion.protocols import Defaults
+from perturb.diffusion.sampler import Given
 from perturb.diffusion.schedule import NoiseSchedule
 from perturb.diffusion.settings import needs
 from perturb.nn.windows import Windows
@@ -36,17 +36,15 @@ class FreeNoiseSampler(DDIMSampler):
     sample has its own.
     """
 
+    eta: float | None = 0.0
     window: int | None = None
     stride: int | None = None
 
-    def resolved(self, defaults: Defaults) -> FreeNoiseSampler:
-        """The same sampler with every None replaced: η by 0, W by the model's frames, s by W/4, the rest as its own."""
+    def resolved(self, defaults: Defaults) -> Self:
+        """The same sampler with every None replaced: W by the model's frames, s by W/4, the rest by its defaults."""
         window = defaults.frames if self.window is None else self.window
         stride = max(window // 4, 1) if self.stride is None else self.stride
-        eta = 0.0 if self.eta is None else self.eta
-        sampler = super().resolved(defaults)
-        assert isinstance(sampler, FreeNoiseSampler)
-        return dataclasses.replace(sampler, eta=eta, window=window, stride=stride)
+        return dataclasses.replace(super().resolved(defaults), window=window, stride=stride)
 
     def check(self, schedule: NoiseSchedule, frames: int | None = None) -> None:
         """Raise UserError for settings that cannot be, and for ``frames`` that the windows do not cover."""
@@ -59,16 +57,7 @@ class FreeNoiseSampler(DDIMSampler):
         """The windows of temporal attention."""
         return Windows(*needs(self, "window", "stride"))
 
-    def __call__(  # noqa: PLR0917 - the order of the Sampler protocol
-        self,
-        denoise: Denoise,
-        x_T: Tensor,
-        cond: Conditioning,
-        uncond: Conditioning | None,
-        generators: Sequence[torch.Generator],
-        schedule: NoiseSchedule,
-        on_step: Callable[[SamplerStep], None] | None = None,
-    ) -> Tensor:
+    def sample(self, x_T: Tensor, given: Given) -> Tensor:
         """x_0 from x_T, both b c t h w; UserError unless t is W and any multiple of s more.
 
         The orders π of sample i come from generator i, before any other noise.
@@ -76,18 +65,16 @@ class FreeNoiseSampler(DDIMSampler):
         windows = self.windows()
         windows.check(x_T.shape[2])
         blocks = range((x_T.shape[2] - windows.length) // windows.stride)
-        orders = [[torch.randperm(windows.stride, generator=generator) for _ in blocks] for generator in generators]
+        orders = [[torch.randperm(windows.stride, generator=one) for _ in blocks] for one in given.generators]
         x_T = torch.stack([reschedule(x, order, windows) for x, order in zip(x_T, orders, strict=True)])
-        return super().__call__(denoise, x_T, cond, uncond, generators, schedule, on_step)
+        return super().sample(x_T, given)
 
-    def predict(  # noqa: PLR0917 - the order of `guided`
-        self, number: int, denoise: Denoise, x: Tensor, t: Tensor, cond: Conditioning, uncond: Conditioning | None
-    ) -> Tensor:
+    def predict(self, number: int, x: Tensor, t: Tensor, given: Given) -> Tensor:
         """The guided prediction in windows, with the last text injected at the step numbers that the class names."""
-        injects = cond.text.ndim == 4 and self.guidance != 1 and not INJECT_BEFORE <= number <= INJECT_AFTER
-        injected = cond.text[:, -1] if injects else None
-        told = dataclasses.replace(cond, windows=self.windows(), injected=injected)
-        return guided(denoise, x, t, told, uncond, self.how_guided())
+        text = given.cond.text
+        injects = text.ndim == 4 and self.guidance != 1 and not INJECT_BEFORE <= number <= INJECT_AFTER
+        cond = dataclasses.replace(given.cond, windows=self.windows(), injected=text[:, -1] if injects else None)
+        return super().predict(number, x, t, dataclasses.replace(given, cond=cond))
 
 
 def reschedule(noise: Tensor, orders: Iterable[Tensor], windows: Windows) -> Tensor:

@@ -19,6 +19,7 @@ from perturb.diffusion import Conditioning, Sampler, draw, sample_generator
 from perturb.disks import convenience
 from perturb.errors import UserError
 from perturb.models.base import Architecture, VideoModel, to_uint8
+from perturb.models.tiling import decode_in_tiles
 from perturb.perturbation import Perturbation
 from perturb.progress import progress
 from perturb.store.rundir import RunDir, write_atomic
@@ -33,7 +34,8 @@ class SampleConfig:
     """What to sample: one clip per prompt and noise seed; None means the model's default.
 
     ``fps`` is what the model is told, ``playback_fps`` that of the mp4; ``precision`` is that of autocast;
-    ``negative_prompt`` is what guidance leads away from.
+    ``negative_prompt`` is what guidance leads away from; ``tile`` pixels is the side of the overlapping tiles in which
+    frames are decoded (``decode_in_tiles``), None: at once.
     """
 
     seeds: tuple[int, ...] = (0,)
@@ -44,10 +46,11 @@ class SampleConfig:
     fps: int | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     negative_prompt: str = ""
+    tile: int | None = None
     playback_fps: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "height", "width", "frames", "playback_fps"):
+        for name in ("batch_size", "height", "width", "frames", "tile", "playback_fps"):
             check_range(f"sample.{name}", getattr(self, name), low=1)
         check_range("sample.fps", self.fps, low=0)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
@@ -81,6 +84,16 @@ class ClipFormat:
         return model.latent_shape(self.frames, self.height, self.width)
 
 
+def tile_of(config: SampleConfig, model: Architecture) -> int | None:
+    """The side of a tile in latents, None for whole frames. UserError for one that is no whole number of latents."""
+    if config.tile is None:
+        return None
+    pixels = model.size_multiple
+    if config.tile % pixels:
+        raise UserError(f"sample.tile is {config.tile}; allowed for {model.name}: multiples of {pixels}, or null")
+    return model.latent_shape(1, config.tile, config.tile)[-1]
+
+
 class Generator:
     """Frames from (prompt, noise seed) for a fixed list of prompts; their text is encoded once, here.
 
@@ -102,6 +115,7 @@ class Generator:
         # here, because fitting comes before the first clip
         self.shape = self.format.latent(model)
         self.sampler.check(model.schedule, self.format.frames)
+        self.tile = tile_of(config, model)
         pixels = None if image is None else load_conditioning_image(image, self.format.height, self.format.width)
         model.check_prompts({prompt.id: prompt.text for prompt in prompts})
         self.cond = model.conditioning([prompt.text for prompt in prompts], self.format.fps, pixels)
@@ -127,7 +141,11 @@ class Generator:
                 self.model.schedule,
                 lambda step: advance(len(batch) / step.total),
             )
-        return to_uint8(self.model.decode(latents)).cpu().numpy()
+        return self.decode(latents)
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Frames uint8 b t h w c of latents b c t h w, in tiles where that was asked for."""
+        return to_uint8(decode_in_tiles(self.model.decode, latents, self.tile)).cpu().numpy()
 
     def denoise(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         """The system's prediction in the configured precision."""
@@ -147,7 +165,11 @@ class Generator:
         form = self.format
         size = {"height": form.height, "width": form.width, "frames": form.frames, "fps": form.fps}
         seeds = sorted({seed for _, seed in self.jobs})
-        return size | {"sampler": repr(self.sampler), "precision": self.precision, "seeds": seeds}
+        return (
+            size
+            | {"sampler": repr(self.sampler), "precision": self.precision, "seeds": seeds}
+            | ({} if self.tile is None else {"tile": self.tile})
+        )
 
 
 def sample(

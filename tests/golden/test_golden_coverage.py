@@ -10,7 +10,6 @@ pytestmark = requires_fixtures
 LOOK_UP = re.compile(r"""fixtures\(\s*["'](\w+)["']\s*\)""")
 NOT_YET = {
     "turbo_lora": "T2V-Turbo's LoRA file (The models people have, A)",
-    "animatediff_module": "AnimateDiff's motion modules (The models people have, B)",
     "manifest": "keys of the relatives' networks (The models people have, A)",
     "manifest_index": "checkpoints of the relatives (The models people have, A)",
     "manifest_lora": "T2V-Turbo's LoRA file (The models people have, A)",

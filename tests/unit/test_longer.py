@@ -10,11 +10,12 @@ from torch import Tensor
 from perturb.diffusion import Conditioning, DDIMSampler, NoiseSchedule, SamplerStep, draw, sample_generator
 from perturb.diffusion.fifo import FIFOSampler, FIFOState
 from perturb.diffusion.freenoise import FreeNoiseSampler, between, reschedule
+from perturb.diffusion.sampler import Given
 from perturb.errors import UserError
 from perturb.models.videocrafter.published import get_spec
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.nn import Windows
-from tests.unit.sampler_case import Knowing, conditioning, noises, told, toy_denoise
+from tests.unit.sampler_case import Knowing, conditioning, noises, replayed, told, toy_denoise
 
 SCHEDULE = NoiseSchedule(latent_scale=0.7)
 FIFO = FIFOSampler(steps=8, guidance=3.0, eta=1.0, window=4, partitions=2)
@@ -62,20 +63,21 @@ def test_windows_bound_the_memory():
     for windows, expected in ((None, [16]), (1, [4] * 4), (3, [12, 4])):
         calls.clear()
         sampler = dataclasses.replace(FIFO, windows_per_batch=windows)
-        sampler.iterate(counted, queue, conditioning(2), conditioning(2, seed=1), lambda: fresh, SCHEDULE)
+        draws = itertools.repeat(fresh)
+        sampler.iterate(queue, replayed(counted, conditioning(2), conditioning(2, seed=1), draws, SCHEDULE))
         assert calls == expected  # 4 windows, 2 samples, 2 sides
 
 
 def test_a_killed_run_goes_on_with_the_same_bytes():
-    cond, uncond = conditioning(2), conditioning(2, seed=1)
     generators = [sample_generator("clip", i) for i in range(2)]
-    state = FIFO.start(toy_denoise, draw(SIZE, generators), cond, uncond, generators, SCHEDULE)
-    run = FIFO.run(toy_denoise, state, cond, uncond, SCHEDULE)
+    given = Given(toy_denoise, conditioning(2), conditioning(2, seed=1), generators, SCHEDULE)
+    state = FIFO.start(draw(SIZE, generators), given)
+    run = FIFO.stream(state, given)
     before = list(itertools.islice(run, 6))
     saved = {name: tensor.clone() for name, tensor in state.tensors().items()}
     rest = list(run)
     again = FIFOState.restore(saved)
-    resumed = list(FIFO.run(toy_denoise, again, cond, uncond, SCHEDULE))
+    resumed = list(FIFO.stream(again, given))
     assert [number for number, _ in before + rest] == list(range(-4, 7))
     assert [number for number, _ in resumed] == [number for number, _ in rest]
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(resumed, rest, strict=True))
@@ -114,10 +116,9 @@ def test_the_corrected_scale_keeps_the_queue_where_the_network_was_trained(looka
     for scale in ("published", "corrected"):
         sampler = dataclasses.replace(FIFO, guidance=1.0, eta=0.0, lookahead=lookahead, latent_scale=scale)
         noise = noises((4, len(sampler.positions()), 2, 2), "z", count=1)
-        queue = sampler.prepare(still.expand(-1, -1, 4, -1, -1), SCHEDULE, iter(noise.unbind(2)).__next__)
-        again = sampler.iterate(
-            Knowing(still, SCHEDULE), queue, conditioning(1), None, lambda: torch.zeros(1, 4, 2, 2), SCHEDULE
-        )
+        draws = itertools.chain(noise.unbind(2), itertools.repeat(torch.zeros(1, 4, 2, 2)))
+        given = replayed(Knowing(still, SCHEDULE), conditioning(1), None, draws, SCHEDULE)
+        again = sampler.iterate(sampler.prepare(still.expand(-1, -1, 4, -1, -1), given), given)
         earlier = [0, *sampler.table(SCHEDULE).timesteps.tolist()[:-1]]
         first = sampler.leaves_at
         for position, t in enumerate(earlier, start=first):

@@ -51,7 +51,7 @@ class Source:
     def tokenizer(self) -> Tokenizer:
         """What the text encoder was trained with: CLIP's own, or the words of a small model."""
         if self.spec.text.tokenizer == "clip":
-            return ClipTokenizer(self.spec.text.tokens)
+            return ClipTokenizer.of(self.spec.text)
         if TOKENIZER not in self.files:
             raise UserError(f"{self.spec.name} needs a tokenizer.json, which official files cannot hold; use a folder")
         return FileTokenizer(self.files[TOKENIZER], self.spec.text.tokens)
@@ -85,10 +85,17 @@ def load_system(
     parts are float32; on the CPU, weights that already have their dtype stay memory-mapped and cost no memory of their
     own. ``expect_finite=False`` accepts NaN and infinite weights. ``provenance`` gets path, SHA-256, format and spec.
     """
+    source = open_checkpoint(checkpoint, spec)
+    return assembled(source, checkpoint, device=device, dtype=dtype, expect_finite=expect_finite)
+
+
+def assembled(
+    source: Source, checkpoint: str | Path, *, device: str | torch.device, dtype: str, expect_finite: bool = True
+) -> VideoSystem:
+    """The system of what was read from ``checkpoint``; see `load_system`."""
     if dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
     place = _device(device)
-    source = open_checkpoint(checkpoint, spec)
     if expect_finite:
         check_finite(source, checkpoint)
     modules = _with_weights(source, DTYPES[dtype])

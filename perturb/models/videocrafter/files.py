@@ -30,6 +30,8 @@ FOREIGN = {
     b"<": "an HTML or XML page (the download answered with a web page, not with the file)",
     b"GGUF": "a GGUF file",
 }
+NOT_WEIGHTS = ("animatediff_config",)
+"""Settings that some files keep among their tensors."""
 ALLOWED = "allowed: a torch .ckpt/.pt, .safetensors, sharded safetensors with their index, or a folder with spec.json"
 
 
@@ -200,6 +202,7 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{path} holds {_describe(content)}, not a state dict")
+    content = {key: value for key, value in content.items() if key not in NOT_WEIGHTS}
     alien = [str(key) for key, value in content.items() if not isinstance(value, Tensor) or not isinstance(key, str)]
     if alien:
         raise UserError(

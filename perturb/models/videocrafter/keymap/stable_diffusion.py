@@ -74,7 +74,7 @@ def ldm_unet(spec: UNetSpec) -> dict[str, str]:
 
 def ldm_renamed(spec: UNetSpec) -> dict[str, str]:
     """LDM key → VideoCrafter key (both with prefix), where the two differ: 14 in the published size."""
-    blocks = {f"{UNET_PREFIX}{old}.": f"{UNET_PREFIX}{new}." for old, new in _moved_blocks(_meta(spec)).items()}
+    blocks = {f"{UNET_PREFIX}{old}.": f"{UNET_PREFIX}{new}." for old, new in _moved_blocks(meta_unet(spec)).items()}
     return {
         new + official.removeprefix(old): official
         for official in _shared(spec)
@@ -98,7 +98,7 @@ def ldm_unused(keys: Iterable[str], spec: ModelSpec) -> dict[str, tuple[str, ...
 
 def diffusers_unet(spec: UNetSpec) -> dict[str, str]:
     """Key in diffusers' ``UNet2DConditionModel`` → parameter in ``VideoUNet``, for all that an image network has."""
-    unet = _meta(spec)
+    unet = meta_unet(spec)
     modules = dict(ENDS)
     for i, level in enumerate(Level.each(unet.down)):
         modules |= _level(f"down.{i}", f"down_blocks.{i}", level, "downsamplers")
@@ -128,11 +128,9 @@ def diffusers_text(keys: Iterable[str]) -> tuple[dict[str, str], tuple[str, ...]
 def diffusers_settings(spec: ModelSpec) -> dict[str, dict[str, tuple[Any, Any]]]:
     """Config file → setting → (as our networks compute it, diffusers' default): what no shape of a tensor tells."""
     unet, schedule = spec.unet, spec.schedule
-    # diffusers' attention_head_dim is the number of heads at each level
-    heads = [unet.model_channels * mult // unet.num_head_channels for mult in unet.channel_mult]
     return {
         "unet/config.json": {
-            "attention_head_dim": (heads, 8),
+            "attention_head_dim": (list(unet.heads), 8),  # which diffusers calls what is the number of heads
             "norm_num_groups": (unet.norm_groups, 32),
             "norm_eps": (1e-5, 1e-5),
             "act_fn": ("silu", "silu"),
@@ -145,7 +143,7 @@ def diffusers_settings(spec: ModelSpec) -> dict[str, dict[str, tuple[Any, Any]]]
             "scaling_factor": (spec.vae.scale_factor, 0.18215),
         },
         "text_encoder/config.json": {
-            "hidden_act": ("gelu", "quick_gelu"),
+            "hidden_act": (spec.text.activation, "quick_gelu"),
             "num_attention_heads": (spec.text.heads, 8),
             "layer_norm_eps": (1e-5, 1e-5),
         },
@@ -159,7 +157,9 @@ def diffusers_settings(spec: ModelSpec) -> dict[str, dict[str, tuple[Any, Any]]]
     }
 
 
-def _meta(spec: UNetSpec) -> VideoUNet:
+@functools.lru_cache(maxsize=8)
+def meta_unet(spec: UNetSpec) -> VideoUNet:
+    """The network without memory for its weights, to be read only: everybody gets the same one."""
     with torch.device("meta"):
         return VideoUNet(**asdict(spec))
 
@@ -167,7 +167,7 @@ def _meta(spec: UNetSpec) -> VideoUNet:
 @functools.lru_cache(maxsize=8)
 def _shared(spec: UNetSpec) -> Mapping[str, str]:
     """VideoCrafter's key → our parameter, for all that an image network has too."""
-    absent = {name for names in without_counterpart(_meta(spec)).values() for name in names}
+    absent = {name for names in without_counterpart(meta_unet(spec)).values() for name in names}
     return {official: ours for official, ours in unet_official_to_ours(spec).items() if ours not in absent}
 
 

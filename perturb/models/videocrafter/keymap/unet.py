@@ -165,14 +165,14 @@ def _unet_pairs(unet: VideoUNet) -> dict[str, str]:
         pairs[f"fps_embedding.{ours}"] = f"fps_embedding.{official}"
     pairs |= {f"guidance_embedding.{ours}": official for ours, official in GUIDANCE.items()}
     if unet.init_attention is not None:
-        pairs |= _inside("init_attention", "init_attn.0", unet.init_attention)
+        pairs |= inside("init_attention", "init_attn.0", unet.init_attention)
     for official, members in _numbered(unet).items():
         for position, ours in enumerate(members):
-            pairs |= _inside(ours, f"{official}.{position}", unet.get_submodule(ours))
+            pairs |= inside(ours, f"{official}.{position}", unet.get_submodule(ours))
     return pairs
 
 
-def _inside(ours: str, official: str, block: nn.Module) -> dict[str, str]:
+def inside(ours: str, official: str, block: nn.Module) -> dict[str, str]:
     """The pairs below one block, by its class."""
     if isinstance(block, SpatialTransformer | TemporalTransformer):
         inner = SPATIAL_BLOCK if isinstance(block, SpatialTransformer) else TEMPORAL_BLOCK
