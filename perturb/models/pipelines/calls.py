@@ -40,20 +40,19 @@ class Call:
 
 @dataclass(frozen=True)
 class Request:
-    """One sample: prompt, frames per second, image 3 h w in [−1, 1]; not ``conditional``: the other side of guidance.
-
-    ``calls``: what was overheard already, by the shape of the latent.
+    """One sample: prompt, frames per second, image 3 h w in [−1, 1]; with ``negative``: the other side of guidance, of
+    this text. ``calls``: what was overheard already, by the shape of the latent.
     """
 
     prompt: str
     fps: int
     image: Tensor | None
-    conditional: bool = True
+    negative: str | None = None
     calls: dict[tuple[int, ...], Call] = field(default_factory=dict, repr=False, compare=False)
 
     def beside(self, other: Request) -> Request:
-        """This text with the image of ``other``."""
-        return Request(self.prompt, self.fps, other.image, self.conditional)
+        """The other side of ``other``."""
+        return Request(other.prompt, self.fps, other.image, self.negative)
 
 
 class _Called(Exception):
@@ -63,44 +62,50 @@ class _Called(Exception):
 @contextmanager
 def answering(network: nn.Module, answer: Callable[..., Any]) -> Iterator[None]:
     """While this lasts, ``answer`` is called instead of ``network.forward``."""
+    before = vars(network).get("forward")  # an answer within an answer, or what somebody put there
     network.forward = answer
     try:
         yield
     finally:
-        del network.forward
+        if before is None:
+            del network.forward
+        else:
+            network.forward = before
 
 
-def overhear(network: nn.Module, run: Callable[[], object], latents: Tensor, axis: int, conditional: bool) -> Call:
-    """The first call that ``run()``, which begins with ``latents`` (1 …), makes of ``network``: one side of guidance.
+def overhear(network: nn.Module, run: Callable[[], object], latents: Tensor, axis: int, side: int) -> Call | None:
+    """The first call of ``network`` that ``run()`` makes, from ``latents`` (1 …), for one side of guidance.
 
-    A pipeline joins the two sides, the unconditional one first, or calls with each by itself. Raises UserError where
-    what the network is to see does not begin with the latents.
+    ``side`` −1: conditional, 0: the other. A pipeline joins the two, the unconditional one first, or calls with each by
+    itself, the conditional one first: then there is None for the other. Raises UserError where what the network is to
+    see does not begin with the latents.
     """
     heard: dict[str, Any] = {}
-    signature = inspect.signature(network.forward)
+    signature = inspect.signature(type(network).forward)
 
     def listen(*arguments: Any, **named: Any) -> Any:
-        heard.update(signature.bind(*arguments, **named).arguments)
+        heard.update(signature.bind(network, *arguments, **named).arguments)
         raise _Called
 
     with answering(network, listen), suppress(_Called):
         run()
-    x = next(iter(signature.parameters))
-    rows, expected = len(heard[x]), list(latents.shape)
-    seen = list(heard[x].shape)
-    channels = seen[axis] - expected[axis]
-    expected[0], expected[axis] = rows, seen[axis]
-    if seen != expected or channels < 0:
+    _, x, *_ = signature.parameters
+    heard.pop("self")
+    rows, seen, expected = len(heard[x]), list(heard[x].shape), list(latents.shape)
+    expected[0], expected[axis] = rows, max(seen[axis], expected[axis])
+    if seen != expected:
         raise UserError(
             f"{type(network).__name__} sees {seen} where latents of {list(latents.shape)} were given: this pipeline "
             "orders them in a way that is not known here"
         )
-    side = -1 if conditional else 0
+    if rows == 1 and side == 0:
+        return None
 
     def kept(tensor: Tensor) -> Tensor:
         return (tensor[side:][:1] if tensor.ndim and len(tensor) == rows else tensor).cpu()
 
-    heard[x] = heard[x].narrow(axis, latents.shape[axis], channels)
+    channels = latents.shape[axis]
+    heard[x] = heard[x].narrow(axis, channels, seen[axis] - channels)
     return Call(x, axis, _each(heard, kept))
 
 

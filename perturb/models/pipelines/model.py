@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from perturb.diffusion import Conditioning, epsilon_loss
 from perturb.errors import UserError
-from perturb.models.base import Batch, to_uint8
+from perturb.models.base import Batch
 from perturb.models.partition import Partition
 from perturb.models.pipelines.calls import Call, Request, answering, overhear
 from perturb.models.pipelines.groups import TIME_FIRST, partition
@@ -127,13 +128,12 @@ class PipelineModel:
             (network.enable_gradient_checkpointing if value else network.disable_gradient_checkpointing)()
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """Shape c t h w; UserError as of `check_frames`."""
-        self.check_frames(frames)
+        """Shape c t h w. UserError for a number of frames that the pipeline would change."""
+        self._check_frames(frames)
         t = (frames - 1) // self.in_time + 1
         return self.latents.channels, t + t % self.at_once, height // self.in_space, width // self.in_space
 
-    def check_frames(self, frames: int) -> None:
-        """UserError for a number of frames that the pipeline would change."""
+    def _check_frames(self, frames: int) -> None:
         together = self.in_time * (2 if isinstance(self.pipeline.vae, AutoencoderKLCogVideoX) else 1)  # decodes by twos
         if (frames - 1) % together:
             raise UserError(f"{frames} frames do not fit {self.name}; allowed: 1 more than multiples of {together}")
@@ -168,7 +168,7 @@ class PipelineModel:
         if negative and "negative_prompt" not in self.parameters:
             raise UserError(f"{self.name} takes no negative prompt: leave out sample.negative_prompt")
         grey = torch.zeros(3, self.sampling.height, self.sampling.width) if self.takes_image else None
-        return _asked([Request(negative, fps, grey, conditional=False)] * count, fps)
+        return _asked([Request(negative, fps, grey, negative)] * count, fps)
 
     def posterior(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """See `Latents`."""
@@ -191,7 +191,14 @@ class PipelineModel:
         return epsilon_loss(self.denoise, self.schedule, batch.x0, batch.t, batch.noise, batch.cond)
 
     def sample(
-        self, request: Request, x: Tensor, *, negative: str, generator: torch.Generator, steps: int, guidance: float
+        self,
+        x: Tensor,
+        request: Request,
+        negative: Request | None,
+        *,
+        generator: torch.Generator,
+        steps: int,
+        guidance: float,
     ) -> Tensor:
         """A clip's latent 1 c t h w (float32) from noise x c t h w, by the pipeline; its network alone in autocast."""
         kind, forward = x.device.type, self.network.forward
@@ -202,19 +209,27 @@ class PipelineModel:
                 said = forward(*given, **named)
             return (said[0].to(self.dtype), *said[1:]) if half else said
 
-        latents, told = self._theirs(x), {"negative_prompt": negative} if negative else {}
+        told: dict[str, Any] = {"guidance_scale": guidance, "max_guidance_scale": guidance}
+        if negative is not None and negative.negative:  # else what the pipeline takes by itself
+            told["negative_prompt"] = negative.negative
         with answering(self.network, answer):
-            scales = {"guidance_scale": guidance, "max_guidance_scale": guidance}
-            out = self._run(request, latents, generator, told | scales | {"num_inference_steps": steps})
+            out = self._run(request, self._theirs(x), generator, told | {"num_inference_steps": steps})
         return self._ours(out.frames.float())
 
     def _call(self, request: Request, shape: tuple[int, ...]) -> Call:
         """What the network is told of a latent of ``shape`` c t h w; whatever is random in it is the same each time."""
         if shape not in request.calls:
-            latents = self._theirs(torch.zeros(shape, device=self.device))
-            told: dict[str, Any] = dict.fromkeys(GUIDANCE, 2.0) | {"negative_prompt": request.prompt}  # 2: both sides
-            run = partial(self._run, request, latents, torch.Generator().manual_seed(0), told)
-            call = overhear(self.network, run, latents, self.channel_axis, request.conditional)
+            latents, negative = self._theirs(torch.zeros(shape, device=self.device)), request.negative
+            told: dict[str, Any] = dict.fromkeys(GUIDANCE, 2.0) | {"negative_prompt": negative or ""}  # 2: both sides
+
+            def heard(asked: Request, side: int) -> Call | None:
+                run = partial(self._run, asked, latents, torch.Generator().manual_seed(0), told)
+                return overhear(self.network, run, latents, self.channel_axis, side)
+
+            call = heard(request, -1) if negative is None else heard(request, 0)
+            if call is None:  # each side is told alike, by itself
+                call = heard(dataclasses.replace(request, prompt=negative or ""), -1)
+            assert call is not None
             request.calls[shape] = call
         return request.calls[shape]
 
@@ -247,4 +262,5 @@ def _asked(requests: list[Request], fps: int) -> Conditioning:
 
 def _picture(image: Tensor) -> Image.Image:
     """Of 3 h w in [−1, 1]."""
-    return Image.fromarray(to_uint8(rearrange(image, "c h w -> 1 c 1 h w"))[0, 0].numpy())
+    levels = ((image + 1) / 2 * 255).round().to(torch.uint8)
+    return Image.fromarray(rearrange(levels, "c h w -> h w c").numpy())

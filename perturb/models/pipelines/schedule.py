@@ -11,19 +11,21 @@ from torch import Tensor
 
 from perturb.diffusion import NoiseSchedule
 from perturb.errors import UserError
-from perturb.models.pipelines.calls import Request
 from perturb.models.pipelines.objective import Objective
 
 
 class Samples(Protocol):
     """What a pipeline's sampler needs of the model."""
 
-    def check_frames(self, frames: int) -> None:
-        """UserError for a number of frames that the pipeline would change."""
-        ...
-
     def sample(
-        self, request: Request, x: Tensor, *, negative: str, generator: torch.Generator, steps: int, guidance: float
+        self,
+        x: Tensor,
+        request: Any,
+        negative: Any,
+        *,
+        generator: torch.Generator,
+        steps: int,
+        guidance: float,
     ) -> Tensor:
         """A clip's latent 1 c t h w from noise x c t h w."""
         ...
