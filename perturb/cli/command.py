@@ -36,6 +36,7 @@ WANTED = {
     "weights.stable_diffusion": "Stable Diffusion 1.5, the folder or v1-5-pruned-emaonly.safetensors, of "
     "stable-diffusion-v1-5 on Hugging Face (4.3 GB; CreativeML OpenRAIL-M)",
     "weights.motion": "v3_sd15_mm.ckpt of guoyww/animatediff on Hugging Face (1.7 GB; Apache-2.0)",
+    "system.pipeline": "the folder of a pipeline of diffusers: model_index.json and a folder per component",
     "images.folder": "the folder of images to perturb with, captions beside them or in one csv/jsonl",
     "images.table": "the csv, jsonl or parquet table of images to perturb with: file and caption",
     "prompts.file": "the prompts to sample: .txt with one per line, csv or jsonl",

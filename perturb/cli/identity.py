@@ -19,7 +19,7 @@ WITHOUT_EFFECT = (
 )
 SOURCES = ("reference", "spatial", "temporal")
 """Keys of a perturbation that name runs."""
-PARTS = ("checkpoint", "unet", "motion", "domain_adapter", "motion_lora", "reference")
+PARTS = ("checkpoint", "pipeline", "unet", "motion", "domain_adapter", "motion_lora", "reference")
 FILES = (*(f"system.{part}" for part in PARTS), "prompts.file", "image")
 
 

@@ -155,15 +155,16 @@ class Generator:
         """
         generators = [sample_generator("clip", self.prompts[index].id, seed) for index, seed in batch]
         x_T = draw(self.shape, generators, self.model.device)
-        latents = self.sampler(
-            self.denoise,
-            x_T,
-            self.cond.index([index for index, _ in batch]),
-            self.uncond.index([0] * len(batch)),
-            generators,
-            self.model.schedule,
-            lambda step: advance(len(batch) / step.total),
-        )
+        with self._autocast():  # here for a sampler that calls the network itself
+            latents = self.sampler(
+                self.denoise,
+                x_T,
+                self.cond.index([index for index, _ in batch]),
+                self.uncond.index([0] * len(batch)),
+                generators,
+                self.model.schedule,
+                lambda step: advance(len(batch) / step.total),
+            )
         return self.decode(latents)
 
     def decode(self, latents: Tensor) -> np.ndarray:
@@ -172,8 +173,11 @@ class Generator:
 
     def denoise(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         """The system's prediction in the configured precision."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with self._autocast():
             return self.model.denoise(x, t, cond)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     @property
     def samples(self) -> list[tuple[str, int]]:
