@@ -11,7 +11,8 @@ from perturb.store.hashes import sha256, sha256_of
 from perturb.store.paths import distinct_names, resolve, walk
 
 # Where things are put and shown, and what they run on.
-WITHOUT_EFFECT = ("name", "pair", "runs_dir", "plan", "threads", "system.device", "sample.playback_fps")
+WITHOUT_EFFECT = ("name", "pair", "runs_dir", "plan", "threads", "sample.playback_fps")
+WITHOUT_EFFECT += ("system.device", "system.compile", "system.offload")
 SOURCES = ("reference", "spatial", "temporal")
 """Keys of a perturbation that name runs."""
 FILES = ("system.checkpoint", "prompts.file", "image")

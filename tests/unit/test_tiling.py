@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from perturb.cli.cost import decoding_cost, empty_system
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate
 
-from perturb.cli.cost import decoding_cost, empty_system
 from perturb.data.prompts import Prompt
 from perturb.diffusion import DDIMSampler
 from perturb.errors import UserError
