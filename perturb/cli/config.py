@@ -10,7 +10,7 @@ from perturb.data.prompts import PromptsConfig
 from perturb.device import pick_device
 from perturb.errors import UserError
 from perturb.loop.rank import local_rank
-from perturb.models.execution import compile_network, offload
+from perturb.models.execution import channels_last, compile_network, offload
 from perturb.models.partition import Partition
 from perturb.perturbation.base import parts
 from perturb.structured import MISSING_VALUE, Target, build
@@ -20,7 +20,7 @@ from perturb.study.sample import SampleConfig
 if TYPE_CHECKING:
     from perturb.models.base import VideoModel
 
-EXECUTION = {"compile": compile_network, "offload": offload}
+EXECUTION = {"channels_last": channels_last, "compile": compile_network, "offload": offload}
 """What a system's configuration may ask of a model of any family."""
 
 
@@ -99,7 +99,7 @@ class GenerateConfig:
 def load(system: Target) -> VideoModel:
     """The system of a configuration on the device it names; ``auto`` is a GPU where there is one, else the CPU.
 
-    Of several processes on a machine each has a GPU of its own. ``compile`` and ``offload``: see `models.execution`.
+    Of several processes on a machine each has a GPU of its own. `EXECUTION`: see `models.execution`.
     """
     device = pick_device(system.get("device", "auto"))
     model = build("system", _known(system) | {"device": f"cuda:{local_rank()}" if device == "cuda" else device})

@@ -12,7 +12,7 @@ from perturb.store.paths import distinct_names, resolve, walk
 
 # Where things are put and shown, and what they run on.
 WITHOUT_EFFECT = ("name", "pair", "runs_dir", "plan", "threads", "sample.playback_fps")
-WITHOUT_EFFECT += ("system.device", "system.compile", "system.offload")
+WITHOUT_EFFECT += ("system.device", "system.channels_last", "system.compile", "system.offload")
 SOURCES = ("reference", "spatial", "temporal")
 """Keys of a perturbation that name runs."""
 FILES = ("system.checkpoint", "prompts.file", "image")

@@ -1,4 +1,4 @@
-"""How a model runs, of whatever family: its network compiled, its parts on the device only while they work."""
+"""How a model runs, of whatever family: its kernels' layout, compiled, its parts on the device only while they work."""
 
 from __future__ import annotations
 
@@ -41,6 +41,13 @@ def compile_network(model: VideoModel) -> None:
     """Have the network of a model `Compiled`, in place."""
     network = model.network
     network.forward = Compiled(network.forward, replayed=model.device.type == "cuda")
+
+
+def channels_last(model: VideoModel) -> None:
+    """Lay out the kernels o i h w of 2-D convolutions as o h w i, in place: the same values, nearer to each other."""
+    for kernel in model.network.parameters():
+        if kernel.ndim == 4:
+            kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
 
 
 def offload(model: VideoModel) -> None:

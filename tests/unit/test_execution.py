@@ -10,8 +10,9 @@ from torch._dynamo.exc import Unsupported
 
 from perturb.cli.config import EXECUTION
 from perturb.cli.identity import WITHOUT_EFFECT
-from perturb.models.execution import compile_network, offload
+from perturb.models.execution import channels_last, compile_network, offload
 from perturb.models.videocrafter.system import VideoSystem
+from perturb.store.tensors import hash_modules
 
 
 def denoised(system: VideoSystem) -> Tensor:
@@ -56,6 +57,17 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_why(
         assert torch.equal(denoised(tiny_system), plain)
     said = capsys.readouterr().err
     assert said == "warning: system.compile=true is not followed: a call that it does not know\n"
+
+
+def test_another_layout_of_kernels_has_the_same_weights_and_output(tiny_system: VideoSystem) -> None:
+    before = hash_modules(tiny_system.modules())
+    plain = denoised(tiny_system)
+    channels_last(tiny_system)
+    kernel = tiny_system.unet.conv_in.weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+    assert not kernel.is_contiguous()
+    assert hash_modules(tiny_system.modules()) == before
+    torch.testing.assert_close(denoised(tiny_system), plain)
 
 
 def test_offloaded_parts_give_way_to_each_other_and_compute_the_same(tiny_system: VideoSystem) -> None:
