@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from perturb.cli.command import WANTED, path_problems
 from perturb.cli.config import RunConfig, empty, partition_of
+from perturb.data.prompts import PromptsConfig
 from perturb.device import pick_device
 from perturb.errors import UserError
 from perturb.loop.config import StageConfig, check_division
@@ -75,9 +76,9 @@ def print_plan(values: Mapping[str, Any]) -> None:
     partition, form, fit = partition_of(config, model), ClipFormat.of(config.sample, model), config.fit
     latent, still = form.latent(model), _still(config, model)
     single = batch_of(model, latent, 1, form.fps)
-    forward = _largest(model, lambda: model.denoise(single.x0, single.t, single.cond))
+    forward = forward_cost(model, lambda: model.denoise(single.x0, single.t, single.cond))
     tile = tile_of(config.sample, model)
-    decode = _largest(model, lambda: decode_in_tiles(model.decode, single.x0, tile))
+    decode = forward_cost(model, lambda: decode_in_tiles(model.decode, single.x0, tile))
     weights = sum(p.numel() * p.element_size() for part in model.modules().values() for p in part.parameters())
     perturbation = build("perturbation", config.perturbation)
     perturbation.attach(model.network, partition, config.group, fit.seed)
@@ -114,8 +115,14 @@ def print_plan(values: Mapping[str, Any]) -> None:
 
 def needed(values: Mapping[str, Any], *, takes_image: bool) -> list[str]:
     """One line for everything that the study lacks: paths, and the image of an image-to-video model."""
-    image = [f"image=…  is not given: {WANTED['image']}"] if takes_image and values["image"] is None else []
-    return path_problems(values) + image
+    lacks = takes_image and values["image"] is None and not _images_for_all(values["prompts"])
+    return path_problems(values) + ([f"image=…  is not given: {WANTED['image']}"] if lacks else [])
+
+
+def _images_for_all(prompts: Mapping[str, Any]) -> bool:
+    """Whether each prompt has an image of its own; not known of a file that is not there."""
+    config = read(PromptsConfig, prompts)
+    return resolve(str(config.file)).is_file() and all(prompt.images for prompt in config.load())
 
 
 def _still(config: RunConfig, model: VideoModel) -> Shape:
@@ -292,7 +299,7 @@ def batch_of(model: VideoModel, shape: Shape, count: int, fps: int) -> Batch:
     return Batch(x0, t, x0, cond)
 
 
-def _largest(model: VideoModel, forward: Callable[[], object]) -> Cost:
+def forward_cost(model: VideoModel, forward: Callable[[], object]) -> Cost:
     """Of what ``forward`` does with the parts of the model."""
     outputs: list[int] = []
     handles = [

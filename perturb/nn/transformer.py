@@ -188,7 +188,9 @@ class TemporalTransformer(nn.Module):
     def forward(self, x: Tensor, frames: int, windows: Windows | None = None) -> Tensor:
         y = rearrange(self.norm(x) if self.frame_norm else x, "(b t) c h w -> b c t h w", t=frames)
         tokens = self._enter(y if self.frame_norm else self.norm(y))
-        positions = frame_sinusoid(*tokens.shape[1:], tokens.device).to(tokens.dtype) if self.positions else None
+        positions = (
+            frame_sinusoid(tokens.shape[1], tokens.shape[2], tokens.device).to(tokens.dtype) if self.positions else None
+        )
         for block in self.blocks:
             tokens = block(tokens, windows, positions)
         return x + self._leave(tokens, x.shape[-2], x.shape[-1])

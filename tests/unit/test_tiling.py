@@ -2,14 +2,15 @@
 
 import pytest
 import torch
-from perturb.cli.cost import decoding_cost, empty_system
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate
 
+from perturb.cli.plan import forward_cost
 from perturb.data.prompts import Prompt
 from perturb.diffusion import DDIMSampler
 from perturb.errors import UserError
 from perturb.models.tiling import decode_in_tiles
+from perturb.models.videocrafter.checkpoint import empty_system
 from perturb.models.videocrafter.spec import ModelSpec
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.study.sample import ClipFormat, Generator, SampleConfig
@@ -73,8 +74,11 @@ def test_a_clip_is_tiled_when_asked_for_and_says_so(tiny_system: VideoSystem):
 
 
 def test_memory_is_that_of_a_tile(tiny_spec: ModelSpec):
-    system = empty_system(tiny_spec)
-    large, larger = (ClipFormat(side, 2 * side, 4, 8) for side in (256, 512))
-    tiled = decoding_cost(system, large, 16)
-    assert decoding_cost(system, large).largest > 2 * tiled.largest
-    assert decoding_cost(system, larger, 16).largest == tiled.largest
+    system = empty_system(None, tiny_spec)
+
+    def largest(side: int, tile: int | None) -> float:
+        latents = torch.empty(1, *ClipFormat(side, 2 * side, 4, 8).latent(system), device="meta")
+        return forward_cost(system, lambda: decode_in_tiles(system.decode, latents, tile)).largest
+
+    assert largest(256, None) > 2 * largest(256, 16)
+    assert largest(512, 16) == largest(256, 16)
