@@ -160,6 +160,8 @@ class PipelineModel:
         if (image is None) == self.takes_image:
             need = "needs a conditioning image: give" if image is None else "takes no conditioning image: leave out"
             raise UserError(f"{self.name} {need} image=…")
+        if image is not None and image.ndim != 4:
+            raise UserError(f"{self.name} takes one image: leave out last_image")
         images = [None] * len(prompts) if image is None else image.cpu().expand(len(prompts), -1, -1, -1)
         return _asked([Request(text, fps, each) for text, each in zip(prompts, images, strict=True)], fps)
 
