@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perturb.perturbation.files import layer_names, read
+from perturb.perturbation.files import read
 from perturb.run import main
 from perturb.store.records import read_scores, read_train
 from perturb.store.rundir import RunDir
@@ -62,7 +62,7 @@ def test_a_pipeline_is_studied(name: str, inputs: Path, tmp_path: Path, monkeypa
     assert manifest.system["objective"] == objective
     assert manifest.frozen["unchanged"] is True
     assert (path / "report.html").is_file()
-    adapted = layer_names(read(run.adapter(step_id(2)))[1])
+    adapted = read(run.adapter(step_id(2))).factors
     assert adapted
     assert all(re.search(layers, layer + ".") for layer in adapted)
     assert [row.magnitude == 0 for row in read_train(run.train_log)] == [True, False, False]

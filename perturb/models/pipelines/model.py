@@ -220,6 +220,8 @@ class PipelineModel:
 
     def _call(self, request: Request, shape: tuple[int, ...]) -> Call:
         """What the network is told of a latent of ``shape`` c t h w; whatever is random in it is the same each time."""
+        if self.device.type == "meta":
+            raise UserError(f"what {self.name} takes is only known when it runs: plan=true cannot tell")
         if shape not in request.calls:
             latents, negative = self._theirs(torch.zeros(shape, device=self.device)), request.negative
             told: dict[str, Any] = dict.fromkeys(GUIDANCE, 2.0) | {"negative_prompt": negative or ""}  # 2: both sides
