@@ -54,6 +54,8 @@ def test_a_pipeline_is_studied(name: str, inputs: Path, tmp_path: Path, monkeypa
     sizes |= {"fit.frames": frames, "sample.frames": frames}
     words = ["system=diffusers", f"group={group}", *SETTINGS, *(f"{k}={v}" for k, v in (paths | sizes).items()), *more]
     monkeypatch.setattr(sys, "argv", ["perturb.run", *words])
+    if name != "svd":  # one report will do: it sees no model
+        monkeypatch.setattr("perturb.run.show", lambda _: None)
     main()
     (path,) = (tmp_path / "runs").glob(f"{group}_full/*")
     run = RunDir(path)
@@ -61,12 +63,12 @@ def test_a_pipeline_is_studied(name: str, inputs: Path, tmp_path: Path, monkeypa
     assert manifest.stages == {"fit": "done", "sample": "done", "score": "done"}
     assert manifest.system["objective"] == objective
     assert manifest.frozen["unchanged"] is True
-    assert (path / "report.html").is_file()
+    assert (path / "report.html").is_file() == (name == "svd")
     adapted = read(run.adapter(step_id(2))).factors
     assert adapted
     assert all(re.search(layers, layer + ".") for layer in adapted)
     assert [row.magnitude == 0 for row in read_train(run.train_log)] == [True, False, False]
     assert {row.state for row in read_scores(run.scores) if row.value is not None} == {step_id(0), step_id(2)}
-    before, after = (np.load(run.clip(step_id(step), "p001", 0)).astype(int) for step in (0, 2))
+    before, after = (np.load(run.clip(step_id(step), "p001", 0)) for step in (0, 2))
     assert before.shape == (frames, size, size, 3)
-    assert np.abs(before - after).max() > 1
+    assert (before != after).any()
