@@ -1,7 +1,9 @@
 """Pipelines of diffusers: objectives against their schedulers, calls against the pipelines themselves, groups."""
 
 import dataclasses
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import diffusers as published
 import pytest
 import torch
 from einops import rearrange
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from perturb.diffusion import Conditioning, DDIMSampler
@@ -18,7 +21,7 @@ from perturb.models.base import Batch
 from perturb.models.partition import Partition
 from perturb.models.pipelines.calls import answering
 from perturb.models.pipelines.groups import partition
-from perturb.models.pipelines.load import load_pipeline
+from perturb.models.pipelines.load import empty_system, load_pipeline
 from perturb.models.pipelines.model import PipelineModel
 from perturb.models.pipelines.objective import Objective, edm, flow, objective, variance_preserving
 from perturb.models.pipelines.sampler import PipelineSampler
@@ -300,6 +303,31 @@ def test_a_repeated_still_is_encoded_as_a_clip_where_the_autoencoder_shortens_it
         assert x0.shape[1] == latents
         still = FitData(models[name], Stills(), FitConfig(batch_size=1, height=size, width=size))
         assert still.sample("fit", 0, 0, 0)[0].shape[1] == (2 if name == "cogvideox15" else 1)
+
+
+def test_a_folder_with_another_weight_is_refused_and_without_weights_tells_its_groups(
+    models: dict[str, PipelineModel], folder: Path, tmp_path: Path
+):
+    copied = tmp_path / "svd"
+    shutil.copytree(folder / "svd", copied)
+    file = copied / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    kept = weights.pop("conv_in.bias")
+    save_file(weights, file)
+    with pytest.raises(UserError, match=r"do not fit UNetSpatioTemporalConditionModel: .*missing_keys.*conv_in\.bias"):
+        load_pipeline(str(copied))
+    save_file(weights | {"conv_in.bias": kept * torch.inf}, file)
+    with pytest.raises(UserError, match="1 tensors hold NaN or infinity"):
+        load_pipeline(str(copied))
+    file.unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        load_pipeline(str(copied))
+    assert empty_system(str(copied), device="meta").partition() == models["svd"].partition()
+    index = copied / "model_index.json"
+    changed = json.loads(index.read_text()) | {"scheduler": ["mine", "Mine"]}
+    index.write_text(json.dumps(changed))
+    with pytest.raises(UserError, match="is a Mine of mine; allowed: classes of diffusers and transformers"):
+        load_pipeline(str(copied))
 
 
 def test_mistakes_are_named(models: dict[str, PipelineModel], folder: Path, tmp_path: Path):

@@ -160,6 +160,8 @@ class PipelineModel:
         if (image is None) == self.takes_image:
             need = "needs a conditioning image: give" if image is None else "takes no conditioning image: leave out"
             raise UserError(f"{self.name} {need} image=…")
+        if image is not None and image.ndim != 4:
+            raise UserError(f"{self.name} takes one image: leave out last_image")
         images = [None] * len(prompts) if image is None else image.cpu().expand(len(prompts), -1, -1, -1)
         return _asked([Request(text, fps, each) for text, each in zip(prompts, images, strict=True)], fps)
 
@@ -218,6 +220,8 @@ class PipelineModel:
 
     def _call(self, request: Request, shape: tuple[int, ...]) -> Call:
         """What the network is told of a latent of ``shape`` c t h w; whatever is random in it is the same each time."""
+        if self.device.type == "meta":
+            raise UserError(f"what {self.name} takes is only known when it runs: plan=true cannot tell")
         if shape not in request.calls:
             latents, negative = self._theirs(torch.zeros(shape, device=self.device)), request.negative
             told: dict[str, Any] = dict.fromkeys(GUIDANCE, 2.0) | {"negative_prompt": negative or ""}  # 2: both sides
