@@ -12,6 +12,8 @@ COMMANDS = {
     "sample": "clips from prompts, longer or between frames too, with or without an adapter",
     "score": "a folder of clips, or finished runs again",
     "report": "a page about runs; a page for a blind test",
+    "fetch": "published checkpoints, on request, from the hub",
+    "push": "adapters or small models to the hub",
     "train": "train a model, or fine-tune one",
     "convert": "checkpoints from one format into another, adapters for other libraries",
     "partition": "which tensors of a model are space, time, conditioning, image",
@@ -24,7 +26,6 @@ COMMANDS = {
     "analysis.landscape": "motion over both perturbations at once",
     "analysis.layers": "which parts of the network the loss sits in",
     "analysis.adapters": "given adapters by motion kept and look gained",
-    "analysis.matched": "motion at equal visual change",
     "analysis.votes": "the votes of a blind test",
     "analysis.crosstalk": "which metric answers to which distortion",
 }

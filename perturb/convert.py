@@ -1,4 +1,4 @@
-"""``python -m perturb.convert SRC DST``: a checkpoint into our folder or back, bit for bit; an adapter for others."""
+"""``python -m perturb.convert SRC DST``: checkpoints and adapters, official, of diffusers or ours, into each other."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ if TYPE_CHECKING:
     from perturb.models.videocrafter.checkpoint import Source
     from perturb.models.videocrafter.spec import ModelSpec
 
-Format = Literal["folder", "official"]
+Format = Literal["folder", "official", "diffusers"]
 
 DESCRIPTION = """\
-Convert between an official VideoCrafter checkpoint (.ckpt, safetensors, sharded safetensors) and a perturb folder
-(spec.json and one safetensors file per component). Every tensor keeps its bytes and dtype; there and back again gives
-the same state dict. Of an official file only the state dict is read (not the epoch, nor the optimizer).
+Convert between an official checkpoint (.ckpt, safetensors, sharded safetensors), a perturb folder (spec.json and one
+safetensors file per component) and a folder of diffusers (unet, vae, text_encoder; ModelScope's format). Every tensor
+keeps its bytes and dtype; there and back again gives the same state dict. Of an official file only the state dict is
+read (not the epoch, nor the optimizer). What diffusers has no place for is left out: a frame rate becomes the one of
+--fps, and the blocks of the text encoder that nobody reads are gone.
 
-With --to peft or --to diffusers SRC is an adapter of the model that --spec names, anybody's: a folder of peft's, or a
-file of diffusers, kohya or T2V-Turbo. DST is a folder; for diffusers also a .safetensors file."""
+With an adapter SRC (a folder of peft's, or a file of diffusers, kohya or T2V-Turbo) of the model that --spec names, DST
+is a folder of peft's, with --to diffusers a folder or .safetensors of theirs."""
 
 
 def convert(
@@ -32,11 +34,15 @@ def convert(
     *,
     spec: str | ModelSpec | None = None,
     to: Format | None = None,
+    unet: str | Path | None = None,
+    guidance_seed: int | None = None,
+    fps: int | None = None,
     force: bool = False,
 ) -> str:
     """Convert ``source`` into ``target`` and return one line that says what was done.
 
-    ``to`` defaults to the other format than the source's. The target appears whole or not at all.
+    ``to`` defaults to the folder, of a folder to the official file. ``unet`` and ``guidance_seed``: `open_checkpoint`;
+    ``fps``: `write_diffusers`. The target appears whole or not at all.
     Raises ``UserError`` when the source cannot be read or does not fit the spec, and when the target exists (without
     ``force``) or cannot be written.
     """
@@ -45,11 +51,15 @@ def convert(
 
     target = resolve(target)
     _check_target(target, resolve(source), force=force)
-    opened = open_checkpoint(source, spec)
+    opened = open_checkpoint(source, spec, unet=unet, guidance_seed=guidance_seed)
     to = to or ("official" if opened.format == "folder" else "folder")
-    write = _write_folder if to == "folder" else _write_official
+    if fps is not None and to != "diffusers":
+        raise UserError(f"fps is for --to diffusers; the {to} format keeps the frame rate as an input")
     try:
-        write(target, opened)
+        if to == "diffusers":
+            _write_diffusers(target, opened, fps)
+        else:
+            (_write_folder if to == "folder" else _write_official)(target, opened)
     except UserError:
         raise
     except Exception as error:  # torch, safetensors and the system each report a full disk in their own way
@@ -109,6 +119,14 @@ def _write_folder(target: Path, opened: Source) -> None:
     write_folder(target, opened.spec, opened.components, tokenizer=tokenizer, overwrite=True)
 
 
+def _write_diffusers(target: Path, opened: Source, fps: int | None) -> None:
+    from perturb.models.videocrafter.diffusers_folder import write_diffusers
+
+    if target.is_file():
+        raise UserError(f"{target} is a file, and the format of diffusers is a folder; give another path")
+    write_diffusers(target, opened.spec, opened.components, fps)
+
+
 def _write_official(target: Path, opened: Source) -> None:
     from perturb.models.videocrafter.files import write_checkpoint, write_safetensors
     from perturb.models.videocrafter.keymap import EXTRA, extra_keys, to_official
@@ -143,23 +161,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--to",
-        choices=("folder", "official", "peft", "diffusers"),
-        help="format of DST (default: the one SRC has not); the last two for adapters",
+        choices=("folder", "official", "diffusers", "peft"),
+        help="format of DST (default: folder; of a folder of ours: official; of an adapter: peft)",
     )
-    parser.add_argument("--names", choices=("official", "diffusers"), help="of the layers for peft (default: ours)")
+    parser.add_argument("--adapter", action="store_true", help="SRC is an adapter, not a checkpoint")
+    parser.add_argument("--names", choices=("official", "diffusers"), help="of an adapter's layers for peft")
+    parser.add_argument("--unet", help="T2V-Turbo's unet_*.pt, where SRC is VideoCrafter2 and --spec a t2v_turbo")
+    parser.add_argument(
+        "--guidance-seed", type=int, help="of the guidance projection that unet_lora.pt lacks (default: zeros)"
+    )
+    parser.add_argument("--fps", type=int, help="with --to diffusers: the frame rate that the network keeps")
     parser.add_argument("--force", action="store_true", help="overwrite DST")
     given = parser.parse_args(arguments)
     return exit_code(lambda: print(_convert(given)))
 
 
 def _convert(given: argparse.Namespace) -> str:
-    if given.names and given.to != "peft":
-        raise UserError("--names is for --to peft alone")
-    if given.to in ("peft", "diffusers"):
-        return convert_adapter(
-            given.source, given.target, spec=given.spec, to=given.to, names=given.names, force=given.force
-        )
-    return convert(given.source, given.target, spec=given.spec, to=given.to, force=given.force)
+    if given.adapter or given.to == "peft":
+        to = given.to or "peft"
+        if given.names and to != "peft":
+            raise UserError("--names is for --to peft alone")
+        return convert_adapter(given.source, given.target, spec=given.spec, to=to, names=given.names, force=given.force)
+    return convert(
+        given.source,
+        given.target,
+        spec=given.spec,
+        to=given.to,
+        unet=given.unet,
+        guidance_seed=given.guidance_seed,
+        fps=given.fps,
+        force=given.force,
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from perturb.store.rundir import RunDir, run_id, write_atomic
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from accelerate.tracking import GeneralTracker
+
     from perturb.cli.config import RunConfig
 
 # torch, peft and diffusers take seconds to import: a finished run, --help and plain mistakes do not wait for them.
@@ -83,6 +85,7 @@ def study(config: RunConfig, run: RunDir) -> None:
             group=config.group,
             partition=partition,
             own_images=own_images,
+            tracker=_tracker(config, run),
         )
     part()
     if not run.writes:
@@ -96,7 +99,17 @@ def study(config: RunConfig, run: RunDir) -> None:
     labels = Labels(run.path.name, config.training, config.group, config.fit.seed)
     with run.stage("score"):  # the runs of a folder share what was measured: the unperturbed clips are the same in all
         score(metrics, sampled, run, labels=labels, images=images, cache=score_cache(config.runs_dir))
+    if (tracker := _tracker(config, run)) is not None:
+        from perturb.study.tracking import track_scores
+
+        track_scores(tracker, run)
     run.mark_done("study", "all")
+
+
+def _tracker(config: RunConfig, run: RunDir) -> GeneralTracker | None:
+    from perturb.loop.trackers import make_tracker
+
+    return make_tracker(config.tracker, project=config.project, folder=run.path)
 
 
 def show(run: RunDir) -> None:

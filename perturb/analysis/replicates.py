@@ -70,9 +70,6 @@ class Replicates:
         return Trajectories(
             values=np.stack([table.reindex(tables[0].index).to_numpy(dtype=float) for table in tables]),
             prompts=tuple(str(prompt) for prompt, _ in tables[0].index),
-            steps=tuple(range(len(self.states))),
-            dose=self.dose,
-            seeds=tuple(self.runs),
         )
 
 

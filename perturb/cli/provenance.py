@@ -55,6 +55,7 @@ def record(
     run.update_manifest(
         run_id=run.path.name,
         experiment=config.name,
+        caveats=list(config.caveats),
         versions={name: _version(name) for name in PACKAGES},
         git=git_revision(),
         system=system.provenance | {"training": config.training, "pair": config.pair, "device": str(system.device)},

@@ -8,6 +8,7 @@ TEXTS = {
     *("file", "folder", "table", "root", "shards", "captions", "checkpoint", "adapter", "adapters", "reference"),
     *("spatial", "temporal", "image", "prompt", "negative_prompt", "script", "videos", "run", "cache", "output"),
     *("runs_dir", "work", "name", "init", "base", "share", "weights", "split", "caption"),
+    *("motion", "domain_adapter", "motion_lora", "modelscope", "stable_diffusion"),
 }
 """Last parts of the keys whose values are text, also where a text looks like a number."""
 NUMBER = re.compile(

@@ -21,6 +21,8 @@ from perturb.errors import UserError
 GROUPS = ("spatial", "temporal", "conditioning", "image")
 ALL = "all"
 """Stands for every group together, wherever a group is asked for."""
+Rules = Mapping[type[nn.Module] | tuple[type[nn.Module], str], str]
+"""The group of a class; (class, name): that of what a module of the class calls so, where its own class has none."""
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SHOWN = 10  # parameters in a message
 
@@ -40,8 +42,8 @@ class Partition:
     modules: Mapping[str, tuple[str, ...]]
 
     @staticmethod
-    def of(network: nn.Module, rules: Mapping[type[nn.Module], str] = MappingProxyType({})) -> Partition:
-        """By block classes, into `GROUPS`: ``rules`` say the group of a class, or the class's own ``group`` does.
+    def of(network: nn.Module, rules: Rules = MappingProxyType({})) -> Partition:
+        """By block classes, into `GROUPS`: ``rules`` (`Rules`) or a class's own ``group`` say which.
 
         Raises UserError where a module lies under no such class.
         """
@@ -116,9 +118,7 @@ class Partition:
         return {group: self.count(group) for group in self.groups}
 
 
-def _walk(
-    module: nn.Module, rules: Mapping[type[nn.Module], str], path: str, inherited: str | None
-) -> Iterator[tuple[str, nn.Module, str]]:
+def _walk(module: nn.Module, rules: Rules, path: str, inherited: str | None) -> Iterator[tuple[str, nn.Module, str]]:
     """Every module below ``module`` with its path and the group of the nearest class that names one."""
     group = rules.get(type(module), getattr(type(module), "group", inherited))
     if group not in GROUPS:
@@ -126,7 +126,8 @@ def _walk(
         raise UserError(f"{type(module).__name__} at {path or 'the top'} names group {group!r}; allowed: {allowed}")
     yield path, module, group
     for name, child in module.named_children():
-        yield from _walk(child, rules, f"{path}.{name}" if path else name, group)
+        inner = rules.get((type(module), name), group)
+        yield from _walk(child, rules, f"{path}.{name}" if path else name, inner)
 
 
 def _fitting(group: str, pattern: str, names: Sequence[str]) -> set[str]:

@@ -88,17 +88,18 @@ class TrainRow:
 class Manifest:
     """What a run was made from and how far it got; every section is plain JSON.
 
-    ``versions`` package → version · ``git`` revision or "unavailable" · ``system`` checkpoint, sha256, spec name,
-    training · ``partition`` group → parameter count · ``perturbation`` kind (lora, direct, random, …), group, seed of
-    the fit, layers, parameters; of a control the ``reference`` run · ``images`` set description with its ``as_video``
-    policy, frames and fps · ``distance`` loss of the untouched model on them and on its own training stills ·
-    ``prompts`` id → text · ``clips`` height, width, frames, fps, sampler, seeds · ``metrics`` metric infos · ``frozen``
-    hashes before and after fitting · ``stages`` stage → status.
+    ``caveats`` what a report has to say · ``versions`` package → version · ``git`` revision or "unavailable" ·
+    ``system`` checkpoint, sha256, spec name, training · ``partition`` group → parameter count · ``perturbation`` kind
+    (lora, direct, random, …), group, seed of the fit, layers, parameters; of a control the ``reference`` run ·
+    ``images`` set description with its ``as_video`` policy, frames and fps · ``distance`` loss of the untouched model
+    on them and on its own training stills · ``prompts`` id → text · ``clips`` height, width, frames, fps, sampler,
+    seeds · ``metrics`` metric infos · ``frozen`` hashes before and after fitting · ``stages`` stage → status.
     """
 
     schema_version: int = SCHEMA_VERSION
     run_id: str = ""
     experiment: str = ""
+    caveats: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     git: str = "unavailable"
     system: dict[str, Any] = field(default_factory=dict)

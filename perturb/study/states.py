@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from accelerate.tracking import GeneralTracker
+
 from perturb.data.images import ImageSet
 from perturb.errors import UserError
 from perturb.models.base import VideoModel
@@ -32,11 +34,12 @@ def make_states(
     group: str,
     partition: Partition | None = None,
     own_images: ImageSet | None = None,
+    tracker: GeneralTracker | None = None,
 ) -> list[State]:
     """All states of the study, the unperturbed model first; the same call again continues where it was stopped.
 
-    ``partition`` None: the model's own; ``own_images``: see `fit`. Several processes fit together; what is not fitted
-    is left to the one whose ``run`` writes, and the others get no states.
+    ``partition`` None: the model's own; ``own_images``, ``tracker``: see `fit`. Several processes fit together; what is
+    not fitted is left to the one whose ``run`` writes, and the others get no states.
 
     Raises UserError for a fit without probe steps or images, and for anything else with probe steps.
     """
@@ -49,6 +52,7 @@ def make_states(
         fit(
             model, perturbation, images,
             probe_steps=probe_steps, config=config, run=place, group=group, partition=partition, own_images=own_images,
+            tracker=tracker,
         )  # fmt: skip
 
     if probe_steps is not None:

@@ -54,7 +54,9 @@ def adapter(spec: ModelSpec) -> MotionAdapter:
 
 def joined(image: ImageModel, motion: MotionAdapter) -> UNetMotionModel:
     """What diffusers makes of the two."""
-    return UNetMotionModel.from_unet2d(image.unet, motion).eval()
+    made = UNetMotionModel.from_unet2d(image.unet, motion)
+    assert isinstance(made, UNetMotionModel)
+    return made.eval()
 
 
 def published(motion: MotionAdapter, spec: ModelSpec) -> dict[str, Tensor]:

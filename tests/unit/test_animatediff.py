@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from perturb.errors import UserError
 from perturb.models.animatediff.keys import motion_keys
-from perturb.models.animatediff.load import load_animatediff
+from perturb.models.animatediff.load import empty_system, load_animatediff
 from perturb.models.animatediff.spec import SPECS, normalised
 from perturb.models.partition import Partition
 from perturb.models.videocrafter.checkpoint import load_system, save_system
@@ -205,7 +205,7 @@ def test_another_version_is_refused(image: Path, official: Path, tmp_path: Path)
 
 
 def test_the_first_version_normalises_residual_blocks_over_all_frames():
-    sizes = {"channels": 8, "out_channels": 8, "embedding_dim": 4, "norm_groups": 4}
+    sizes: dict[str, Any] = {"channels": 8, "out_channels": 8, "embedding_dim": 4, "norm_groups": 4}
     block = ResBlock(**sizes, temporal_conv=False, scale_shift_norm=False, clip_norm=True)
     torch.nn.init.normal_(block.conv_out.weight)
     x, embedding = torch.randn(3, 8, 4, 4), torch.randn(3, 4)
@@ -262,3 +262,10 @@ def test_full_size_has_the_published_names_shapes_and_counts(name: str, moving: 
         shapes = {key: tuple(x.shape[:2] if key in projected else x.shape) for key, x in image.items()}
         assert {key: tuple(own[ours].shape) for key, ours in diffusers_unet(spec.unet).items()} == shapes
     assert spec.unet.heads == (8, 8, 8, 8)
+
+
+def test_a_study_can_be_planned_without_any_file():
+    model = empty_system(None, None, spec="animatediff_v2")
+    assert (model.name, model.latent_shape(16, 512, 512)) == ("animatediff_v2", (4, 16, 64, 64))
+    assert model.partition().count("temporal") == 453_209_280
+    assert all(parameter.is_meta for parameter in model.network.parameters())

@@ -261,8 +261,8 @@ def test_out_to_diffusers_and_peft_and_back_bit_for_bit(
 
     ours = tmp_path / "ours"
     out = {
-        convert(ours, tmp_path / "x.safetensors", "--to", "diffusers"),
-        convert(ours, tmp_path / "diffusers", "--to", "diffusers"),
+        convert(ours, tmp_path / "x.safetensors", "--adapter", "--to", "diffusers"),
+        convert(ours, tmp_path / "diffusers", "--adapter", "--to", "diffusers"),
         convert(ours, tmp_path / "official", "--to", "peft", "--names", "official"),
         convert(tmp_path / "diffusers", tmp_path / "back", "--to", "peft"),
     }
@@ -273,8 +273,8 @@ def test_out_to_diffusers_and_peft_and_back_bit_for_bit(
         assert all(torch.equal(found.tensors[key], value) for key, value in wanted.tensors.items())
     official = json.loads((tmp_path / "official" / "adapter_config.json").read_text())["target_modules"]
     assert r"input_blocks\.1\.0\.in_layers\.2" in official
-    assert main([str(ours), str(tmp_path / "x.safetensors"), "--spec", folder, "--to", "diffusers"]) == 2
-    assert main([str(ours), str(tmp_path / "y"), "--to", "diffusers"]) == 2
+    assert main([str(ours), str(tmp_path / "x.safetensors"), "--spec", folder, "--adapter", "--to", "diffusers"]) == 2
+    assert main([str(ours), str(tmp_path / "y"), "--adapter", "--to", "diffusers"]) == 2
     assert main([str(ours), str(tmp_path / "y"), "--spec", folder, "--names", "official"]) == 2
 
 

@@ -9,8 +9,8 @@ import torch
 
 from perturb.errors import UserError
 from perturb.models.animatediff.motion import merge, motion_file, read_motion
-from perturb.models.animatediff.spec import get_spec, normalised
-from perturb.models.videocrafter.checkpoint import DTYPES, Source, assembled
+from perturb.models.animatediff.spec import normalised
+from perturb.models.videocrafter.checkpoint import DTYPES, Source, assembled, check_place, unread
 from perturb.models.videocrafter.keymap import EXTRA
 from perturb.models.videocrafter.sd import open_stable_diffusion
 from perturb.models.videocrafter.spec import ModelSpec
@@ -42,7 +42,8 @@ def load_animatediff(
     ``provenance`` gets the hash of all that comes from the image model. Raises UserError for what cannot be read
     safely, does not fit, or is not equal.
     """
-    wanted = normalised(get_spec(spec) if isinstance(spec, str) else spec, motion_norm)
+    place = check_place(device, dtype)
+    wanted = normalised(spec, motion_norm)
     image = open_stable_diffusion(resolve(checkpoint), wanted)[0]
     theta_s = image.components["unet"]
     unet = theta_s | read_motion(resolve(motion), wanted)
@@ -60,7 +61,7 @@ def load_animatediff(
             provenance[part] = {"path": str(path), "scale": scale, "layers": len(changed)}
             adapted += changed
     source = Source(wanted, image.components | {"unet": unet, EXTRA: {}}, files, image.format)
-    system = assembled(source, checkpoint, device=device, dtype=dtype)
+    system = assembled(source, checkpoint, place=place, dtype=dtype)
     hashes = hash_tensors({name: system.unet.get_parameter(name) for name in theta_s})
     provenance["image_model"] = summarise({"unet": hashes})["unet"]
     if reference is not None:
@@ -76,3 +77,22 @@ def load_animatediff(
         provenance["reference"] = {"path": str(reference), "sha256": theirs.sha256(), **proof}
     system.provenance |= provenance
     return system
+
+
+def empty_system(
+    checkpoint: str | None,
+    motion: str | None,
+    *,
+    spec: str = "animatediff_v3",
+    motion_norm: str = "frame",
+    domain_adapter: str | None = None,
+    domain_adapter_scale: float = 1.0,
+    motion_lora: str | None = None,
+    motion_lora_scale: float = 1.0,
+    reference: str | None = None,
+    device: str | torch.device = "meta",
+    dtype: str = "float32",
+) -> VideoSystem:
+    """What `load_animatediff` would load, with random weights, or none on the meta device; it reads no file."""
+    del checkpoint, motion, domain_adapter, domain_adapter_scale, motion_lora, motion_lora_scale, reference
+    return unread(normalised(spec, motion_norm), device, dtype)

@@ -55,19 +55,15 @@ SPECS: dict[str, ModelSpec] = {
 """As published. The first version also normalises its residual blocks over all frames."""
 
 
-def get_spec(name: str) -> ModelSpec:
-    """The published spec called ``name``, or a UserError."""
-    if name not in SPECS:
-        raise UserError(f"unknown AnimateDiff {name!r}; allowed: {', '.join(SPECS)}")
-    return SPECS[name]
+def normalised(spec: str | ModelSpec, norm: str) -> ModelSpec:
+    """``spec``, or the published one of this name, with the norms of the published code (``frame``) or diffusers'.
 
-
-def normalised(spec: ModelSpec, norm: str) -> ModelSpec:
-    """``spec`` with the norms of the published code (``frame``) or of diffusers' UNetMotionModel (``clip``).
-
-    Diffusers normalises a motion module over all frames and a residual block over each one, in every version: other
-    numbers from the same weights.
+    The latter (``clip``) are those of UNetMotionModel: of a motion module over all frames, of a residual block over
+    each one, in every version. The same weights then give other numbers.
     """
+    if isinstance(spec, str) and spec not in SPECS:
+        raise UserError(f"unknown AnimateDiff {spec!r}; allowed: {', '.join(SPECS)}")
+    spec = SPECS[spec] if isinstance(spec, str) else spec
     if norm not in ("frame", "clip"):
         raise UserError(f"motion_norm is {norm!r}; allowed: frame (the published code), clip (diffusers)")
     return spec if norm == "frame" else replace(spec, unet=replace(spec.unet, motion_norm="clip", clip_norm=False))

@@ -41,6 +41,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return _strip_wrappers(read_safetensors(path) if _looks_like_safetensors(path) else _state_dict(path))
 
 
+def read_tensors(path: Path) -> dict[str, Tensor] | list[Tensor]:
+    """As `read_weights` of one file, or the tensors of a torch file that holds a plain list of them, in its order."""
+    if path.is_file() and not _looks_like_safetensors(path):
+        content = load_torch(path)
+        if (
+            isinstance(content, list)
+            and content
+            and all(isinstance(each, Tensor) and each.ndim > 1 for each in content)
+        ):
+            return [each.detach() for each in content]
+    return read_weights(path)
+
+
 def weight_files(path: Path) -> list[Path]:
     """The files that ``read_weights(path)`` reads tensors from, in a fixed order."""
     if path.is_dir():
