@@ -221,9 +221,7 @@ def test_a_list_that_does_not_fit_is_refused(tmp_path: Path, video_crafter: Path
     pairs = factors(turbo)
     path = tmp_path / "unet_lora.pt"
     torch.save(pairs[:-2], path)
-    with pytest.raises(
-        UserError, match=rf"list of {len(pairs) // 2 - 1} pairs up, down"
-    ):
+    with pytest.raises(UserError, match=rf"list of {len(pairs) // 2 - 1} pairs up, down"):
         open_checkpoint(video_crafter, turbo, unet=path)
     torch.save(pairs[2:4] + pairs[:2] + pairs[4:], path)
     with pytest.raises(UserError, match=r"pair 0, time_embed\.0: up is "):
