@@ -10,13 +10,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from accelerate.tracking import (
-    GeneralTracker,
-    MLflowTracker,
-    TensorBoardTracker,
-    TrackioTracker,
-    WandBTracker,
-)
+from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, TrackioTracker, WandBTracker
 
 from perturb.errors import UserError
 

@@ -94,7 +94,7 @@ class TrainConfig:
     loop: LoopConfig
     loss: LossConfig
     validation: ValidationConfig | None = None
-    tracker: str | None = "tensorboard"
+    tracker: str | None = None
     project: str = "perturb"
     oracle: int = 0
     device: str = "auto"

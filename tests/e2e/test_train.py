@@ -142,7 +142,7 @@ def test_strategies_of_fine_tuning_are_one_multirun(commands: Commands, recipe: 
 def test_samples_and_losses_are_shown_on_the_way(commands: Commands, recipe: list[str], tmp_path: Path):
     settings = {"every": 4, "limit": 2, "count": 2, "sampler_steps": 2, "timesteps": "[100,900]"}
     wanted = [f"validation.{name}={value}" for name, value in settings.items()]
-    kept = [word for word in recipe if word not in ("validation=null", "tracker=null")]
+    kept = [word for word in recipe if word not in ("validation=null", "tracker=null")] + ["tracker=tensorboard"]
     outcome = commands("perturb.train", *kept, *wanted, *places(tmp_path, tmp_path / "cache"))
     assert outcome.code == 0, outcome.log
     shown = {path.name for path in (tmp_path / "work" / "samples" / "step_000004").iterdir()}
