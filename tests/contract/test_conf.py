@@ -1,5 +1,6 @@
 """Every yaml of conf/ composes, is valid, and builds what it names."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from perturb.cli.config import GenerateConfig, RunConfig, empty, load
+from perturb.cli.config import GenerateConfig, NamesConfig, RunConfig, empty, load
 from perturb.cli.plan import needed
 from perturb.data.prompts import load_prompts
 from perturb.errors import UserError
@@ -131,6 +132,15 @@ def test_the_command_line_wins_over_the_experiment():
 def test_plain_generation_takes_every_system(name: str):
     values = composed("generate", f"system={name}", "prompt=x")
     assert read(GenerateConfig, {k: v for k, v in values.items() if k not in STUDY_ONLY}).prompt == "x"
+
+
+@pytest.mark.parametrize("name", [name for group, name in CHOICES if group == "system"])
+def test_comparing_adapters_and_naming_tensors_take_every_system(name: str):
+    known = {field.name for field in dataclasses.fields(RunConfig)}
+    assert composed("compare", f"system={name}", "adapters=[a]").keys() - known == {"adapters"}
+    values = composed("partition", f"system={name}")
+    asked = {field.name: values[field.name] for field in dataclasses.fields(NamesConfig)}
+    assert read(NamesConfig, asked).names == "checkpoint"
 
 
 @pytest.mark.parametrize("name", TRAININGS)
