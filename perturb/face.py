@@ -149,7 +149,7 @@ def load(name: str, checkpoint: str | Path | None = None, *overrides: str) -> Mo
             hydra.compose("generate", overrides=[f"system={name}", *overrides]), resolve=True
         )
     if checkpoint is not None:
-        values["system"]["checkpoint"] = str(checkpoint)
+        values["system"]["pipeline" if "pipeline" in values["system"] else "checkpoint"] = str(checkpoint)
     check_paths(values)
     return Model(
         build_system(values["system"]), build("sampler", values["sampler"]), read(SampleConfig, values["sample"])

@@ -94,38 +94,50 @@ def _note_origin(system: VideoModel, adapter: Path) -> None:
 
 def _interpolate(name: str, config: GenerateConfig) -> None:
     """The clip ``name`` with frames between its own, in the folder ``output``."""
+    from perturb.cli.config import load
     from perturb.data.footage import read_clip
-    from perturb.study.between import filled
+    from perturb.perturbation import restore
+    from perturb.progress import progress
+    from perturb.structured import build
+    from perturb.study.between import filled, generated
     from perturb.study.sample import save_clip, show_clip
 
-    source = resolve(name)
+    source, factor = resolve(name), config.factor
     try:
         frames, fps = read_clip(source, config.sample.playback_fps)
-        made = filled(frames, config.factor, loop=config.loop)
     except UserError as error:
         raise UserError(f"interpolate={name}: {error}") from None
-    path = resolve(config.output) / f"{source.stem}_x{config.factor}.npy"
+    if config.by == "flow":
+        made = filled(frames, factor, loop=config.loop)
+    else:
+        system, sampler = load(config.system), build("sampler", config.sampler)
+        if config.adapter is not None:
+            restore(system.network, resolve(config.adapter)).scale(config.adapter_scale)
+        with progress("sample", len(frames) - 1 + config.loop) as advance:
+            settings = config.sample, frames, factor, advance
+            made = generated(system, sampler, config.prompt or "", *settings, loop=config.loop)
+    path = resolve(config.output) / f"{source.stem}_x{factor}.npy"
     save_clip(path, made)
-    show_clip(path, made, fps * config.factor)
-    print(f"clip   {path} ({len(frames)} frames, now {len(made)}, {fps * config.factor:g} per second)")
+    show_clip(path, made, fps * factor)
+    print(f"clip   {path} ({len(frames)} frames, now {len(made)}, {fps * factor:g} per second)")
 
 
 def _tell(make: Generator, config: GenerateConfig, script: list[Line] | None) -> list[Path]:
     """One clip after the other, each written as it grows: that of the script, or those of the prompts."""
     from perturb.progress import progress
-    from perturb.study.story import Story, by_frame
+    from perturb.study.story import Story, scripted
 
     frames, stem = make.format.frames, "story" if config.script is None else resolve(config.script).stem
     jobs = [(make.prompts[index].id, seed, make.cond.index([index])) for index, seed in make.jobs]
     if script is not None:
-        told = by_frame(make.cond, script, frames)
-        jobs = [(stem, seed, told) for seed in config.sample.seeds]
+        cond = scripted(make.cond, script, frames, config.blend)
+        jobs = [(stem, seed, cond) for seed in config.sample.seeds]
     identity = {
         "system": config.system,
         "adapter": [config.adapter, config.adapter_scale],
         "image": config.image,
         "texts": [prompt.text for prompt in make.prompts],
-        "frames_of_texts": None if script is None else [line.frame for line in script],
+        "frames_of_texts": None if script is None else [[line.frame for line in script], config.blend],
         "negative_prompt": config.sample.negative_prompt,
     }
     paths = [resolve(config.output) / f"{name}_s{seed}.npy" for name, seed, _ in jobs]

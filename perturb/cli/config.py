@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from perturb.data.prompts import PromptsConfig
 from perturb.device import pick_device
@@ -35,8 +35,8 @@ class RunConfig:
     temporal together. ``probe_steps`` are those of a fit; what is not fitted has states of its own, and None here.
     ``own_images`` are stills of what the model was trained on, images like D_I: they say how far D_I is, and when the
     fit has converged. ``pair`` names the twins that this model is one of. ``system, perturbation, images, own_images,
-    sampler, metrics`` are the objects that `build` makes. ``weights``: paths that an experiment with
-    several models hands to their systems; ``caveats``: what its report has to say.
+    sampler, metrics`` are the objects that `build` makes; ``images`` may be None where nothing is fitted. ``weights``:
+    paths that an experiment with several models hands to their systems; ``caveats``: what its report has to say.
     """
 
     name: str
@@ -45,11 +45,11 @@ class RunConfig:
     probe_steps: tuple[int, ...] | None
     system: Target
     perturbation: Target
-    images: Target
+    images: Target | None
     sampler: Target
     metrics: Target
     prompts: PromptsConfig
-    fit: FitConfig
+    fit: FitConfig = field(default_factory=FitConfig)
     sample: SampleConfig
     partition: PartitionConfig = PartitionConfig()
     own_images: Target | None = None
@@ -59,6 +59,8 @@ class RunConfig:
     caveats: tuple[str, ...] = ()
     runs_dir: str = "runs"
     threads: int | None = None
+    tracker: str | None = None
+    project: str = "perturb"
     plan: bool = False
 
     def __post_init__(self) -> None:
@@ -74,9 +76,11 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """Plain generation: a ``prompt``, a prompt file or a ``script``; ``adapter`` is added times ``adapter_scale``.
+    """Plain generation: a ``prompt``, a prompt file or a ``script``, whose texts pass into one another over ``blend``
+    frames; ``adapter`` is added times ``adapter_scale``.
 
-    ``interpolate``: no generation, but ``factor`` − 1 frames after each of this clip, with ``loop`` back to its first.
+    ``interpolate``: a clip that gets ``factor`` − 1 frames after each of its own, with ``loop`` also back to its first;
+    ``by`` optical flow, or by the model, which must be one between two images.
     """
 
     system: Target
@@ -85,14 +89,27 @@ class GenerateConfig:
     prompts: PromptsConfig
     prompt: str | None = None
     script: str | None = None
+    blend: int = 0
     image: str | None = None
     adapter: str | None = None
     adapter_scale: float = 1.0
     interpolate: str | None = None
     factor: int = 2
     loop: bool = False
+    by: Literal["flow", "model"] = "flow"
     output: str = "generated"
     threads: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamesConfig:
+    """Names of a model's tensors by group. ``names``: as the keys of its checkpoint, as ours, or of a vocabulary."""
+
+    system: Target
+    partition: PartitionConfig = PartitionConfig()
+    group: str | None = None
+    names: str = "checkpoint"
+    output: str | None = None
 
 
 def load(system: Target) -> VideoModel:

@@ -7,17 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from perturb.data.prompts import load_prompts
+from perturb.data.tables import SUFFIXES
 from perturb.store.hashes import sha256, sha256_of
 from perturb.store.paths import distinct_names, resolve, walk
 
 # Where things are put and shown, and what they run on.
 WITHOUT_EFFECT = (
-    *("name", "pair", "runs_dir", "plan", "threads", "system.device", "sample.playback_fps"),
-    *("weights", "caveats"),
+    *("name", "pair", "tracker", "project", "runs_dir", "plan", "threads", "weights", "caveats"),
+    *("system.device", "sample.playback_fps"),
 )
 SOURCES = ("reference", "spatial", "temporal")
 """Keys of a perturbation that name runs."""
-PARTS = ("checkpoint", "motion", "domain_adapter", "motion_lora", "reference")
+PARTS = ("checkpoint", "pipeline", "unet", "motion", "domain_adapter", "motion_lora", "reference")
 FILES = (*(f"system.{part}" for part in PARTS), "prompts.file", "image")
 
 
@@ -35,6 +37,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         parent, name = _parent(result, key)
         if parent.get(name) is not None:
             parent[name] = content_digest(resolve(parent[name]))
+    if images := images_of_prompts(config["prompts"]):
+        result["prompts"]["images"] = images
     if not result.get("partition", {}).get("groups"):
         result.pop("partition", None)  # the model's own
     perturbation = result.get("perturbation", {})
@@ -63,6 +67,14 @@ def _images(images: dict[str, Any]) -> None:
             images["captions"] = content_digest(tables[0]) if tables else captions
     elif "table" in images:
         images["table"] = content_digest(resolve(images["table"]))
+
+
+def images_of_prompts(prompts: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Prompt id → SHA-256 of its images, for those of a table that has any."""
+    if not str(prompts["file"]).lower().endswith(SUFFIXES):
+        return {}
+    listed = load_prompts(prompts["file"], prompts["limit"], prompts.get("columns"))
+    return {prompt.id: prompt.digests() for prompt in listed if prompt.images}
 
 
 def content_digest(path: Path) -> str:

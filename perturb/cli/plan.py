@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from perturb.cli.command import WANTED, path_problems
 from perturb.cli.config import RunConfig, empty, partition_of
+from perturb.data.prompts import PromptsConfig
 from perturb.device import pick_device
 from perturb.errors import UserError
 from perturb.loop.config import StageConfig, check_division
@@ -114,8 +115,14 @@ def print_plan(values: Mapping[str, Any]) -> None:
 
 def needed(values: Mapping[str, Any], *, takes_image: bool) -> list[str]:
     """One line for everything that the study lacks: paths, and the image of an image-to-video model."""
-    image = [f"image=…  is not given: {WANTED['image']}"] if takes_image and values["image"] is None else []
-    return path_problems(values) + image
+    lacks = takes_image and values["image"] is None and not _images_for_all(values["prompts"])
+    return path_problems(values) + ([f"image=…  is not given: {WANTED['image']}"] if lacks else [])
+
+
+def _images_for_all(prompts: Mapping[str, Any]) -> bool:
+    """Whether each prompt has an image of its own; not known of a file that is not there."""
+    config = read(PromptsConfig, prompts)
+    return resolve(str(config.file)).is_file() and all(prompt.images for prompt in config.load())
 
 
 def _still(config: RunConfig, model: VideoModel) -> Shape:

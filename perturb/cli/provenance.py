@@ -34,7 +34,7 @@ def record(
     *,
     system: VideoModel,
     partition: Partition,
-    images: ImageSet,
+    images: ImageSet | None,
     generate: Generator,
     metrics: Sequence[Metric | SetMetric],
 ) -> None:
@@ -46,7 +46,7 @@ def record(
         raise UserError(
             f"{run.path} was begun by an older version of perturb: finish it with that, or remove the folder"
         )
-    shown, before = images.describe(), begun.images
+    shown, before = {} if images is None else images.describe(), begun.images
     if changed := [key for key, value in shown.items() if before.get(key, value) != value]:
         raise UserError(
             f"the images have changed since {run.path} was begun ({', '.join(changed)}): put them back, or remove that "

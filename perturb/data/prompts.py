@@ -8,11 +8,13 @@ from pathlib import Path
 
 from perturb.data.tables import SUFFIXES, Table
 from perturb.errors import UserError
+from perturb.store.hashes import sha256
 from perturb.store.paths import resolve
 from perturb.structured import check_range
 
 TEXT_COLUMNS = ("prompt", "caption", "text")
-COLUMNS = {"prompt": TEXT_COLUMNS, "id": ("id", "prompt_id")}
+IMAGE_COLUMNS = ("image", "last_image")
+COLUMNS = {"prompt": TEXT_COLUMNS, "id": ("id", "prompt_id"), **{name: (name,) for name in IMAGE_COLUMNS}}
 LONGEST_ID = 200  # bytes: file names may have 255, and an id's gets "_s", the seed and ".npy"
 
 
@@ -34,10 +36,23 @@ class PromptsConfig:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt; ``id`` names its clips on disk and in scores.csv."""
+    """One prompt; ``id`` names its clips on disk and in scores.csv.
+
+    ``images``: the files of its image, or of its first and its last frame; empty: it has none of its own.
+    """
 
     id: str
     text: str
+    images: tuple[str, ...] = ()
+
+    def digests(self) -> list[str]:
+        """SHA-256 of each of its images. Raises UserError for one that is not there."""
+        missing = [file for file in self.images if not Path(file).is_file()]
+        if missing:
+            raise UserError(
+                f"prompt {self.id} has no image file {missing[0]}: paths are relative to the table's folder"
+            )
+        return [sha256(Path(file)) for file in self.images]
 
 
 def load_prompts(
@@ -45,8 +60,9 @@ def load_prompts(
 ) -> list[Prompt]:
     """The prompts of a ``.txt`` file (one per line), or of ``.csv`` or ``.jsonl`` (``prompt`` or ``caption``, ``id``).
 
-    Without ids, they are p000, p001, … in file order. ``columns``: see `Table`. Raises UserError for a missing or empty
-    file, an empty or doubled entry, and an unusable id.
+    A table may give an ``image`` for each, and a ``last_image`` for interpolation, relative to its folder. Without ids,
+    they are p000, p001, … in file order. ``columns``: see `Table`. Raises UserError for a missing or empty file, an
+    empty or doubled entry, and an unusable id.
     """
     path = resolve(file)
     if limit is not None and limit < 1:
@@ -85,7 +101,17 @@ def _from_table(path: Path, columns: Mapping[str, str | None] | None) -> list[Pr
         if "\n" in row["prompt"]:
             first, second = row["prompt"].splitlines()[:2]
             raise UserError(f"{path}: the prompt {first!r} goes on in the next line with {second!r}; close its quote")
-    return [Prompt(id=row["id"] or f"p{index:03d}", text=row["prompt"]) for index, row in enumerate(rows)]
+    return [
+        Prompt(id=row["id"] or f"p{index:03d}", text=row["prompt"], images=_images(row, path))
+        for index, row in enumerate(rows)
+    ]
+
+
+def _images(row: Mapping[str, str], path: Path) -> tuple[str, ...]:
+    first, last = (row[name] for name in IMAGE_COLUMNS)
+    if last and not first:
+        raise UserError(f"{path}: the prompt {row['prompt'][:40]!r} has a last_image and no image; give both")
+    return tuple(str(path.parent / file) for file in (first, last) if file)
 
 
 def _check_ids(prompts: list[Prompt], path: Path) -> None:

@@ -194,7 +194,13 @@ class FIFOSampler(DDIMSampler):
         for begin in range(0, len(starts), size):
             chunk = starts[begin : begin + size]
             x = torch.cat([queue[:, :, start : start + self.frames_seen] for start in chunk])
-            stepped = self._step(x, torch.cat(noises[begin : begin + size]), chunk, given)
+            try:
+                stepped = self._step(x, torch.cat(noises[begin : begin + size]), chunk, given)
+            except torch.OutOfMemoryError:
+                raise UserError(
+                    f"{len(chunk)} windows at a time do not fit into the memory of the device; set "
+                    f"sampler.windows_per_batch={max(len(chunk) // 2, 1)} (1 takes least)"
+                ) from None
             for start, window in zip(chunk, stepped.chunk(len(chunk)), strict=True):
                 result[:, :, start + self.leaves_at : start + self.frames_seen] = window[:, :, self.leaves_at :]
         return result

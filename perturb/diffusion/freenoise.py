@@ -29,7 +29,7 @@ class FreeNoiseSampler(DDIMSampler):
     so that every window of W frames holds W different noises (``reschedule``); temporal attention runs in the
     ``Windows`` of the same W and s. W frames are plain DDIM. η > 0 would add noise that is not rescheduled.
 
-    Where the conditioning holds a text per frame (``between``), the way down and the middle read the last frame's text
+    Where the conditioning holds a text per frame (`by_frame`), the way down and the middle read the last frame's text
     instead at step numbers below 5 and above 15 ("motion injection", on the conditional side only), as published: the
     fixed text is the last one, not the first.
     Source: Qiu et al. 2023 (arXiv 2310.15169) and their code, which shares one noise among all prompts; here each
@@ -87,15 +87,3 @@ def reschedule(noise: Tensor, orders: Iterable[Tensor], windows: Windows) -> Ten
     for start, order in zip(range(0, noise.shape[1] - windows.length, windows.stride), orders, strict=True):
         noise[:, start + windows.length : start + windows.length + windows.stride] = noise[:, start + order]
     return noise
-
-
-def between(first: Tensor, last: Tensor, frames: int) -> Tensor:
-    """A text per frame, b t l d: ``first`` for 3/8 of the frames, then linearly to ``last``, which has 3/8 too; b l d.
-
-    Source: FreeNoise's code for two prompts.
-    """
-    still = 3 * frames // 8
-    moving = frames - 2 * still
-    share = torch.cat([torch.zeros(still), torch.linspace(0, 1, moving), torch.ones(still)])
-    share = share.to(first).reshape(1, -1, 1, 1)
-    return first[:, None] + (last - first)[:, None] * share

@@ -30,8 +30,8 @@ class ScaleCrafterSampler(DDIMSampler):
 
         o = o_u^damped + g (o_c^dilated − o_u^dilated)
 
-    Factors of 1 are plain DDIM. Source: He et al. 2023 (arXiv 2310.07702) and their code, for images. No settings for a
-    video model were published.
+    Factors of 1 are plain DDIM. ``origin`` says in the manifest where layers and factors come from: no settings for a
+    video model were published. Source: He et al. 2023 (arXiv 2310.07702) and their code, for images.
     """
 
     dilation: Mapping[str, float] = field(default_factory=dict)
@@ -39,6 +39,7 @@ class ScaleCrafterSampler(DDIMSampler):
     progressive: bool = False
     damped_dilation: Mapping[str, float] = field(default_factory=dict)
     damped_steps: int = 0
+    origin: str = "extrapolated from Stable Diffusion 2.1 at 1024²"
 
     def check(self, schedule: NoiseSchedule, frames: int | None = None) -> None:
         """Raise UserError for settings that cannot be; patterns are checked by the network at the first step."""

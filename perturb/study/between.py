@@ -1,15 +1,23 @@
-"""Frames between the frames of a clip, by optical flow: learned from nothing, what a model has to beat.
+"""Frames between the frames of a clip: by optical flow, learned from nothing, or by a model of two images.
 
-Axes: t frames, h w pixels, c channels; last axis 2 = (x, y).
+Axes: b gaps, k the two frames of one, t frames, h w pixels, c channels; last axis 2 = (x, y).
 """
 
+import dataclasses
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
+import torch
+from einops import rearrange
 
+from perturb.data.prompts import Prompt
+from perturb.diffusion import Sampler
 from perturb.errors import UserError
 from perturb.metrics.embedded.flow import length, optical_flow, warp
 from perturb.metrics.embedded.frames import luma
+from perturb.models.base import VideoModel
+from perturb.study.sample import Generator, SampleConfig
 
 CONSISTENT = (0.01, 0.5)  # Sundaram et al. 2010 (ECCV), eq. 5: of the flows' squares, and px²
 OCCLUDED = 1e-3  # weight of a pixel without a partner: it counts where nothing else does
@@ -22,11 +30,7 @@ def filled(frames: np.ndarray, factor: int, *, loop: bool = False) -> np.ndarray
     After the last one there are none, or with ``loop`` those that lead back to the first: t · factor frames that can be
     repeated. Raises UserError for fewer than two frames and a factor below 2.
     """
-    if len(frames) < 2:
-        raise UserError(f"the clip has {len(frames)} frames; there is nothing between fewer than 2")
-    if factor < 2:
-        raise UserError(f"factor is {factor}; allowed: a whole number from 2")
-    circle = np.concatenate([frames, frames[:1]]) if loop else frames
+    circle = _checked(frames, factor, loop=loop)
     light = luma(circle)
     forward, backward = optical_flow(light), optical_flow(light[::-1])[::-1]
     made = []
@@ -34,6 +38,38 @@ def filled(frames: np.ndarray, factor: int, *, loop: bool = False) -> np.ndarray
         moments = np.arange(1, factor) / factor
         made += [before, *(between(before, after, there, back, moment) for moment in moments)]
     return np.stack(made if loop else [*made, frames[-1]])
+
+
+def generated(  # noqa: PLR0917 - a model and how it is sampled, as `Generator`
+    model: VideoModel,
+    sampler: Sampler,
+    text: str,
+    config: SampleConfig,
+    frames: np.ndarray,
+    factor: int,
+    advance: Callable[[float], None],
+    *,
+    loop: bool = False,
+) -> np.ndarray:
+    """As `filled`, each gap by a model that takes two images: of its T frames every (T − 1)/factor-th, ends left out.
+
+    Raises UserError for a factor that does not divide T − 1, and for a clip that is not of a size of the model's.
+    """
+    circle = _checked(frames, factor, loop=loop)
+    _, height, width, _ = frames.shape
+    pixels = rearrange(torch.from_numpy(np.stack([circle[:-1], circle[1:]])), "k b h w c -> b c k h w").float()
+    prompts = [Prompt(f"gap{index:04d}", text) for index in range(len(circle) - 1)]
+    config = dataclasses.replace(config, height=height, width=width, seeds=config.seeds[:1])
+    make = Generator(model, sampler, prompts, config, image=pixels / 127.5 - 1)
+    stride, rest = divmod(make.format.frames - 1, factor)
+    if rest:
+        allowed = [n for n in range(2, make.format.frames) if (make.format.frames - 1) % n == 0]
+        raise UserError(f"factor is {factor}; allowed for {make.format.frames} frames of {model.name}: {allowed}")
+    made = [frames[:0]]
+    for batch in make.batches:
+        for (index, _), clip in zip(batch, make(batch, advance), strict=True):
+            made += [circle[index][None], clip[stride:-1:stride]]
+    return np.concatenate(made if loop else [*made, frames[-1:]])
 
 
 def between(
@@ -54,6 +90,15 @@ def between(
         _throw(image, share * there, weight, total, mass)
     blend = (1 - moment) * before + moment * after
     return np.where(mass > 0, total / np.maximum(mass, 1e-12), blend).round().clip(0, 255).astype(np.uint8)
+
+
+def _checked(frames: np.ndarray, factor: int, *, loop: bool) -> np.ndarray:
+    """The frames between which there are gaps: with ``loop`` the first one comes last again."""
+    if len(frames) < 2:
+        raise UserError(f"the clip has {len(frames)} frames; there is nothing between fewer than 2")
+    if factor < 2:
+        raise UserError(f"factor is {factor}; allowed: a whole number from 2")
+    return np.concatenate([frames, frames[:1]]) if loop else frames
 
 
 def _meets(there: np.ndarray, back: np.ndarray) -> np.ndarray:

@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from accelerate.tracking import GeneralTracker
 from torch import Tensor, nn
 
 from perturb.data.images import ImageSet
 from perturb.errors import UserError
-from perturb.loop.config import LoggingConfig, LoopConfig, StageConfig
+from perturb.loop.config import LoopConfig, StageConfig
 from perturb.loop.journal import Row
 from perturb.loop.loop import CHECKPOINTS, Loop
 from perturb.loop.processes import make_accelerator
@@ -46,6 +47,7 @@ def fit(
     group: str,
     partition: Partition | None = None,
     own_images: ImageSet | None = None,
+    tracker: GeneralTracker | None = None,
 ) -> None:
     """Fit ``perturbation`` on ``group`` and save it at each probe step; it stays attached, loaded from the last one.
 
@@ -61,8 +63,9 @@ def fit(
         data, losses = FitData(model, images, config), ProbeLoss(model, images, config)
         run.update_manifest(distance=_distance(losses, own_images))
         _fit_and_verify(
-            model, perturbation, data, losses, probes=probes, config=config, run=run, group=group, partition=partition
-        )
+            model, perturbation, data, losses,
+            probes=probes, config=config, run=run, group=group, partition=partition, tracker=tracker,
+        )  # fmt: skip
     perturbation.attach(model.network, partition, group, config.seed)
     perturbation.load(run.adapter(step_id(probes[-1])))
 
@@ -78,6 +81,7 @@ def _fit_and_verify(
     run: RunDir,
     group: str,
     partition: Partition,
+    tracker: GeneralTracker | None,
 ) -> None:
     """Attach, fit, detach; then every weight of the model must have the hash it had before."""
     before = hash_modules(model.modules())
@@ -92,7 +96,7 @@ def _fit_and_verify(
         perturbation.train(True)
         identity = {"base": summarise(before), "images": data.describe(), **described}
         probe = _Probe(perturbation, losses, run, probes)
-        _fit(model, perturbation, data, probe, config=config, run=run, identity=identity)
+        _fit(model, perturbation, data, probe, config=config, run=run, identity=identity, tracker=tracker)
         if run.writes:
             rows = (row for row in read_train(run.train_log) if row.step in probes)
             run.write_states([replace(step_state(row.step, row.magnitude), loss=row.probe_loss) for row in rows])
@@ -155,6 +159,7 @@ def _fit(
     config: FitConfig,
     run: RunDir,
     identity: Mapping[str, Any],
+    tracker: GeneralTracker | None,
 ) -> None:
     """Fit what is attached up to the last probe step, in all processes that were started together."""
     probes, objective = probe.steps, Objective(model)
@@ -164,9 +169,7 @@ def _fit(
     settings = _loop_config(config)
     if model.device.type == "cuda":
         torch.cuda.set_device(model.device)  # where accelerate will put everything
-    accelerator = make_accelerator(
-        settings, device=model.device.type, folder=run.path, logging=LoggingConfig(tensorboard=False)
-    )
+    accelerator = make_accelerator(settings, device=model.device.type, folder=run.path, tracker=tracker)
     if config.batch_size % accelerator.num_processes:
         raise UserError(
             f"fit.batch_size is {config.batch_size}; allowed with {accelerator.num_processes} processes: its multiples"
@@ -186,6 +189,7 @@ def _fit(
         text=_train_log,
     )
     Loop(task, accelerator).run()
+    accelerator.end_training()
     return None
 
 

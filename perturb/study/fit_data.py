@@ -75,7 +75,7 @@ class FitData(Drawn):
         self.height, self.width = config.height or defaults.height, config.width or defaults.width
         _check_size(model, height=self.height, width=self.width)
         self.frames = 1 if images.as_video == "single_frame" else config.frames or defaults.frames
-        model.latent_shape(self.frames, self.height, self.width)  # refuses a number of frames here, before any work
+        self.latent_frames = model.latent_shape(self.frames, self.height, self.width)[1]  # refuses a number here
         self.fps = config.fps or defaults.fps
         self._moments: dict[int, tuple[Tensor, Tensor]] = {}
         self._told: dict[str | int | None, Conditioning] = {}
@@ -113,10 +113,11 @@ class FitData(Drawn):
             timesteps=self.model.schedule.timesteps,
             text_dropout=self.config.text_dropout,
             latent=mean.shape,
-            frames=self.frames,
+            frames=self.latent_frames,
         )
         # one latent for all frames: a repeated still does not flicker; only the diffusion noise differs
-        x0 = repeat(self.model.latent_scale * (mean + std * drawn.posterior), "c 1 h w -> c t h w", t=self.frames)
+        x0 = self.model.latent_scale * (mean + std * drawn.posterior)
+        x0 = torch.cat([x0[:, :1]] * (self.latent_frames - x0.shape[1]) + [x0], dim=1)
         told = self._cond(index)
         return x0, drawn.noise, drawn.timestep, beside(self._cond(None), told) if drawn.dropped else told
 
@@ -124,10 +125,11 @@ class FitData(Drawn):
         return self.images.load(index, self.height, self.width)
 
     def _posterior(self, index: int) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation c 1 h w of the latent, not scaled."""
+        """Mean and standard deviation c 1 h w (c t h w where the autoencoder shortens clips) of the raw latent."""
         if index in self._moments:
             return self._moments[index]
-        mean, std = self.model.posterior(rearrange(self._load(index), "c h w -> 1 c 1 h w"))
+        seen = self.frames if self.latent_frames < self.frames else 1
+        mean, std = self.model.posterior(repeat(self._load(index), "c h w -> 1 c t h w", t=seen))
         moments = mean[0].cpu(), std[0].cpu()
         if self.config.cache_latents:
             self._moments[index] = moments

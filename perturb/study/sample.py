@@ -91,13 +91,14 @@ def tile_of(config: SampleConfig, model: Architecture) -> int | None:
     pixels = model.size_multiple
     if config.tile % pixels:
         raise UserError(f"sample.tile is {config.tile}; allowed for {model.name}: multiples of {pixels}, or null")
-    return model.latent_shape(1, config.tile, config.tile)[-1]
+    return model.latent_shape(model.sampling.frames, config.tile, config.tile)[-1]
 
 
 class Generator:
     """Frames from (prompt, noise seed) for a fixed list of prompts; their text is encoded once, here.
 
-    ``image`` is the file that conditions every clip: needed by image-to-video models, refused by the others.
+    ``image`` is the file that conditions the clips of prompts without images of their own, or pixels for each prompt as
+    `VideoModel.conditioning` takes them: image-to-video models need one of them, the others refuse all.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class Generator:
         prompts: Sequence[Prompt],
         config: SampleConfig,
         *,
-        image: str | None,
+        image: str | Tensor | None,
     ) -> None:
         self.model, self.sampler = model, sampler.resolved(model.sampling)
         self.prompts, self.precision = prompts, config.precision
@@ -116,13 +117,36 @@ class Generator:
         self.shape = self.format.latent(model)
         self.sampler.check(model.schedule, self.format.frames)
         self.tile = tile_of(config, model)
-        pixels = None if image is None else load_conditioning_image(image, self.format.height, self.format.width)
         model.check_prompts({prompt.id: prompt.text for prompt in prompts})
-        self.cond = model.conditioning([prompt.text for prompt in prompts], self.format.fps, pixels)
+        self.cond = self._told(image)
         self.uncond = model.unconditional(1, self.format.fps, config.negative_prompt)
         self.jobs = [(index, seed) for seed in config.seeds for index in range(len(prompts))]
         # The same division whatever is done already: a clip depends on its batch in the last bits.
         self.batches = [self.jobs[i : i + config.batch_size] for i in range(0, len(self.jobs), config.batch_size)]
+
+    def _told(self, image: str | Tensor | None) -> Conditioning:
+        """Of all prompts in their order. Images that differ are encoded one by one, so as not to fill the memory."""
+        if isinstance(image, Tensor):
+            return self.model.conditioning([prompt.text for prompt in self.prompts], self.format.fps, image)
+        given = [prompt.images or (() if image is None else (image,)) for prompt in self.prompts]
+        if len(set(given)) == 1:
+            texts = [prompt.text for prompt in self.prompts]
+            return self.model.conditioning(texts, self.format.fps, self._pixels(given[0]))
+        if lacking := [prompt.id for prompt, files in zip(self.prompts, given, strict=True) if not files]:
+            raise UserError(
+                f"{len(lacking)} prompts have no image, e.g. {lacking[0]}: give each one, or image=… for them"
+            )
+        return Conditioning.concat(
+            [
+                self.model.conditioning([prompt.text], self.format.fps, self._pixels(files))
+                for prompt, files in zip(self.prompts, given, strict=True)
+            ]
+        )
+
+    def _pixels(self, files: Sequence[str]) -> Tensor | None:
+        """1 3 h w of one image, 1 3 2 h w of a first and a last one."""
+        images = [load_conditioning_image(file, self.format.height, self.format.width) for file in files]
+        return torch.stack(images, dim=2) if len(images) > 1 else next(iter(images), None)
 
     def __call__(self, batch: Sequence[tuple[int, int]], advance: Callable[[float], None]) -> np.ndarray:
         """Frames uint8 b t h w c of (prompt index, noise seed) pairs; ``advance`` hears how many clips' work is done.
@@ -131,15 +155,16 @@ class Generator:
         """
         generators = [sample_generator("clip", self.prompts[index].id, seed) for index, seed in batch]
         x_T = draw(self.shape, generators, self.model.device)
-        latents = self.sampler(
-            self.denoise,
-            x_T,
-            self.cond.index([index for index, _ in batch]),
-            self.uncond.index([0] * len(batch)),
-            generators,
-            self.model.schedule,
-            lambda step: advance(len(batch) / step.total),
-        )
+        with self._autocast():  # here for a sampler that calls the network itself
+            latents = self.sampler(
+                self.denoise,
+                x_T,
+                self.cond.index([index for index, _ in batch]),
+                self.uncond.index([0] * len(batch)),
+                generators,
+                self.model.schedule,
+                lambda step: advance(len(batch) / step.total),
+            )
         return self.decode(latents)
 
     def decode(self, latents: Tensor) -> np.ndarray:
@@ -148,8 +173,11 @@ class Generator:
 
     def denoise(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         """The system's prediction in the configured precision."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with self._autocast():
             return self.model.denoise(x, t, cond)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     @property
     def samples(self) -> list[tuple[str, int]]:
@@ -157,13 +185,15 @@ class Generator:
         return [(self.prompts[index].id, seed) for index, seed in self.jobs]
 
     def describe(self) -> dict[str, Any]:
-        """For the manifest: format, sampler with its settings, number of clips."""
+        """For the manifest: format, sampler with its settings, number of clips, hashes of the prompts' own images."""
         form = self.format
         size = {"height": form.height, "width": form.width, "frames": form.frames, "fps": form.fps}
         seeds = sorted({seed for _, seed in self.jobs})
+        images = {prompt.id: prompt.digests() for prompt in self.prompts if prompt.images}
         return (
             size
             | {"sampler": repr(self.sampler), "precision": self.precision, "seeds": seeds}
+            | ({"images": images} if images else {})
             | ({} if self.tile is None else {"tile": self.tile})
         )
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from perturb.data.script import Line
 from perturb.diffusion import Conditioning, SamplerStep, draw, sample_generator
+from perturb.diffusion.conditioning import by_frame
 from perturb.diffusion.fifo import FIFOSampler, FIFOState
 from perturb.diffusion.sampler import Given
 from perturb.disks import writing
@@ -27,12 +28,12 @@ IDENTITY = "identity"
 SHOW_EVERY = 16  # frames between two mp4 of a growing clip: encoding all of them again costs little then
 
 
-def by_frame(cond: Conditioning, script: Sequence[Line], frames: int) -> Conditioning:
-    """One sample with a text for each frame, of the conditionings of the script's lines (in its order)."""
+def scripted(cond: Conditioning, script: Sequence[Line], frames: int, blend: int = 0) -> Conditioning:
+    """One sample with a text for each frame (`by_frame`), of the conditionings of the script's lines (in its order)."""
     if script[-1].frame >= frames:
         raise UserError(f"the script goes on to frame {script[-1].frame}; sample.frames is {frames}, allowed: more")
-    line_of = [sum(line.frame <= frame for line in script) - 1 for frame in range(frames)]
-    return dataclasses.replace(cond.index([0]), text=cond.text[line_of][None])
+    text = by_frame(cond.text, [line.frame for line in script], frames, blend)
+    return dataclasses.replace(cond.index([0]), text=text[None])
 
 
 @dataclass(frozen=True)

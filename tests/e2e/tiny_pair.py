@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from perturb.models.videocrafter.diffusers_folder import write_diffusers
 
 from perturb.models.animatediff.spec import SPECS as ANIMATEDIFF
+from perturb.models.videocrafter.diffusers_folder import write_diffusers
 from perturb.models.videocrafter.published import SPECS
 from perturb.models.videocrafter.skeleton import skeleton
 from perturb.models.videocrafter.spec import ModelSpec

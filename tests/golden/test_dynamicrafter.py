@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor
 
 from perturb.diffusion import Conditioning, DDIMSampler, NoiseSchedule, SamplerStep, epsilon_loss
 from perturb.diffusion.guidance import rescaled
 from perturb.diffusion.prediction import clean_and_noise
 from perturb.diffusion.schedule import latent_scale_table
+from perturb.models.videocrafter.image import at_frames
 from perturb.models.videocrafter.keymap.unet import PROJECTOR_PREFIX, projector_official_to_ours
 from perturb.models.videocrafter.spec import ResamplerSpec
 from perturb.nn import Resampler
@@ -173,11 +174,7 @@ def sides(ledger: Ledger, call: dict[str, Any]) -> tuple[Conditioning, Condition
     """What the published script makes of pictures and text; both sides have the same latents and rate."""
     name, golden = call["name"], ledger.golden
     z, project = golden.given(f"{name}.z"), resampler(fixture(golden.meta["state_from"]["resampler"]))
-    if call["interp"] or call["loop"]:
-        latents = torch.zeros_like(z)
-        latents[:, :, 0], latents[:, :, -1] = z[:, :, 0], z[:, :, -1]
-    else:
-        latents = repeat(z[:, :, 0], "b c h w -> b c t h w", t=call["T"])
+    latents = at_frames(z[:, :, [0, -1] if call["interp"] or call["loop"] else [0]], call["T"])
     ledger.check(f"{name}.c_concat", latents)
     both = []
     for side, text, picture in (("cond", "text", "clip_image"), ("uncond", "text_empty", "clip_zero")):

@@ -7,7 +7,8 @@ import torch
 from einops import rearrange
 
 from perturb.diffusion import Conditioning, DDIMSampler, NoiseSchedule, SamplerStep
-from perturb.diffusion.freenoise import FreeNoiseSampler, between, reschedule
+from perturb.diffusion.conditioning import by_frame
+from perturb.diffusion.freenoise import FreeNoiseSampler, reschedule
 from perturb.errors import UserError
 from perturb.nn import Windows
 from tests.golden.golden_fixtures import fixtures, requires_fixtures
@@ -77,7 +78,8 @@ def test_trajectory(golden: Fixture, call: dict[str, Any]):
     denoise, _ = recorded(load(golden.meta["state_from"]["unet"]))
     text, uncond, fps, x_T = (golden.given(f"{name}.{key}") for key in ("cond", "uncond", "fps", "x_T"))
     if call["two_prompts"]:
-        text = between(text[:1], text[1:], call["F"])
+        frames = call["F"]
+        text = by_frame(text, (0, frames // 2), frames, blend=frames - 2 * (3 * frames // 8))[None]
         both = torch.cat([text, text[:, -1:].expand(-1, call["F"], -1, -1)])
         ledger.check(f"{name}.frame_context", both)
     sampler = FreeNoiseSampler(

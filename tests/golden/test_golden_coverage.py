@@ -8,12 +8,7 @@ from tests.golden.golden_fixtures import folder, kinds, requires_fixtures
 pytestmark = requires_fixtures
 
 LOOK_UP = re.compile(r"""fixtures\(\s*["'](\w+)["']\s*\)""")
-NOT_YET = {
-    "turbo_lora": "T2V-Turbo's LoRA file (The models people have, A)",
-    "manifest": "keys of the relatives' networks (The models people have, A)",
-    "manifest_index": "checkpoints of the relatives (The models people have, A)",
-    "manifest_lora": "T2V-Turbo's LoRA file (The models people have, A)",
-}
+NOT_YET: dict[str, str] = {}
 
 
 def kinds_asked_for() -> set[str]:

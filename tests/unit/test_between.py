@@ -5,11 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from perturb.diffusion import DDIMSampler
 from perturb.errors import UserError
 from perturb.metrics.embedded.perceptual import ssim
+from perturb.models.videocrafter.spec import ModelSpec
 from perturb.sample import generate
-from perturb.study.between import between, filled
+from perturb.study.between import between, filled, generated
+from perturb.study.sample import SampleConfig
 from perturb.world import render, scene
+from tests.unit.image_models import built, dynamicrafter_spec
 
 
 def picture(left: int, width: int) -> np.ndarray:
@@ -62,6 +66,31 @@ def test_counts_loops_and_refusals():
         filled(clip, 1)
 
 
+def test_a_model_fills_each_gap_from_its_two_frames(tiny_spec: ModelSpec):
+    """4 frames of the model: two new ones in a gap, made from its ends alone."""
+    system = built(dynamicrafter_spec(tiny_spec, "ends"))
+    rng = np.random.default_rng(0)
+    clip = rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+
+    def made(frames: np.ndarray, factor: int = 3, *, loop: bool = False) -> np.ndarray:
+        config = SampleConfig(batch_size=1)
+        sampler = DDIMSampler(steps=2, guidance=1.0, spacing="trailing")
+        return generated(system, sampler, "a red circle", config, frames, factor, lambda share: None, loop=loop)
+
+    whole = made(clip)
+    assert np.array_equal(whole[::3], clip)
+    assert np.array_equal(made(clip[:2]), whole[:4])  # what comes after does not matter
+    assert np.abs(whole[1:3].astype(int) - whole[4:6]).max() > 1
+    circle = made(clip, loop=True)
+    assert len(circle) == 9
+    assert np.array_equal(circle[:7], whole)
+    assert not np.array_equal(made(clip[::-1])[1:3], whole[4:6])
+    with pytest.raises(UserError, match=r"factor is 2; allowed for 4 frames of tiny_ends: \[3\]"):
+        made(clip, 2)
+    with pytest.raises(UserError, match=r"sample\.height is 20; allowed for tiny_ends: multiples of"):
+        made(clip[:, :20])
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     clip = render(scene(1, 3, held_out=True), "high", frames=3)
     np.save(tmp_path / "clip.npy", clip)
@@ -72,5 +101,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert np.array_equal(made[::2], clip)
     assert (tmp_path / "made" / "clip_x2.mp4").stat().st_size > 0
     assert "(3 frames, now 6, 10 per second)" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"interpolate=.*clip\.npy: factor is 0; allowed"):
+    with pytest.raises(UserError, match="factor is 0; allowed"):
         generate(values | {"factor": 0})
+    with pytest.raises(UserError, match=r"interpolate=.*none\.npy: cannot be read"):
+        generate(values | {"interpolate": str(tmp_path / "none.npy")})

@@ -17,7 +17,7 @@ from perturb.data.prompts import load_prompts
 from perturb.diffusion import DDIMSampler
 from perturb.errors import UserError
 from perturb.models.base import VideoModel
-from perturb.perturbation.files import layer_names, read
+from perturb.perturbation.files import read
 from perturb.run import study
 from perturb.store.paths import conf_dir
 from perturb.store.records import read_scores, read_train
@@ -63,7 +63,7 @@ def test_a_foreign_model_is_fitted_sampled_and_scored(values: dict[str, Any], tm
     manifest = run.manifest()
     assert manifest.partition == {"spatial": SPACE, "temporal": TIME, "conditioning": WORDS, "image": 0}
     assert manifest.frozen["unchanged"] is True
-    assert layer_names(read(run.adapter(step_id(4)))[1]) == {"time"}
+    assert read(run.adapter(step_id(4))).factors.keys() == {"time"}
     rows = read_train(run.train_log)
     assert rows[0].magnitude == 0 != rows[-1].magnitude
     before, after = (np.load(run.clip(step_id(step), "p001", 0)).astype(int) for step in (0, 4))

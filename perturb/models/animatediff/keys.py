@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from perturb.models.videocrafter.keymap.stable_diffusion import diffusers_unet, meta_unet
-from perturb.models.videocrafter.keymap.unet import inside
+from perturb.models.videocrafter.keymap.names import MOTION, PUBLISHED
+from perturb.models.videocrafter.keymap.stable_diffusion import diffusers_keys, diffusers_unet, meta_unet
 from perturb.models.videocrafter.spec import UNetSpec
-from perturb.nn import TemporalTransformer
 
-BLOCKS = {"down": "down_blocks", "middle": "mid_block", "up": "up_blocks"}
-PUBLISHED = (
-    (".temporal_transformer.", "."),
-    (".attention_blocks.0.", ".attn1."),
-    (".attention_blocks.1.", ".attn2."),
-    (".norms.0.", ".norm1."),
-    (".norms.1.", ".norm2."),
-    (".ff_norm.", ".norm3."),
-)
-"""Published → diffusers, whose names inside a transformer are those of VideoCrafter."""
 POSITIONS = ".pe"
 """End of the keys of the sinusoid, which is computed and no weight."""
 
@@ -34,19 +23,7 @@ def diffusers_name(key: str) -> str:
 
 def motion_keys(spec: UNetSpec) -> dict[str, str]:
     """Key in diffusers' ``MotionAdapter`` → parameter in ``VideoUNet``."""
-    unet = meta_unet(spec)
-    modules = {}
-    for path, block in unet.named_modules():
-        if isinstance(block, TemporalTransformer):
-            way, *numbers = (part for part in path.split(".") if part in BLOCKS or part.isdigit())
-            level, index = numbers or ("", "0")
-            theirs = ".".join(filter(None, (BLOCKS[way], level, "motion_modules", index)))
-            modules |= inside(path, theirs, block)
-    return {
-        f"{modules[owner]}.{leaf}": f"{owner}.{leaf}"
-        for owner, _, leaf in (name.rpartition(".") for name in unet.state_dict())
-        if owner in modules
-    }
+    return {key: ours for key, ours in diffusers_keys(meta_unet(spec)).items() if MOTION in key}
 
 
 def lora_target(key: str) -> tuple[str, str]:

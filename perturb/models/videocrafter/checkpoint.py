@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from perturb.errors import UserError
+from perturb.models.videocrafter.diffusers_folder import is_diffusers, read_diffusers
 from perturb.models.videocrafter.encoders import fresh_position_ids
 from perturb.models.videocrafter.files import read_json, read_weights, weight_files
 from perturb.models.videocrafter.folder import SPEC_FILE, TOKENIZER, flat_shapes, is_folder, read_folder, write_folder
-from perturb.models.videocrafter.keymap import EXTRA, Components, renamed, to_components
+from perturb.models.videocrafter.keymap import EXTRA, Components, extra_keys, renamed, to_components
 from perturb.models.videocrafter.keymap.diffusion import SCHEDULE_TABLES, diffusion_buffers
 from perturb.models.videocrafter.published import SPECS, get_spec
 from perturb.models.videocrafter.skeleton import skeleton
@@ -22,6 +23,7 @@ from perturb.models.videocrafter.spec import ModelSpec
 from perturb.models.videocrafter.strict import check_official, differences, nearest, recognise, shapes_of
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.models.videocrafter.tokenizer import ClipTokenizer, FileTokenizer, Tokenizer
+from perturb.models.videocrafter.turbo import distilled_unet, undistilled
 from perturb.store.hashes import sha256, sha256_of
 from perturb.store.paths import resolve
 from perturb.store.tensors import non_finite
@@ -36,13 +38,15 @@ STORED = (*DTYPES.values(), torch.float64)  # what a file may hold: anything els
 class Source:
     """A checkpoint that was read and found to fit ``spec``; its tensors are memory-mapped.
 
-    ``files``: what it was read from, under names that do not depend on the machine; ``format``: "folder" or "official".
+    ``files``: what it was read from, under names that do not depend on the machine; ``format``: "folder", "official"
+    or "diffusers"; ``guidance``: where the guidance projection of a distilled network came from.
     """
 
     spec: ModelSpec
     components: Components
     files: dict[str, Path]
     format: str
+    guidance: str | None = None
 
     def sha256(self) -> str:
         """Of the file itself; where there are several, of the list of their names and hashes."""
@@ -57,15 +61,28 @@ class Source:
         return FileTokenizer(self.files[TOKENIZER], self.spec.text.tokens)
 
 
-def open_checkpoint(checkpoint: str | Path, spec: str | ModelSpec | None = None) -> Source:
+def open_checkpoint(
+    checkpoint: str | Path,
+    spec: str | ModelSpec | None = None,
+    *,
+    unet: str | Path | None = None,
+    guidance_seed: int | None = None,
+) -> Source:
     """Read ``checkpoint`` and check every key, every shape and the noise schedule against ``spec``.
 
     ``spec`` may be left out for a folder of ours (it says itself) and for an official file whose keys and shapes are
-    exactly those of one published model. Raises ``UserError`` for what cannot be read safely or does not fit.
+    exactly those of one published model; of a diffusers folder it is that of ModelScope. ``unet`` is a file of
+    T2V-Turbo: ``checkpoint`` is then VideoCrafter2, ``spec`` the distilled model, and ``guidance_seed`` what
+    `distilled_unet` draws from. Raises ``UserError`` for what cannot be read safely or does not fit.
     """
     path = resolve(checkpoint)
     wanted = get_spec(spec) if isinstance(spec, str) else spec
-    source = _open_folder(path, wanted) if is_folder(path) else _open_official(path, wanted)
+    if unet is not None:
+        return _open_distilled(open_checkpoint(checkpoint), resolve(unet), wanted, guidance_seed)
+    if is_diffusers(path):
+        source = Source(*read_diffusers(path, wanted or get_spec("modelscope")), format="diffusers")
+    else:
+        source = _open_folder(path, wanted) if is_folder(path) else _open_official(path, wanted)
     check_dtypes(source, path)
     check_schedule(source, path)
     return source
@@ -75,19 +92,25 @@ def load_system(
     checkpoint: str | Path,
     spec: str | ModelSpec | None = None,
     *,
+    unet: str | Path | None = None,
+    guidance_seed: int | None = None,
     device: str | torch.device = "cpu",
     dtype: str = "float32",
     expect_finite: bool = True,
 ) -> VideoSystem:
-    """The system stored at ``checkpoint``: an official file, sharded safetensors, or our own folder.
+    """The system stored at ``checkpoint``: an official file, sharded safetensors, diffusers' folder or our own.
 
-    ``spec`` as in ``open_checkpoint``. ``dtype`` is what the UNet computes in (float32, float16, bfloat16), the other
-    parts are float32; on the CPU, weights that already have their dtype stay memory-mapped and cost no memory of their
-    own. ``expect_finite=False`` accepts NaN and infinite weights. ``provenance`` gets path, SHA-256, format and spec.
+    ``spec``, ``unet``, ``guidance_seed`` as in ``open_checkpoint``. ``dtype`` is what the UNet computes in (float32,
+    float16, bfloat16), the other parts are float32; on the CPU, weights that already have their dtype stay
+    memory-mapped and cost no memory of their own. ``expect_finite=False`` accepts NaN and infinite weights.
+    ``provenance`` gets path, SHA-256, format and spec, of a distilled model also its file and its guidance projection.
     """
     place = check_place(device, dtype)
-    source = open_checkpoint(checkpoint, spec)
-    return assembled(source, checkpoint, place=place, dtype=dtype, expect_finite=expect_finite)
+    source = open_checkpoint(checkpoint, spec, unet=unet, guidance_seed=guidance_seed)
+    system = assembled(source, checkpoint, place=place, dtype=dtype, expect_finite=expect_finite)
+    if unet is not None:
+        system.provenance["unet"] = str(unet)
+    return system
 
 
 def assembled(
@@ -106,7 +129,8 @@ def assembled(
             "sha256": source.sha256(),
             "format": source.format,
             "spec": source.spec.name,
-        },
+        }
+        | ({} if source.guidance is None else {"guidance": source.guidance}),
     )
     system.extra = source.components[EXTRA]
     return system.to(place)
@@ -116,6 +140,8 @@ def empty_system(
     checkpoint: str | None,
     spec: str | ModelSpec | None = None,
     *,
+    unet: str | Path | None = None,
+    guidance_seed: int | None = None,
     device: str | torch.device = "meta",
     dtype: str = "float32",
     expect_finite: bool = True,
@@ -125,10 +151,11 @@ def empty_system(
 
     Raises UserError where neither the checkpoint nor ``spec`` says what it is; ``keys`` are what they are called there.
     """
-    del expect_finite
+    del expect_finite, unet, guidance_seed
     if checkpoint is not None and is_folder(folder := resolve(checkpoint)):
         known = ModelSpec.from_dict(read_json(folder / SPEC_FILE)["spec"])
-    elif spec is not None:
+    elif spec is not None or (checkpoint is not None and is_diffusers(resolve(checkpoint))):
+        spec = spec or "modelscope"
         known = get_spec(spec) if isinstance(spec, str) else spec
     else:
         given = f"{keys[0]}={checkpoint} is no folder of ours (is it trained yet?); " if checkpoint else ""
@@ -191,6 +218,20 @@ def _recognised(shapes: Mapping[str, tuple[int, ...]], path: Path) -> ModelSpec:
         f"{path} is exactly none of the published models ({', '.join(SPECS)}); nearest is {name}, with {score:.0%} "
         f"of the keys: name it, with system.spec={name} (perturb.convert: --spec {name}), to see where they differ"
     )
+
+
+def _open_distilled(base: Source, unet: Path, spec: ModelSpec | None, seed: int | None) -> Source:
+    """VideoCrafter2 with the UNet of a file in the place of its own."""
+    if spec is None or base.spec.unet != undistilled(spec):
+        name = "left out" if spec is None else spec.name
+        raise UserError(
+            f"a UNet over {base.spec.name} needs system.spec of a model that was distilled from it, such as "
+            f"t2v_turbo_v2; it is {name}"
+        )
+    network, guidance = distilled_unet(base.components["unet"], unet, spec, seed)
+    kept = {key: base.components[EXTRA][key] for key in extra_keys(spec) if key in base.components[EXTRA]}
+    components = {**base.components, "unet": network, EXTRA: kept}
+    return Source(spec, components, {**base.files, f"unet/{unet.name}": unet}, base.format, guidance)
 
 
 def _open_folder(path: Path, wanted: ModelSpec | None) -> Source:

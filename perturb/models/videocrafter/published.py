@@ -54,7 +54,20 @@ _IMAGE = ImageSpec(
     ),
 )
 
+_V2 = _unet(temporal_conv=True, fps_cond=True, relative_position=False, image_attention=False)
 _PER_FRAME = replace(_IMAGE, frames=16, joins="first", projector=replace(_IMAGE.projector, num_queries=16 * 16))
+
+
+def _turbo(name: str, *, fps: int, motion_cond: bool = False) -> ModelSpec:
+    """A T2V-Turbo: VideoCrafter2 that is told its guidance scale, and has no latent scale."""
+    return ModelSpec(
+        name=name,
+        unet=replace(_V2, guidance_dim=256, motion_cond=motion_cond),
+        vae=_VAE,
+        text=_TEXT,
+        schedule=ScheduleSpec(),
+        sampling=SamplingDefaults(height=320, width=512, frames=16, fps=fps, steps=4, guidance=7.5),
+    )
 
 
 def _dynamicrafter(
@@ -114,12 +127,24 @@ SPECS: dict[str, ModelSpec] = {
         ),
         ModelSpec(
             name="t2v_512_v2",
-            unet=_unet(temporal_conv=True, fps_cond=True, relative_position=False, image_attention=False),
+            unet=_V2,
             vae=_VAE,
             text=_TEXT,
             schedule=ScheduleSpec(latent_scale=0.7, scale_table_length=1400),
             sampling=SamplingDefaults(height=320, width=512, frames=16, fps=28),
         ),
+        ModelSpec(
+            name="modelscope",
+            unet=replace(_V2, fps_cond=False),
+            vae=_VAE,
+            text=replace(_TEXT, layers=23, skip_last=0),  # the same layer is read: diffusers leaves the last one out
+            schedule=ScheduleSpec(),
+            # the defaults of diffusers' TextToVideoSDPipeline; fps only says how fast a clip is shown
+            sampling=SamplingDefaults(height=256, width=256, frames=16, fps=8, guidance=9.0, eta=0.0),
+        ),
+        _turbo("t2v_turbo_v1", fps=16),
+        _turbo("t2v_turbo_v2", fps=8),
+        _turbo("t2v_turbo_v2_mg", fps=8, motion_cond=True),
         _dynamicrafter("dynamicrafter_256", height=256, width=256, rate=3, latent_scale=None),
         _dynamicrafter("dynamicrafter_512", height=320, width=512, rate=24, latent_scale=0.7),
         _dynamicrafter("dynamicrafter_1024", height=576, width=1024, rate=10, latent_scale=0.3),

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from perturb.errors import UserError
 from perturb.models.videocrafter.checkpoint import Source, check_dtypes, check_finite, check_schedule
-from perturb.models.videocrafter.files import read_json, read_safetensors, read_weights, weight_files
+from perturb.models.videocrafter.diffusers_folder import unlike
+from perturb.models.videocrafter.files import read_safetensors, read_weights, weight_files
 from perturb.models.videocrafter.folder import flat_shapes, is_folder
 from perturb.models.videocrafter.keymap import EXTRA, PREFIXES, Components, component_rules
 from perturb.models.videocrafter.keymap.diffusion import SCHEDULE_TABLES
@@ -215,25 +216,10 @@ def _check_same(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], pat
 
 
 def check_settings(path: Path, files: Mapping[str, Mapping[str, tuple[Any, Any]]], what: str) -> None:
-    """What the shapes of the tensors do not tell must be as our networks compute it; absent means diffusers' default.
-
-    ``files``: see `diffusers_settings`. A folder need not have a scheduler; where it has one, it must say ε and the
-    schedule of the image model.
-    """
-    wrong = []
-    for name, settings in files.items():
-        if name == SCHEDULER and not (path / name).is_file():
-            continue
-        config = read_json(path / name)
-        for key, (wanted, default) in settings.items():
-            given = config.get(key, default)
-            # one number for all levels is the same as a list of it
-            if given != wanted and not (isinstance(wanted, list) and [given] * len(wanted) == wanted):
-                wrong.append(f"{name}: {key} is {given!r}; wanted {wanted!r}")
-    if wrong:
-        listing = "\n".join(f"  {line}" for line in wrong)
+    """What the shapes of the tensors do not tell must be as our networks compute it, the schedule among it."""
+    if wrong := unlike(path, files):
         advice = "\nstable-diffusion-2-1-base predicts ε" if any("prediction_type" in line for line in wrong) else ""
-        raise UserError(f"{path} is not {what}, whatever its tensors:\n{listing}{advice}")
+        raise UserError(f"{path} is not {what}, whatever its tensors:\n" + "\n".join(wrong) + advice)
 
 
 def _plain_schedule(spec: ModelSpec) -> ModelSpec:

@@ -179,8 +179,7 @@ class VideoSystem:
         return per_frame(self.image_projector(self.image_encoder(images.to(self.device).float())), self.spec.image)
 
     def null_image_embedding(self) -> Tensor:
-        """Image tokens 1 m d of the unconditional side: those of the all-zero (mid grey) image, as published."""
-        # Not zero tokens. Any size will do: the image is constant.
+        """Image tokens 1 m d of the unconditional side: those of the all-zero (mid grey) image, of any size."""
         return self.embed_image(torch.zeros(1, 3, 224, 224))
 
     def image_latents(self, image: Tensor) -> Tensor | None:
@@ -223,12 +222,14 @@ class VideoSystem:
         self, prompts: Sequence[str], fps: int | Tensor, image: Tensor | None = None, latents: Tensor | None = None
     ) -> Conditioning:
         """Of tokens and latents for each prompt, or one for all."""
-        count = len(prompts)
-        image, latents = (
-            part.expand(count, *part.shape[1:]) if part is not None and len(part) == 1 else part
-            for part in (image, latents)
-        )
-        return Conditioning(self.embed(prompts), self._fps(count, fps), image, latents)
+        count, unet = len(prompts), self.spec.unet
+        # what a distilled network reads unless a sampler says otherwise: it was never trained without
+        guidance = None if unet.guidance_dim is None else torch.full((1,), self.spec.sampling.guidance)
+        motion = torch.zeros(1) if unet.motion_cond else None
+        parts = {"image": image, "image_latents": latents, "guidance": guidance, "motion": motion}
+        told = {name: part.to(self.device) for name, part in parts.items() if part is not None}
+        rows = {k: part.expand(count, *part.shape[1:]) if len(part) == 1 else part for k, part in told.items()}
+        return Conditioning(self.embed(prompts), self._fps(count, fps), **rows)
 
     def _fps(self, count: int, fps: int | Tensor) -> Tensor:
         values = torch.as_tensor(fps, dtype=torch.long, device=self.device)

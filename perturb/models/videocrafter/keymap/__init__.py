@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from typing import TypeVar
 
 from torch import Tensor
 
+import perturb.models.videocrafter.keymap.names  # noqa: F401 (registers the vocabularies of the UNet)
 from perturb.models.videocrafter.keymap.diffusion import diffusion_buffers
 from perturb.models.videocrafter.keymap.encoders import (
     IMAGE_PREFIX,
@@ -27,8 +29,8 @@ from perturb.models.videocrafter.keymap.unet import (
     projector_official_to_ours,
     unet_official_to_ours,
 )
-from perturb.models.videocrafter.skeleton import skeleton
-from perturb.models.videocrafter.spec import ModelSpec
+from perturb.models.videocrafter.skeleton import PartSpec, build_part, part_specs
+from perturb.models.videocrafter.spec import ModelSpec, TextSpec, UNetSpec, VAESpec
 
 EXTRA = "extra"
 PREFIXES = {
@@ -42,25 +44,31 @@ PREFIXES = {
 RENAMED = {"framestride_embed.": "fps_embedding."}
 """How the file of DynamiCrafter's 256 model spells a part of the UNet: its class's own name."""
 
+Named = TypeVar("Named")
 Components = dict[str, dict[str, Tensor]]
 Shapes = dict[str, tuple[int, ...]]
 
 
-@functools.lru_cache(maxsize=8)
 def component_rules(spec: ModelSpec) -> Mapping[str, tuple[Rule, ...]]:
     """How the official keys of each component (without its prefix) become ours."""
-    rules = {
-        "unet": _same(unet_official_to_ours(spec.unet), UNET_PREFIX),
-        "vae": vae_rules(spec.vae),
-        "text_encoder": text_rules(spec.text),
-    }
-    if spec.image is not None:
-        rules["image_encoder"] = image_rules(spec.image)
-        rules["image_projector"] = _same(projector_official_to_ours(spec.image.projector), PROJECTOR_PREFIX)
-    return rules
+    return {name: part_rules(name, part) for name, part in part_specs(spec).items()}
 
 
-def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+@functools.lru_cache(maxsize=64)
+def part_rules(name: str, spec: PartSpec) -> tuple[Rule, ...]:
+    """Those of one component."""
+    if isinstance(spec, UNetSpec):
+        return _same(unet_official_to_ours(spec), UNET_PREFIX)
+    if isinstance(spec, VAESpec):
+        return vae_rules(spec)
+    if isinstance(spec, TextSpec):
+        return text_rules(spec)
+    if name == "image_encoder":
+        return image_rules(spec)
+    return _same(projector_official_to_ours(spec.projector), PROJECTOR_PREFIX)
+
+
+def renamed(state: Mapping[str, Named]) -> dict[str, Named]:
     """``state`` with every part under the name that its class gives it."""
     names = {UNET_PREFIX + old: UNET_PREFIX + new for old, new in RENAMED.items()}
     olds = {key: old for key in state for old in names if key.startswith(old)}
@@ -102,12 +110,17 @@ def extra_keys(spec: ModelSpec) -> Shapes:
     return shapes
 
 
-@functools.lru_cache(maxsize=8)
 def expected_keys(spec: ModelSpec) -> Mapping[str, tuple[int, ...]]:
     """Every key of ``spec``'s official state dict with its shape, read off the modules themselves."""
-    components = {name: module.state_dict() for name, module in skeleton(spec).items()}
-    official = {key: tuple(tensor.shape) for key, tensor in to_official(components, spec).items()}
-    return official | extra_keys(spec)
+    parts = [_official_shapes(name, part) for name, part in part_specs(spec).items()]
+    return {key: shape for part in parts for key, shape in part.items()} | extra_keys(spec)
+
+
+@functools.lru_cache(maxsize=64)
+def _official_shapes(name: str, spec: PartSpec) -> dict[str, tuple[int, ...]]:
+    """Of one component; the published models share most of theirs."""
+    official = convert_to_official(build_part(name, spec).state_dict(), part_rules(name, spec))
+    return {PREFIXES[name] + key: tuple(tensor.shape) for key, tensor in official.items()}
 
 
 def _same(keys: Mapping[str, str], prefix: str) -> tuple[Rule, ...]:

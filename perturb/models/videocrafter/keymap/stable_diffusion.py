@@ -1,5 +1,7 @@
 """Names in Stable Diffusion 2.1 ↔ ours: the LDM checkpoint, and the unet/ vae/ text_encoder/ folders of diffusers.
 
+diffusers' video network (ModelScope's) is VideoCrafter's, and has the names of the image network for what both have.
+
 The image network is the video network without its temporal blocks, so its LDM names follow from VideoCrafter's: where a
 temporal block is gone, what came after it in the same numbered block moves up by one.
 """
@@ -17,7 +19,12 @@ from torch import nn
 from perturb.models.videocrafter.keymap.diffusion import diffusion_buffers
 from perturb.models.videocrafter.keymap.encoders import TEXT_PREFIX, text_leftovers
 from perturb.models.videocrafter.keymap.unet import (
+    RESBLOCK as PUBLISHED_RESBLOCK,
+)
+from perturb.models.videocrafter.keymap.unet import (
     SPATIAL_BLOCK,
+    TEMPORAL_BLOCK,
+    TEMPORAL_CONV,
     TRANSFORMER,
     UNET_PREFIX,
     unet_modules,
@@ -26,7 +33,7 @@ from perturb.models.videocrafter.keymap.unet import (
 from perturb.models.videocrafter.spec import ModelSpec, ScheduleSpec, UNetSpec
 from perturb.nn import VideoUNet
 from perturb.nn.blocks import Level, Stage
-from perturb.nn.transformer import TemporalTransformer
+from perturb.nn.transformer import SpatialTransformer, TemporalTransformer
 
 # What an image network lacks, by the group that the class of a block names, and the one embedding it lacks.
 VIDEO_GROUPS = ("temporal", "image")
@@ -39,6 +46,11 @@ RESBLOCK = {
     "norm_out": "norm2",
     "conv_out": "conv2",
     "skip": "conv_shortcut",
+}
+TEMPORAL = {  # diffusers took the video network over with its names, but for the misspelt one
+    ours: official.removeprefix("temopral_conv.")
+    for ours, official in PUBLISHED_RESBLOCK.items()
+    if ours.startswith("temporal.")
 }
 ENDS = {
     "time_embedding.expand": "time_embedding.linear_1",
@@ -98,18 +110,37 @@ def ldm_unused(keys: Iterable[str], spec: ModelSpec) -> dict[str, tuple[str, ...
 
 def diffusers_unet(spec: UNetSpec) -> dict[str, str]:
     """Key in diffusers' ``UNet2DConditionModel`` → parameter in ``VideoUNet``, for all that an image network has."""
-    unet = meta_unet(spec)
+    shared = set(_shared(spec).values())
+    return {key: ours for key, ours in diffusers_keys(meta_unet(spec)).items() if ours in shared}
+
+
+def diffusers_video_unet(spec: UNetSpec) -> dict[str, str]:
+    """Key in diffusers' ``UNet3DConditionModel`` → parameter in ``VideoUNet``, for all of a network without fps."""
+    return diffusers_keys(meta_unet(spec))
+
+
+def diffusers_keys(unet: VideoUNet) -> dict[str, str]:
+    """Key in diffusers → parameter in ``VideoUNet``, for all that has one there.
+
+    As in ``UNet3DConditionModel``, or with AnimateDiff's motion modules in ``UNetMotionModel``. In the former the
+    transformer behind the first convolution has linear projections, where ours has convolutions of width 1. What both
+    lack: the embeddings of fps and guidance, image attention.
+    """
     modules = dict(ENDS)
+    if unet.init_attention is not None:
+        modules |= _transformer("init_attention", "transformer_in", unet.init_attention, TEMPORAL_BLOCK)
     for i, level in enumerate(Level.each(unet.down)):
         modules |= _level(f"down.{i}", f"down_blocks.{i}", level, "downsamplers")
     for i, level in enumerate(Level.each(unet.up)):
         modules |= _level(f"up.{i}", f"up_blocks.{i}", level, "upsamplers")
     modules |= _stage("middle.stage", "mid_block", 0, unet.middle.stage)
     modules |= _pairs("middle.resblock", "mid_block.resnets.1", RESBLOCK)
+    modules |= _pairs("middle.resblock.temporal", "mid_block.temp_convs.1", TEMPORAL_CONV)
     keys = {}
-    for ours in _shared(spec).values():
+    for ours, _ in unet.named_parameters():
         owner, _, leaf = ours.rpartition(".")
-        keys[f"{modules[owner]}.{leaf}"] = ours
+        if owner in modules:
+            keys[f"{modules[owner]}.{leaf}"] = ours
     return keys
 
 
@@ -200,14 +231,26 @@ def _level(ours: str, theirs: str, level: Level, resample: str) -> dict[str, str
 
 
 def _stage(ours: str, theirs: str, index: int, stage: Stage) -> dict[str, str]:
-    """A residual block and, where the resolution attends, a spatial transformer."""
+    """A residual block and its temporal convolution, and the transformers that there are."""
     modules = _pairs(f"{ours}.resblock", f"{theirs}.resnets.{index}", RESBLOCK)
+    modules |= _pairs(f"{ours}.resblock.temporal", f"{theirs}.temp_convs.{index}", TEMPORAL_CONV)
     if stage.spatial is not None:
-        table = dict(TRANSFORMER)
-        for depth in range(len(stage.spatial.blocks)):
-            table |= {f"blocks.{depth}.{a}": f"transformer_blocks.{depth}.{b}" for a, b in SPATIAL_BLOCK.items()}
-        modules |= _pairs(f"{ours}.spatial", f"{theirs}.attentions.{index}", table)
+        modules |= _transformer(f"{ours}.spatial", f"{theirs}.attentions.{index}", stage.spatial, SPATIAL_BLOCK)
+    if stage.temporal is not None:
+        place = f"{theirs}.{'motion_modules' if stage.temporal.positions else 'temp_attentions'}.{index}"
+        modules |= _transformer(f"{ours}.temporal", place, stage.temporal, TEMPORAL_BLOCK)
     return modules
+
+
+def _transformer(
+    ours: str, theirs: str, made: SpatialTransformer | TemporalTransformer, block: Mapping[str, str]
+) -> dict[str, str]:
+    table = dict(TRANSFORMER)
+    for depth in range(len(made.blocks)):
+        table |= {
+            f"blocks.{depth}.{a}": f"transformer_blocks.{depth}.{b}" for a, b in block.items() if "image." not in a
+        }
+    return _pairs(ours, theirs, table)
 
 
 def _pairs(ours: str, theirs: str, table: Mapping[str, str]) -> dict[str, str]:

@@ -21,6 +21,16 @@ PROJECTOR_PREFIX = "image_proj_model."
 
 # Each table: our module (relative to the block) → the official one.
 EMBEDDING = {"expand": "0", "mix": "2"}
+TEMPORAL_CONV = {
+    "layers.0.norm": "conv1.0",
+    "layers.0.conv": "conv1.2",  # the first layer has no dropout
+    "layers.1.norm": "conv2.0",
+    "layers.1.conv": "conv2.3",
+    "layers.2.norm": "conv3.0",
+    "layers.2.conv": "conv3.3",
+    "layers.3.norm": "conv4.0",
+    "layers.3.conv": "conv4.3",
+}
 RESBLOCK = {
     "norm_in": "in_layers.0",
     "conv_in": "in_layers.2",
@@ -28,15 +38,8 @@ RESBLOCK = {
     "norm_out": "out_layers.0",
     "conv_out": "out_layers.3",
     "skip": "skip_connection",
-    # "temopral" is how the published checkpoints spell it; the first layer has no dropout, so its convolution is 2.
-    "temporal.layers.0.norm": "temopral_conv.conv1.0",
-    "temporal.layers.0.conv": "temopral_conv.conv1.2",
-    "temporal.layers.1.norm": "temopral_conv.conv2.0",
-    "temporal.layers.1.conv": "temopral_conv.conv2.3",
-    "temporal.layers.2.norm": "temopral_conv.conv3.0",
-    "temporal.layers.2.conv": "temopral_conv.conv3.3",
-    "temporal.layers.3.norm": "temopral_conv.conv4.0",
-    "temporal.layers.3.conv": "temopral_conv.conv4.3",
+    # "temopral" is how the published checkpoints spell it
+    **{f"temporal.{ours}": f"temopral_conv.{official}" for ours, official in TEMPORAL_CONV.items()},
 }
 ATTENTION = {
     "query": "to_q",
@@ -85,7 +88,11 @@ RESAMPLER_LAYER = {
 def unet_official_to_ours(spec: UNetSpec) -> dict[str, str]:
     """Official checkpoint key (with its prefix) → parameter name in ``VideoUNet``; a bijection for this spec."""
     with torch.device("meta"):
-        unet = VideoUNet(**asdict(spec))
+        return unet_keys(VideoUNet(**asdict(spec)))
+
+
+def unet_keys(unet: VideoUNet) -> dict[str, str]:
+    """`unet_official_to_ours` of a network."""
     return _bijection(unet, _unet_pairs(unet), UNET_PREFIX)
 
 
