@@ -10,10 +10,10 @@ from tests.e2e.tiny_pair import weights
 SMALL = (
     "probe_steps=[0,1]",
     "fit={batch_size:1,precision:float32,learning_rate:1e-2,height:32,width:32}",
-    "sample={height:32,width:32,frames:2,precision:float32}",
+    "sample={height:32,width:32,frames:4,precision:float32}",
     "sampler.steps=1",
     "perturbation.rank=2",
-    "prompts.limit=1",
+    "prompts.limit=2",
 )
 
 
