@@ -14,6 +14,7 @@ from perturb.cli.config import GenerateConfig, NamesConfig, RunConfig, empty, lo
 from perturb.cli.plan import needed
 from perturb.data.prompts import load_prompts
 from perturb.errors import UserError
+from perturb.models.animatediff.spec import SPECS as ANIMATEDIFF
 from perturb.models.videocrafter.published import SPECS
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.sample import STUDY_ONLY
@@ -83,13 +84,13 @@ def test_the_shipped_prompts_are_32_different_ones():
 def test_published_systems_bring_their_spec_and_nothing_of_the_embedded_world(name: str):
     values = composed("config", f"system={name}")
     model = empty(read(RunConfig, values).system, "meta")
-    assert model.name in SPECS
+    assert model.name in SPECS | ANIMATEDIFF
     missing = [values["system"]["checkpoint"], values["images"]["folder"], values["prompts"]["file"]]
     assert missing == ["???"] * 3
     lacking = [line.partition("=")[0] for line in needed(values, takes_image=model.takes_image)]
     image = ["image"] if model.takes_image else []
-    unet = ["system.unet"] if name.startswith("t2v_turbo") else []
-    assert lacking == ["system.checkpoint", *unet, "images.folder", "prompts.file", *image]
+    second = ["system.unet"] if name.startswith("t2v_turbo") else ["system.motion"] if name == "animatediff" else []
+    assert lacking == ["system.checkpoint", *second, "images.folder", "prompts.file", *image]
 
 
 @pytest.mark.parametrize("name", NANO)
