@@ -9,7 +9,9 @@ from fit_stills import Stills
 from image_models import built, dynamicrafter_spec, image_spec
 from PIL import Image
 
+from perturb.cli.cost import empty_system, sampling_cost
 from perturb.cli.identity import images_of_prompts
+from perturb.cli.plan import needed
 from perturb.data.prompts import Prompt, load_prompts
 from perturb.diffusion import DDIMSampler
 from perturb.errors import UserError
@@ -21,7 +23,7 @@ from perturb.store.rundir import RunDir
 from perturb.store.tensors import hash_modules, moved
 from perturb.study.fit import FitConfig, fit
 from perturb.study.fit_data import FitData
-from perturb.study.sample import Generator, SampleConfig
+from perturb.study.sample import ClipFormat, Generator, SampleConfig
 
 TEXTS = ("a red circle moving left slowly", "a blue square moving up fast")
 
@@ -97,6 +99,16 @@ def test_a_run_is_another_one_when_an_image_changes(table: Path):
         images_of_prompts(prompts)
 
 
+def test_a_plan_reckons_with_images(table: Path, tiny_spec: ModelSpec):
+    spec = dynamicrafter_spec(tiny_spec)
+    assert sampling_cost(empty_system(spec), ClipFormat.of(SampleConfig(), spec)).flop > 0
+    prompts = {"file": str(table), "limit": None, "columns": None}
+    assert needed({"prompts": prompts, "image": None}, spec) == []
+    table.write_text(f"prompt,image\n{TEXTS[0]},pictures/a.png\n{TEXTS[1]},\n")
+    (line,) = needed({"prompts": prompts, "image": None}, spec)
+    assert line.startswith("image=…  is not given")
+
+
 def test_the_image_branch_is_a_group_that_can_be_perturbed(table: Path, tiny_spec: ModelSpec, tmp_path: Path):
     system, prompts = built(dynamicrafter_spec(tiny_spec)), load_prompts(table)
     untouched, before = hash_modules(system.modules()), clip(system, prompts, 0)
@@ -118,6 +130,7 @@ def test_a_still_alone_has_no_tokens_of_its_own(tiny_spec: ModelSpec):
     (batch,) = FitData(system, Stills("repeat"), config).inputs(0, range(2))
     # with the text dropped the still is joined all the same, as in guidance
     assert batch.cond.image_latents is not None
+    assert batch.cond.image is not None
     empty = system.unconditional(1, 8)
     assert empty.image is not None
     torch.testing.assert_close(batch.cond.image[:1], empty.image)

@@ -229,7 +229,7 @@ class VideoSystem:
         parts = {"image": image, "image_latents": latents, "guidance": guidance, "motion": motion}
         told = {name: part.to(self.device) for name, part in parts.items() if part is not None}
         rows = {k: part.expand(count, *part.shape[1:]) if len(part) == 1 else part for k, part in told.items()}
-        return Conditioning(self.embed(prompts), self._fps(count, fps), **rows)
+        return dataclasses.replace(Conditioning(self.embed(prompts), self._fps(count, fps)), **rows)
 
     def _fps(self, count: int, fps: int | Tensor) -> Tensor:
         values = torch.as_tensor(fps, dtype=torch.long, device=self.device)
