@@ -4,8 +4,14 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11; do \
 	$$python -c 'import ensurepip, venv' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 ARGS ?=
+EXTRAS ?= dev analysis
+# TORCH=cpu: PyTorch without CUDA's libraries, from its own index; also cu126 and the like. Unset: PyPI's build.
+TORCH ?=
+PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
+COMMA := ,
+SPACE := $(COMMA:,=) $(COMMA:,=)
 
-.PHONY: venv study test test-runs test-units lint nano clean
+.PHONY: venv lock study test test-runs test-units lint nano clean
 
 venv: .venv/.installed
 
@@ -13,8 +19,21 @@ venv: .venv/.installed
 	@python='$(PYTHON)'; if [ -z "$$python" ]; then echo "make: no Python 3.11, 3.12 or 3.13 with venv was found. Install \
 	one (Debian, Ubuntu: apt install python3-venv; Fedora: dnf install python3.13; macOS: brew install python@3.13), or \
 	name it: make PYTHON=/path/to/python3.13" >&2; exit 1; fi; echo "$$python -m venv .venv"; "$$python" -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,analysis]'
+ifneq ($(TORCH),)
+	@$(PIP) --index-url https://download.pytorch.org/whl/$(TORCH) torch torchvision
+	@$(PIP) --editable '.[$(subst $(SPACE),$(COMMA),$(EXTRAS))]'
+else
+	@if command -v uv >/dev/null; then VIRTUAL_ENV=.venv uv sync --active --frozen --quiet $(EXTRAS:%=--extra %); \
+	else $(PIP) --editable '.[$(subst $(SPACE),$(COMMA),$(EXTRAS))]'; fi
+endif
 	touch $@
+
+# After a change of the dependencies: both files, which hold the same versions, uv.lock with hashes.
+lock:
+	uv lock
+	(sed '/^[^#]/,$$d' constraints.txt; uv export --frozen --no-hashes --no-emit-project --all-extras --no-header --no-annotate) \
+		> constraints.new
+	mv constraints.new constraints.txt
 
 # The main job: one perturbation study on the shipped twin. ARGS="experiment=temporal_full" runs another.
 study: venv

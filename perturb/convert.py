@@ -1,7 +1,8 @@
-"""``python -m perturb.convert SRC DST``: official checkpoints, diffusers' folders and ours into each other."""
+"""``python -m perturb.convert SRC DST``: checkpoints and adapters, official, of diffusers or ours, into each other."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,10 @@ Convert between an official checkpoint (.ckpt, safetensors, sharded safetensors)
 safetensors file per component) and a folder of diffusers (unet, vae, text_encoder; ModelScope's format). Every tensor
 keeps its bytes and dtype; there and back again gives the same state dict. Of an official file only the state dict is
 read (not the epoch, nor the optimizer). What diffusers has no place for is left out: a frame rate becomes the one of
---fps, and the blocks of the text encoder that nobody reads are gone."""
+--fps, and the blocks of the text encoder that nobody reads are gone.
+
+With an adapter SRC (a folder of peft's, or a file of diffusers, kohya or T2V-Turbo) of the model that --spec names, DST
+is a folder of peft's, with --to diffusers a folder or .safetensors of theirs."""
 
 
 def convert(
@@ -63,6 +67,38 @@ def convert(
         raise UserError(f"cannot write {target} ({reason}); nothing was left behind") from error
     count = sum(tensor.numel() for part in opened.components.values() for tensor in part.values())
     return f"{opened.spec.name}: {source} → {target} ({to}, {count:,} values)"
+
+
+def convert_adapter(
+    source: str | Path, target: str | Path, *, spec: str | None, to: str, names: str | None = None, force: bool = False
+) -> str:
+    """Write the adapter ``source`` of the model ``spec`` for peft or for diffusers; one line that says what was done.
+
+    ``spec`` is a published model or a folder of ours. ``names`` of the layers for peft: official, diffusers, or None:
+    ours. Raises ``UserError`` for what is no adapter of that model, and where a layer has no such name.
+    """
+    from perturb.models.names import DIFFUSERS
+    from perturb.models.videocrafter.checkpoint import empty_system
+    from perturb.models.videocrafter.folder import is_folder
+    from perturb.perturbation import foreign
+    from perturb.store.paths import resolve
+
+    if spec is None:
+        raise UserError(f"--to {to} needs --spec: the model that the adapter is of, or a folder made by this command")
+    target = resolve(target)
+    if target.exists() and not force:
+        raise UserError(f"{target} exists; give another path, or --force to overwrite it")
+    network = (empty_system(spec) if is_folder(resolve(spec)) else empty_system(None, spec)).unet
+    adapter = foreign.read(network, resolve(source))
+    names = DIFFUSERS if to == "diffusers" else names
+    shown = adapter if names is None else foreign.their_names(adapter, network, names)
+    if to == "peft":
+        foreign.write_peft(shown, target)
+    else:
+        target = target if target.suffix == ".safetensors" else target / foreign.DIFFUSERS_FILE
+        foreign.write_diffusers(shown, target)
+    count = sum(tensor.numel() for tensor in adapter.tensors.values())
+    return f"{source} → {target} ({to}, {len(adapter.factors)} layers, {count:,} values)"
 
 
 def _check_target(target: Path, source: Path, *, force: bool) -> None:
@@ -120,12 +156,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser("perturb.convert", DESCRIPTION)
     parser.add_argument("source", metavar="SRC", help="checkpoint to read")
     parser.add_argument("target", metavar="DST", help="folder, .ckpt or .safetensors to write")
-    parser.add_argument("--spec", help="published model that an official SRC is (default: recognised by its keys)")
+    parser.add_argument(
+        "--spec", help="published model that an official SRC is (default: recognised by its keys), or an adapter is of"
+    )
     parser.add_argument(
         "--to",
-        choices=("folder", "official", "diffusers"),
-        help="format of DST (default: folder; of a folder of ours: official)",
+        choices=("folder", "official", "diffusers", "peft"),
+        help="format of DST (default: folder; of a folder of ours: official; of an adapter: peft)",
     )
+    parser.add_argument("--adapter", action="store_true", help="SRC is an adapter, not a checkpoint")
+    parser.add_argument("--names", choices=("official", "diffusers"), help="of an adapter's layers for peft")
     parser.add_argument("--unet", help="T2V-Turbo's unet_*.pt, where SRC is VideoCrafter2 and --spec a t2v_turbo")
     parser.add_argument(
         "--guidance-seed", type=int, help="of the guidance projection that unet_lora.pt lacks (default: zeros)"
@@ -133,19 +173,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fps", type=int, help="with --to diffusers: the frame rate that the network keeps")
     parser.add_argument("--force", action="store_true", help="overwrite DST")
     given = parser.parse_args(arguments)
-    return exit_code(
-        lambda: print(
-            convert(
-                given.source,
-                given.target,
-                spec=given.spec,
-                to=given.to,
-                unet=given.unet,
-                guidance_seed=given.guidance_seed,
-                fps=given.fps,
-                force=given.force,
-            )
-        )
+    return exit_code(lambda: print(_convert(given)))
+
+
+def _convert(given: argparse.Namespace) -> str:
+    if given.adapter or given.to == "peft":
+        to = given.to or "peft"
+        if given.names and to != "peft":
+            raise UserError("--names is for --to peft alone")
+        return convert_adapter(given.source, given.target, spec=given.spec, to=to, names=given.names, force=given.force)
+    return convert(
+        given.source,
+        given.target,
+        spec=given.spec,
+        to=given.to,
+        unet=given.unet,
+        guidance_seed=given.guidance_seed,
+        fps=given.fps,
+        force=given.force,
     )
 
 

@@ -9,6 +9,7 @@ import base64
 import html
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -124,7 +125,8 @@ class Model:
         if self.perturbation is not None:
             self.perturbation.scale(scale)
         found = []
-        with progress("sample", len(make.jobs)) as advance:
+        merged = nullcontext() if self.perturbation is None else self.perturbation.merged()
+        with merged, progress("sample", len(make.jobs)) as advance:
             for batch in make.batches:
                 for (index, seed), frames in zip(batch, make(batch, advance), strict=True):
                     prompt = make.prompts[index]
@@ -147,7 +149,7 @@ def load(name: str, checkpoint: str | Path | None = None, *overrides: str) -> Mo
             hydra.compose("generate", overrides=[f"system={name}", *overrides]), resolve=True
         )
     if checkpoint is not None:
-        values["system"]["checkpoint"] = str(checkpoint)
+        values["system"]["pipeline" if "pipeline" in values["system"] else "checkpoint"] = str(checkpoint)
     check_paths(values)
     return Model(
         build_system(values["system"]), build("sampler", values["sampler"]), read(SampleConfig, values["sample"])

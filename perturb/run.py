@@ -17,6 +17,8 @@ from perturb.store.rundir import RunDir, run_id, write_atomic
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from accelerate.tracking import GeneralTracker
+
     from perturb.cli.config import RunConfig
 
 # torch, peft and diffusers take seconds to import: a finished run, --help and plain mistakes do not wait for them.
@@ -49,23 +51,27 @@ def study(config: RunConfig, run: RunDir) -> None:
     Several processes fit together; the one that writes the run does the rest.
     """
     from perturb.cli.config import load, partition_of
-    from perturb.cli.provenance import record
+    from perturb.cli.provenance import origin, record
     from perturb.loop.processes import part
     from perturb.metrics import Format
     from perturb.structured import build
     from perturb.study.sample import Generator, sample
     from perturb.study.score import Labels, Sampled, score, score_cache
+    from perturb.study.shared import SharedClips
     from perturb.study.states import check_probe_steps, make_states
 
     system = load(config.system)
     partition = partition_of(config, system)
-    perturbation, images = build("perturbation", config.perturbation), build("images", config.images)
+    perturbation = build("perturbation", config.perturbation)
+    images, own_images = (
+        None if each is None else build("images", each) for each in (config.images, config.own_images)
+    )
     check_probe_steps(perturbation, config.probe_steps)
     sampler, metrics = build("sampler", config.sampler), build("metrics", config.metrics)
     prompts = config.prompts.load()
     generate = Generator(system, sampler, prompts, config.sample, image=config.image)
     record(run, config, system=system, partition=partition, images=images, generate=generate, metrics=metrics)
-    if (skipped := images.describe()["skipped"]) and run.writes:
+    if images is not None and (skipped := images.describe()["skipped"]) and run.writes:
         print(f"{len(skipped)} damaged images are left out: {', '.join(skipped[:5])}", file=sys.stderr)
 
     with run.stage("fit"):
@@ -78,19 +84,32 @@ def study(config: RunConfig, run: RunDir) -> None:
             run=run,
             group=config.group,
             partition=partition,
+            own_images=own_images,
+            tracker=_tracker(config, run),
         )
     part()
     if not run.writes:
         return
     states = [state.id for state in made]
+    shared = SharedClips.of(config.runs_dir, origin(run, config, system=system, generate=generate))
     with run.stage("sample"):
-        sample(generate, perturbation, states, run, playback_fps=config.sample.playback_fps)
+        sample(generate, perturbation, made, run, playback_fps=config.sample.playback_fps, shared=shared)
     form = Format(**vars(generate.format))
     sampled = Sampled(generate.samples, {prompt.id: prompt.text for prompt in prompts}, states, form)
     labels = Labels(run.path.name, config.training, config.group, config.fit.seed)
     with run.stage("score"):  # the runs of a folder share what was measured: the unperturbed clips are the same in all
         score(metrics, sampled, run, labels=labels, images=images, cache=score_cache(config.runs_dir))
+    if (tracker := _tracker(config, run)) is not None:
+        from perturb.study.tracking import track_scores
+
+        track_scores(tracker, run)
     run.mark_done("study", "all")
+
+
+def _tracker(config: RunConfig, run: RunDir) -> GeneralTracker | None:
+    from perturb.loop.trackers import make_tracker
+
+    return make_tracker(config.tracker, project=config.project, folder=run.path)
 
 
 def show(run: RunDir) -> None:

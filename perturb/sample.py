@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from perturb.cli.command import check_paths, run_command
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from perturb.models.base import VideoModel
     from perturb.study.sample import Generator
 
-STUDY_ONLY = ("training", "images", "fit", "probe_steps")
+STUDY_ONLY = ("training", "images", "own_images", "fit", "probe_steps")
 """What a system's configuration sets for studies alone."""
 
 # torch and diffusers take seconds to import: --help and plain mistakes do not wait for them.
@@ -33,22 +34,33 @@ def generate(values: dict[str, Any]) -> None:
 
     from perturb.cli.config import GenerateConfig, load
     from perturb.data.script import load_script
-    from perturb.diffusion.fifo import FIFOSampler
     from perturb.perturbation import restore
-    from perturb.progress import progress
-    from perturb.store.video import write_contact_sheet
     from perturb.structured import build, read
-    from perturb.study.sample import Generator, save_clip, show_clip
+    from perturb.study.sample import Generator
 
     config = read(GenerateConfig, values)
+    if config.interpolate is not None:
+        _interpolate(config.interpolate, config)
+        return
     script = None if config.script is None else load_script(config.script, config.sample.playback_fps)
     prompts = _prompts(config.prompt, config.prompts, script)
-    system = load(config.system)
+    system, merged = load(config.system), nullcontext()
     if config.adapter is not None:
         adapter = resolve(config.adapter)
         _note_origin(system, adapter)
-        restore(system.network, adapter).scale(config.adapter_scale)
+        perturbation = restore(system.network, adapter)
+        perturbation.scale(config.adapter_scale)
+        merged = perturbation.merged()
     make = Generator(system, build("sampler", config.sampler), prompts, config.sample, image=config.image)
+    with merged:
+        _write(make, config, script)
+
+
+def _write(make: Generator, config: GenerateConfig, script: list[Line] | None) -> None:
+    from perturb.diffusion.fifo import FIFOSampler
+    from perturb.progress import progress
+    from perturb.store.video import write_contact_sheet
+    from perturb.study.sample import save_clip, show_clip
 
     output, rows = resolve(config.output), []
     if script is not None or isinstance(make.sampler, FIFOSampler):
@@ -57,7 +69,7 @@ def generate(values: dict[str, Any]) -> None:
     with progress("sample", len(make.jobs)) as advance:
         for batch in make.batches:
             for (index, seed), frames in zip(batch, make(batch, advance), strict=True):
-                path = output / f"{prompts[index].id}_s{seed}.npy"
+                path = output / f"{make.prompts[index].id}_s{seed}.npy"
                 save_clip(path, frames)
                 show_clip(path, frames, config.sample.playback_fps)
                 rows.append(frames)
@@ -80,22 +92,52 @@ def _note_origin(system: VideoModel, adapter: Path) -> None:
             print(f"note   {error}")
 
 
+def _interpolate(name: str, config: GenerateConfig) -> None:
+    """The clip ``name`` with frames between its own, in the folder ``output``."""
+    from perturb.cli.config import load
+    from perturb.data.footage import read_clip
+    from perturb.perturbation import restore
+    from perturb.progress import progress
+    from perturb.structured import build
+    from perturb.study.between import filled, generated
+    from perturb.study.sample import save_clip, show_clip
+
+    source, factor = resolve(name), config.factor
+    try:
+        frames, fps = read_clip(source, config.sample.playback_fps)
+    except UserError as error:
+        raise UserError(f"interpolate={name}: {error}") from None
+    if config.by == "flow":
+        made = filled(frames, factor, loop=config.loop)
+    else:
+        system, sampler = load(config.system), build("sampler", config.sampler)
+        if config.adapter is not None:
+            restore(system.network, resolve(config.adapter)).scale(config.adapter_scale)
+        with progress("sample", len(frames) - 1 + config.loop) as advance:
+            settings = config.sample, frames, factor, advance
+            made = generated(system, sampler, config.prompt or "", *settings, loop=config.loop)
+    path = resolve(config.output) / f"{source.stem}_x{factor}.npy"
+    save_clip(path, made)
+    show_clip(path, made, fps * factor)
+    print(f"clip   {path} ({len(frames)} frames, now {len(made)}, {fps * factor:g} per second)")
+
+
 def _tell(make: Generator, config: GenerateConfig, script: list[Line] | None) -> list[Path]:
     """One clip after the other, each written as it grows: that of the script, or those of the prompts."""
     from perturb.progress import progress
-    from perturb.study.story import Story, by_frame
+    from perturb.study.story import Story, scripted
 
     frames, stem = make.format.frames, "story" if config.script is None else resolve(config.script).stem
     jobs = [(make.prompts[index].id, seed, make.cond.index([index])) for index, seed in make.jobs]
     if script is not None:
-        told = by_frame(make.cond, script, frames)
-        jobs = [(stem, seed, told) for seed in config.sample.seeds]
+        cond = scripted(make.cond, script, frames, config.blend)
+        jobs = [(stem, seed, cond) for seed in config.sample.seeds]
     identity = {
         "system": config.system,
         "adapter": [config.adapter, config.adapter_scale],
         "image": config.image,
         "texts": [prompt.text for prompt in make.prompts],
-        "frames_of_texts": None if script is None else [line.frame for line in script],
+        "frames_of_texts": None if script is None else [[line.frame for line in script], config.blend],
         "negative_prompt": config.sample.negative_prompt,
     }
     paths = [resolve(config.output) / f"{name}_s{seed}.npy" for name, seed, _ in jobs]

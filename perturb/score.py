@@ -110,7 +110,7 @@ def _images_of(config: Mapping[str, Any]) -> ImageSet | None:
     from perturb.structured import build
 
     try:
-        return build("images", config["images"])
+        return None if config["images"] is None else build("images", config["images"])
     except UserError as error:
         print(f"what compares with the run's images is unavailable: {error}", file=sys.stderr)
         return None

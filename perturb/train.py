@@ -61,12 +61,14 @@ def _train(values: dict[str, Any]) -> None:
     import torch
 
     from perturb.loop.processes import make_accelerator
+    from perturb.loop.trackers import make_tracker
     from perturb.structured import read
     from perturb.training.config import TrainConfig
 
     config = read(TrainConfig, values)
     work, output = resolve(config.work), resolve(config.output)
-    accelerator = make_accelerator(config.loop, device=config.device, folder=work, logging=config.logging)
+    tracker = make_tracker(config.tracker, project=config.project, folder=work)
+    accelerator = make_accelerator(config.loop, device=config.device, folder=work, tracker=tracker)
     torch.manual_seed(config.seed)
     try:
         card = _train_autoencoder(config, accelerator) if config.trained is None else _train_unet(config, accelerator)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from perturb.cli.cost import inputs
+from perturb.cli.plan import batch_of
 from perturb.models.partition import Partition
 from perturb.models.videocrafter.checkpoint import load_system
 from perturb.perturbation import LoraPerturbation
@@ -43,15 +43,19 @@ def main() -> None:
     rounds = int(sys.argv[1])
     system = load_system("package:weights/nano/full")
     for clips in (1, 32):
-        both_sides = inputs(system, (4, 8, 8, 8), 2 * clips)
-        compare(f"guided forward of {clips} clips", torch.no_grad()(lambda x=both_sides: system.denoise(*x)), rounds)
-    lora, stills = LoraPerturbation(4, 4.0, 0.0), inputs(system, (4, 1, 8, 8), 32)
+        both = batch_of(system, (4, 8, 8, 8), 2 * clips, 8)
+        compare(
+            f"guided forward of {clips} clips",
+            torch.no_grad()(lambda b=both: system.denoise(b.x0, b.t, b.cond)),
+            rounds,
+        )
+    lora, stills = LoraPerturbation(4, 4.0, 0.0), batch_of(system, (4, 1, 8, 8), 32, 8)
     lora.attach(system.unet, Partition.of(system.unet), "spatial", 0)
     optimiser = torch.optim.AdamW(lora.parameters())
 
     def fit() -> None:
         optimiser.zero_grad()
-        system.denoise(*stills).square().mean().backward()
+        system.denoise(stills.x0, stills.t, stills.cond).square().mean().backward()
         optimiser.step()
 
     compare("fitting step of 32 stills", fit, rounds)

@@ -93,6 +93,11 @@ class Run:
         """‖Δ‖_F/‖θ‖_F by point, where it is known."""
         return {point: state.magnitude for point, state in self.points.items() if state.magnitude is not None}
 
+    @property
+    def loss(self) -> dict[Point, float]:
+        """The loss on D_I by point, where it was recorded."""
+        return {point: state.loss for point, state in self.points.items() if state.loss is not None}
+
     def clip(self, point: Point, prompt_id: str, seed: int) -> Path:
         """The lossless frames of one clip."""
         return self.directory.clip(self.points[point].id, prompt_id, seed)

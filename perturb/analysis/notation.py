@@ -1,5 +1,8 @@
 """A run in the field's notation: M_F' = (θ_T, θ_S + Δ_S) and its relatives."""
 
+import re
+from pathlib import PurePosixPath, PureWindowsPath
+
 from perturb.store.records import Manifest
 
 _MODEL = {"full": "F", "partial": "P", "image": "I"}
@@ -97,3 +100,14 @@ def origin(manifest: Manifest) -> str:
     else:
         source = _STILLS.get(images.get("as_video", ""), "stills").format(frames=images.get("frames"))
     return f"seed {perturbation.get('seed', 'unknown')}, {source}"
+
+
+def leaf(path: object) -> str:
+    """A path cut to its last part where it is absolute: folders may have spaces, which no pattern can tell from text.
+
+    >>> leaf("/home/me/my models/model.ckpt"), leaf("package:weights/nano/full")
+    ('model.ckpt', 'package:weights/nano/full')
+    """
+    text = str(path)
+    absolute = PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
+    return re.split(r"[/\\]", text)[-1] if absolute else text

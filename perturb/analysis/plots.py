@@ -120,25 +120,6 @@ def frame_strip(ax: Axes, clips: Mapping[Any, np.ndarray], *, title: str, detail
     return titled(ax, title, detail)
 
 
-def contact_sheet(ax: Axes, clips: Mapping[Any, np.ndarray], *, title: str, detail: str = "") -> Axes:
-    """Every frame (columns) of one prompt's clips (uint8 t h w c) at the given steps (rows)."""
-    height, width = next(iter(clips.values())).shape[1:3]
-    gap = max(1, round(GUTTER * height))
-    rows = [
-        np.concatenate([np.pad(f, ((0, gap), (0, gap), (0, 0)), constant_values=255) for f in c], 1)
-        for c in clips.values()
-    ]
-    canvas = np.concatenate(rows)[:-gap, :-gap]
-    ax.imshow(canvas, interpolation="nearest")
-    ax.set_yticks([y * (height + gap) + height / 2 for y in range(len(clips))], [str(step) for step in clips])
-    ax.set_xticks([x * (width + gap) + width / 2 for x in range(len(next(iter(clips.values()))))])
-    ax.set_xticklabels([str(t + 1) for t in range(len(ax.get_xticks()))])
-    ax.tick_params(length=0, pad=3)
-    ax.spines[:].set_visible(False)
-    ax.set_xlabel("frame", labelpad=3)
-    return titled(ax, title, detail)
-
-
 def titled(ax: Axes, title: str, detail: str = "", **style: Any) -> Axes:
     """A title at the left, dollar signs taken literally, and beneath it, smaller and grey, a detail."""
     ax.set_title(title, pad=16 if detail else 5, parse_math=False, **style)

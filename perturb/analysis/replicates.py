@@ -1,4 +1,4 @@
-"""Runs of one set of states that are no steps: landscapes and ablations, by training, perturbed group and LoRA seed."""
+"""Runs of one set of states that are no steps: landscapes, ablations, adapters; by training, group and LoRA seed."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,14 @@ from perturb.store.records import SET_PROMPT
 from perturb.store.rundir import RunDir
 from perturb.store.states import STATE, Coordinate, State
 
-SCALES, PART = ("spatial", "temporal"), "part"
-"""The coordinates of a landscape, and that of an ablation."""
-EXPERIMENTS = {SCALES: "landscape_full", (PART,): "ablation"}
+SCALES, PART, ADAPTER = ("spatial", "temporal"), "part", "adapter"
+"""The coordinates of a landscape, and those of an ablation and of given adapters."""
+COMMANDS = {
+    SCALES: "run experiment=landscape_full",
+    (PART,): "run experiment=ablation",
+    (ADAPTER,): "compare adapters=A,B",
+}
+"""What makes runs with states of these coordinates."""
 MOTION = "motion_quality"
 BOTH_MODELS = f"{TRAININGS[0]} − {TRAININGS[1]}"
 """Stands for a training where the paired difference of the two models is meant."""
@@ -65,9 +70,6 @@ class Replicates:
         return Trajectories(
             values=np.stack([table.reindex(tables[0].index).to_numpy(dtype=float) for table in tables]),
             prompts=tuple(str(prompt) for prompt, _ in tables[0].index),
-            steps=tuple(range(len(self.states))),
-            dose=self.dose,
-            seeds=tuple(self.runs),
         )
 
 
@@ -105,7 +107,7 @@ def _runs_of(paths: Iterable[str | Path], coordinates: tuple[str, ...]) -> list[
         return chosen
     raise UserError(
         f"No run with states by {' and '.join(coordinates)} among {', '.join(map(str, given))}: make one with "
-        f"`python -m perturb.run experiment={EXPERIMENTS[coordinates]}`, and give its directory or a folder above it."
+        f"`python -m perturb.{COMMANDS[coordinates]}`, and give its directory or a folder above it."
     )
 
 

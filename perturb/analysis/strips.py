@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from perturb.analysis.coupling.design import LORA, TRAININGS, Cell, Condition, Design
 from perturb.analysis.result import Result
 from perturb.analysis.statistics.estimates import changes, typical_and_most_changed
 from perturb.errors import UserError
@@ -55,39 +54,6 @@ def load_strips(result: Result) -> list[Strip]:
         shift = f"{last[key]:+.2f}".replace("-", "−")
         strips.append(Strip(clips, prompts[key[0]], f"{REASONS[role]} ({shift})"))
     return strips
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One trajectory in both models: the clips of each (uint8 t h w c) by step, and the prompt's text."""
-
-    first: Mapping[int, np.ndarray]
-    second: Mapping[int, np.ndarray]
-    prompt: str
-    detail: str
-
-
-def load_pairs(design: Design, condition: Condition) -> list[Pair]:
-    """Full beside partial under the LoRA of the first common seed: the prompts whose gap is typical, and most negative.
-
-    The gap is that of the loss of motion quality from the first to the last step. Empty where clips were not copied.
-    """
-    cells = [Cell(training, condition, LORA) for training in TRAININGS]
-    runs = [design.runs[cell][design.seeds(cells[0])[0]] for cell in cells]
-    change, other = (changes(design.scores[run.manifest.run_id], PRIMARY).iloc[:, -1] for run in runs)
-    gap = (change - other).dropna()
-    steps = thin(design.steps, MOST_STEPS)
-    whole = [all(run.clip(s, *key).is_file() for run in runs for s in steps) for key in gap.index]
-    names = {
-        "typical": "typical gap of motion quality",
-        "most changed": "the full model loses most against the partial",
-    }
-    pairs = []
-    for role, key in typical_and_most_changed(gap.loc[whole]).items():
-        first, second = ({step: read_clip(run.clip(step, *key)) for step in steps} for run in runs)
-        detail = f"{names[role]} ({gap[key]:+.2f})".replace("-", "−")
-        pairs.append(Pair(first, second, runs[0].manifest.prompts[key[0]], detail))
-    return pairs
 
 
 def thin(steps: Sequence[Any], most: int) -> list[Any]:

@@ -14,7 +14,11 @@ from perturb.arguments import exit_code, make_parser
 from perturb.store.paths import resolve
 from perturb.store.rundir import RunDir
 
-OWN = {("spatial", "temporal"): "perturb.analysis.landscape.__main__", ("part",): "perturb.analysis.layers.__main__"}
+OWN = {
+    ("spatial", "temporal"): "perturb.analysis.landscape.__main__",
+    ("part",): "perturb.analysis.layers.__main__",
+    ("adapter",): "perturb.analysis.adapters.__main__",
+}
 """Coordinates of states → the analysis that shows them best."""
 WIDEST = 120
 """Characters; also the width where the output is a file or a pipe, where the terminal says nothing."""

@@ -27,6 +27,16 @@ from perturb.structured import MISSING_VALUE, unknown_key
 WANTED = {
     "system.checkpoint": "the weights: an official .ckpt or .safetensors, or a folder made by perturb.convert",
     "system.unet": "the file of T2V-Turbo: unet_lora.pt (v1), unet_no_mg.pt or unet_mg.pt (v2)",
+    "system.motion": "AnimateDiff's motion module: its published file, or a MotionAdapter of diffusers",
+    "system.domain_adapter": "AnimateDiff's domain adapter, v3_sd15_adapter.ckpt",
+    "system.motion_lora": "a motion LoRA of AnimateDiff, v2_lora_*.ckpt",
+    "system.reference": "a Stable Diffusion that θ_S must equal",
+    "weights.modelscope": "ModelScope 1.7B as diffusers' folder, text-to-video-ms-1.7b of ali-vilab on Hugging Face "
+    "(unet, vae and text_encoder: 7.3 GB in float32; CC BY-NC 4.0)",
+    "weights.stable_diffusion": "Stable Diffusion 1.5, the folder or v1-5-pruned-emaonly.safetensors, of "
+    "stable-diffusion-v1-5 on Hugging Face (4.3 GB; CreativeML OpenRAIL-M)",
+    "weights.motion": "v3_sd15_mm.ckpt of guoyww/animatediff on Hugging Face (1.7 GB; Apache-2.0)",
+    "system.pipeline": "the folder of a pipeline of diffusers: model_index.json and a folder per component",
     "images.folder": "the folder of images to perturb with, captions beside them or in one csv/jsonl",
     "images.table": "the csv, jsonl or parquet table of images to perturb with: file and caption",
     "prompts.file": "the prompts to sample: .txt with one per line, csv or jsonl",
@@ -34,9 +44,10 @@ WANTED = {
     "runs/<experiment>/<run id>",
     "perturbation.spatial": "the finished run whose Δ_S a landscape takes, or leave it out to fit one",
     "perturbation.temporal": "the finished run whose Δ_T a landscape takes, or leave it out to fit one",
-    "perturbation.adapters": "a list of folders in peft's format, or of <run>/adapters/<state>",
+    "perturbation.adapters": "a list of folders in peft's format or of <run>/adapters/<state>, or of others' files",
     "perturbation.checkpoint": "the output folder of a finished python -m perturb.train",
     "image": "the image that conditions the clips, or a column image in the table of prompts",
+    "adapters": "a list of adapters to compare: folders of peft or of <run>/adapters/<state>, or files, A,B",
     "adapter": "the folder of a saved adapter",
 }
 """Paths that users give, and what to give."""
@@ -98,6 +109,8 @@ def path_problems(config: Mapping[str, Any]) -> list[str]:
     """One line per path of `WANTED` that is not given or not there, saying what to give."""
     problems = []
     for key, what in WANTED.items():
+        if key.startswith("system.") and config.get("weights"):
+            continue  # the paths of the systems are those of weights.*
         value = select(config, key)
         if value == MISSING_VALUE:
             problems.append(f"{key}=…  is not given: {what}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal
 
 from perturb.data.prompts import PromptsConfig
 from perturb.device import pick_device
@@ -11,7 +12,7 @@ from perturb.errors import UserError
 from perturb.loop.rank import local_rank
 from perturb.models.partition import Partition
 from perturb.perturbation.base import parts
-from perturb.structured import Target, build
+from perturb.structured import MISSING_VALUE, Target, build
 from perturb.study.fit import FitConfig
 from perturb.study.sample import SampleConfig
 
@@ -32,8 +33,10 @@ class RunConfig:
 
     A group is one of the model's (spatial, temporal, conditioning, image) or of ``partition``; "both" is spatial and
     temporal together. ``probe_steps`` are those of a fit; what is not fitted has states of its own, and None here.
-    ``system, perturbation, images, sampler, metrics`` are
-    the objects that `build` makes.
+    ``own_images`` are stills of what the model was trained on, images like D_I: they say how far D_I is, and when the
+    fit has converged. ``pair`` names the twins that this model is one of. ``system, perturbation, images, own_images,
+    sampler, metrics`` are the objects that `build` makes; ``images`` may be None where nothing is fitted. ``weights``:
+    paths that an experiment with several models hands to their systems; ``caveats``: what its report has to say.
     """
 
     name: str
@@ -42,16 +45,22 @@ class RunConfig:
     probe_steps: tuple[int, ...] | None
     system: Target
     perturbation: Target
-    images: Target
+    images: Target | None
     sampler: Target
     metrics: Target
     prompts: PromptsConfig
-    fit: FitConfig
+    fit: FitConfig = field(default_factory=FitConfig)
     sample: SampleConfig
     partition: PartitionConfig = PartitionConfig()
+    own_images: Target | None = None
+    pair: str | None = None
     image: str | None = None
+    weights: dict[str, str] | None = None
+    caveats: tuple[str, ...] = ()
     runs_dir: str = "runs"
     threads: int | None = None
+    tracker: str | None = None
+    project: str = "perturb"
     plan: bool = False
 
     def __post_init__(self) -> None:
@@ -67,7 +76,12 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """Plain generation: a ``prompt``, a prompt file or a ``script``; ``adapter`` is added times ``adapter_scale``."""
+    """Plain generation: a ``prompt``, a prompt file or a ``script``, whose texts pass into one another over ``blend``
+    frames; ``adapter`` is added times ``adapter_scale``.
+
+    ``interpolate``: a clip that gets ``factor`` − 1 frames after each of its own, with ``loop`` also back to its first;
+    ``by`` optical flow, or by the model, which must be one between two images.
+    """
 
     system: Target
     sampler: Target
@@ -75,11 +89,27 @@ class GenerateConfig:
     prompts: PromptsConfig
     prompt: str | None = None
     script: str | None = None
+    blend: int = 0
     image: str | None = None
     adapter: str | None = None
     adapter_scale: float = 1.0
+    interpolate: str | None = None
+    factor: int = 2
+    loop: bool = False
+    by: Literal["flow", "model"] = "flow"
     output: str = "generated"
     threads: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamesConfig:
+    """Names of a model's tensors by group. ``names``: as the keys of its checkpoint, as ours, or of a vocabulary."""
+
+    system: Target
+    partition: PartitionConfig = PartitionConfig()
+    group: str | None = None
+    names: str = "checkpoint"
+    output: str | None = None
 
 
 def load(system: Target) -> VideoModel:
@@ -89,6 +119,18 @@ def load(system: Target) -> VideoModel:
     """
     device = pick_device(system.get("device", "auto"))
     return build("system", system | {"device": f"cuda:{local_rank()}" if device == "cuda" else device})
+
+
+def empty(system: Target, device: str) -> VideoModel:
+    """The model that a configuration names, with random weights or, on the meta device, none: for plan=true.
+
+    A family has it beside its loader: ``empty_system``, with the same arguments.
+    """
+    module, _, name = system["_target_"].rpartition(".")
+    if not hasattr(import_module(module), "empty_system"):
+        raise UserError(f"plan=true cannot tell what {name} would load: {module} has no empty_system beside it")
+    known = {key: None if value == MISSING_VALUE else value for key, value in system.items()}
+    return build("system", known | {"_target_": f"{module}.empty_system", "device": device})
 
 
 def partition_of(config: RunConfig, model: VideoModel) -> Partition:

@@ -13,10 +13,14 @@ from perturb.store.hashes import sha256, sha256_of
 from perturb.store.paths import distinct_names, resolve, walk
 
 # Where things are put and shown, and what they run on.
-WITHOUT_EFFECT = ("name", "runs_dir", "plan", "threads", "system.device", "sample.playback_fps")
+WITHOUT_EFFECT = (
+    *("name", "pair", "tracker", "project", "runs_dir", "plan", "threads", "weights", "caveats"),
+    *("system.device", "sample.playback_fps"),
+)
 SOURCES = ("reference", "spatial", "temporal")
 """Keys of a perturbation that name runs."""
-FILES = ("system.checkpoint", "system.unet", "prompts.file", "image")
+PARTS = ("checkpoint", "pipeline", "unet", "motion", "domain_adapter", "motion_lora", "reference")
+FILES = (*(f"system.{part}" for part in PARTS), "prompts.file", "image")
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,7 +50,15 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         perturbation["adapters"] = list(zip(distinct_names(adapters), digests, strict=True))
     if "checkpoint" in perturbation:
         perturbation["checkpoint"] = content_digest(resolve(perturbation["checkpoint"]))
-    if "folder" in (images := result["images"]):
+    for key in ("images", "own_images"):
+        if result.get(key) is not None:
+            _images(result[key])
+    return result
+
+
+def _images(images: dict[str, Any]) -> None:
+    """Put a digest in the place of the folder or the table of an image set."""
+    if "folder" in images:
         folder = resolve(images["folder"])
         images["folder"] = listing_digest(folder)
         if isinstance(captions := images.get("captions"), str):
@@ -55,7 +67,6 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
             images["captions"] = content_digest(tables[0]) if tables else captions
     elif "table" in images:
         images["table"] = content_digest(resolve(images["table"]))
-    return result
 
 
 def images_of_prompts(prompts: Mapping[str, Any]) -> dict[str, list[str]]:

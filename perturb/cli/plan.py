@@ -1,52 +1,40 @@
 """`plan=true`: what a study or a training would make, and what memory and time that takes; nothing is kept.
 
-Memory is reckoned from the architecture, on the meta device. Time is that of one real step on the device, measured now
-with random weights of the same shapes (their values do not change it), or is not given.
+Memory is reckoned on the meta device: weights, what autograd keeps, the largest results. Time is that of one real step
+on the device, measured now with random weights of the same shapes (their values do not change it), or is not given.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
 
 from perturb.cli.command import WANTED, path_problems
-from perturb.cli.config import RunConfig, partition_of
-from perturb.cli.cost import (
-    Cost,
-    Shape,
-    decoding_cost,
-    empty_system,
-    gradient_cost,
-    inputs,
-    measured_seconds,
-    sampling_cost,
-    size,
-    step_seconds,
-    wait,
-)
+from perturb.cli.config import RunConfig, empty, partition_of
 from perturb.data.prompts import PromptsConfig
 from perturb.device import pick_device
-from perturb.diffusion.protocols import Work
 from perturb.errors import UserError
 from perturb.loop.config import StageConfig, check_division
-from perturb.models.videocrafter.files import read_json
-from perturb.models.videocrafter.folder import SPEC_FILE
-from perturb.models.videocrafter.nano import NANO
-from perturb.models.videocrafter.published import get_spec
-from perturb.models.videocrafter.spec import ModelSpec
+from perturb.models.base import Batch, VideoModel
+from perturb.models.tiling import decode_in_tiles
+from perturb.models.videocrafter.checkpoint import empty_system
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.progress import span
 from perturb.store.paths import resolve
 from perturb.structured import MISSING_VALUE, build, read
-from perturb.study.sample import ClipFormat
+from perturb.study.fit import Objective
+from perturb.study.sample import ClipFormat, tile_of
 from perturb.study.states import check_probe_steps
 from perturb.training.config import TrainConfig
-from perturb.training.objective import BLOCKS
+from perturb.training.objective import BLOCKS, DenoisingObjective
 from perturb.training.recipes import Adapter, Trained, trained_parameters
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -58,51 +46,76 @@ STATE_BYTES = {"weights": 4, "gradients": 4, "optimiser": 8, "average": 4}
 LIVE = 4
 """Results of the largest layer's size that are alive at once without autograd; gives the 12 GiB that sampling
 VideoCrafter2 takes, see experiments/gpu."""
+CPU_FLOP = 5e12
+"""Largest step that is tried on a CPU: a minute at 80 GFLOP/s, which one server core reaches."""
+META = "meta"
+
+Shape = tuple[int, int, int, int]
+"""c t h w of a latent."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one sample: operations, bytes kept for the backward pass, bytes of the largest layer's output.
+
+    ``kept``: with checkpointing what the largest block keeps while it is computed again is included.
+    """
+
+    flop: float
+    kept: float = 0.0
+    largest: float = 0.0
+
+
+# studies --------------------------------------------------------------------------------------------------------------
 
 
 def print_plan(values: Mapping[str, Any]) -> None:
     """Print the parameters of each group, the perturbation's size, the clips, memory and time of a study."""
     config = read(RunConfig, values)
-    spec = architecture(config)
-    system = empty_system(spec)
-    partition = partition_of(config, system)
+    model = empty(config.system, META)
+    partition, form, fit = partition_of(config, model), ClipFormat.of(config.sample, model), config.fit
+    latent, still = form.latent(model), _still(config, model)
+    single = batch_of(model, latent, 1, form.fps)
+    forward = forward_cost(model, lambda: model.denoise(single.x0, single.t, single.cond))
+    tile = tile_of(config.sample, model)
+    decode = forward_cost(model, lambda: decode_in_tiles(model.decode, single.x0, tile))
+    weights = sum(p.numel() * p.element_size() for part in model.modules().values() for p in part.parameters())
     perturbation = build("perturbation", config.perturbation)
-    form, fit = ClipFormat.of(config.sample, spec), config.fit
-    forward, decode = sampling_cost(system, form), decoding_cost(system, form)
-    weights = _weight_bytes(config, system)  # before anything is attached
-    perturbation.attach(system.unet, partition, config.group, fit.seed)
+    perturbation.attach(model.network, partition, config.group, fit.seed)
     described = perturbation.describe()
     trained = sum(parameter.numel() for parameter in perturbation.parameters())
     check_probe_steps(perturbation, config.probe_steps)
     states = len(config.probe_steps or perturbation.states())
     steps = described.get("fit_steps", config.probe_steps[-1] if config.probe_steps else 0)
-    still = gradient_cost(system, _still(config, spec), checkpointing=fit.gradient_checkpointing) if trained else None
-
-    work = build("sampler", config.sampler).resolved(spec.sampling).work(form.frames)
-    count, seeds = _prompt_count(config), len(config.sample.seeds)
+    work = build("sampler", config.sampler).resolved(model.sampling).work(form.frames)
+    prompts = resolve(str(config.prompts.file))
+    count, seeds = len(config.prompts.load()) if prompts.is_file() else None, len(config.sample.seeds)
     clips, unknown = (count or 1) * seeds * states, "" if count else " per prompt"
     layers, size = len(described["layers"]), described["parameters"]
-    lines = {"study": f"{config.name}: the {config.group} group of {spec.name}, trained {config.training}"}
+    lines = {"study": f"{config.name}: the {config.group} group of {model.name}, trained {config.training}"}
     lines |= {f"θ {group}": f"{number:,} parameters" for group, number in partition.counts().items() if number}
     lines |= {
         "perturbation": f"{size:,} parameters in {layers} layers, {size * 4 / 1e6:.1f} MB each",
         "fit": f"{steps:,} steps of {fit.batch_size} images" if steps else "nothing: this perturbation is not fitted",
         "clips": f"{clips:,}{unknown}: {count or '?'} prompts × {seeds} noises × {states} states, "
         f"each {form.frames} frames of {form.height}×{form.width}",
-        "memory": _study_memory(
-            config, weights, work=work, trained=trained, still=still, forward=forward, decode=decode
-        ),
     }
-    if still is not None:
-        lines["time to fit"] = _spent(steps, _fit_seconds(config, spec, still))
-    lines["time to sample"] = _sampling_time(config, form, spec, forward, work, clips)
-    lines |= {f"needed {i + 1}": problem for i, problem in enumerate(needed(values, spec))}
+    live = work.at_once * config.sample.batch_size * forward.largest * BYTES[config.sample.precision] / 4
+    memory = f"{_gib(weights + LIVE * max(live, decode.largest))} to sample (estimate)"
+    if trained:
+        cost = gradient_cost(model, still, fps=form.fps, checkpointing=fit.gradient_checkpointing)
+        kept = fit.batch_size * cost.kept * BYTES[fit.precision] / 4
+        memory = f"{_gib(weights + TRAINED_BYTES * trained + kept)} to fit, {memory}"
+        lines["time to fit"] = _spent(steps, _fit_seconds(config, still, cost))
+    lines["memory"] = f"about {memory}"
+    lines["time to sample"] = _sampling_time(config, form, forward.flop, work.forwards, clips)
+    lines |= {f"needed {i + 1}": problem for i, problem in enumerate(needed(values, takes_image=model.takes_image))}
     _print(lines, config.system.get("device", "auto"))
 
 
-def needed(values: Mapping[str, Any], spec: ModelSpec) -> list[str]:
+def needed(values: Mapping[str, Any], *, takes_image: bool) -> list[str]:
     """One line for everything that the study lacks: paths, and the image of an image-to-video model."""
-    lacks = spec.image is not None and values["image"] is None and not _images_for_all(values["prompts"])
+    lacks = takes_image and values["image"] is None and not _images_for_all(values["prompts"])
     return path_problems(values) + ([f"image=…  is not given: {WANTED['image']}"] if lacks else [])
 
 
@@ -112,100 +125,59 @@ def _images_for_all(prompts: Mapping[str, Any]) -> bool:
     return resolve(str(config.file)).is_file() and all(prompt.images for prompt in config.load())
 
 
-def architecture(config: RunConfig) -> ModelSpec:
-    """The spec that the system's configuration names, or the one in its checkpoint folder."""
-    checkpoint = config.system.get("checkpoint", MISSING_VALUE)
-    return _spec(checkpoint, config.system.get("spec"), "system.checkpoint", "+system.spec")
-
-
-def training_architecture(config: TrainConfig) -> ModelSpec:
-    """The spec of the model to be trained, without reading weights."""
-    return NANO if config.init_kind == "autoencoder" else _spec(str(config.init), config.init_spec, "init", "init_spec")
-
-
-def _spec(checkpoint: str, name: str | None, key: str, name_key: str) -> ModelSpec:
-    folder = resolve(checkpoint)
-    if (folder / SPEC_FILE).is_file():
-        return ModelSpec.from_dict(read_json(folder / SPEC_FILE)["spec"])
-    if name is not None:
-        return get_spec(name)
-    given = "" if checkpoint == MISSING_VALUE else f"{key}={checkpoint} is no folder of ours (is it trained yet?); "
-    raise UserError(
-        f"the architecture is unknown: {given}give {key}, a folder with {SPEC_FILE} (package:weights/nano/image is "
-        f"one), or {name_key}=t2v_512_v2 or another published name"
-    )
-
-
-def _still(config: RunConfig, spec: ModelSpec) -> Shape:
+def _still(config: RunConfig, model: VideoModel) -> Shape:
     """A fitted still as a latent."""
-    defaults, fit = spec.sampling, config.fit
+    defaults, fit = model.sampling, config.fit
     frames = 1 if config.images.get("as_video", "single_frame") == "single_frame" else fit.frames or defaults.frames
-    return spec.latent_shape(frames, fit.height or defaults.height, fit.width or defaults.width)
+    return model.latent_shape(frames, fit.height or defaults.height, fit.width or defaults.width)
 
 
-def _weight_bytes(config: RunConfig, system: VideoSystem) -> float:
-    kept = {"unet": BYTES[config.system.get("dtype", "float32")]}
-    return sum(kept.get(name, 4) * size(part) for name, part in system.modules().items())
-
-
-def _study_memory(
-    config: RunConfig, weights: float, *, work: Work, trained: int, still: Cost | None, forward: Cost, decode: Cost
-) -> str:
-    batch = work.at_once * config.sample.batch_size * forward.largest * BYTES[config.sample.precision] / 4
-    sampling = weights + LIVE * max(batch, decode.largest)
-    if still is None:
-        return f"about {_gib(sampling)} to sample (estimate)"
-    fitting = weights + TRAINED_BYTES * trained + config.fit.batch_size * still.kept * BYTES[config.fit.precision] / 4
-    return f"about {_gib(fitting)} to fit, {_gib(sampling)} to sample (estimate)"
-
-
-def _fit_seconds(config: RunConfig, spec: ModelSpec, cost: Cost) -> float | str:
-    fit = config.fit
-
-    def train(system: VideoSystem) -> list[nn.Parameter]:
-        perturbation = build("perturbation", config.perturbation)
-        system.unet.to(getattr(torch, config.system.get("dtype", "float32")))
-        perturbation.attach(system.unet, partition_of(config, system), config.group, fit.seed)
-        perturbation.train(True)
-        return list(perturbation.parameters())
-
-    device = pick_device(config.system.get("device", "auto"))
-    return step_seconds(spec, device, _still(config, spec), fit.batch_size, flop=cost.flop, how=fit, train=train)
-
-
-def _sampling_time(  # noqa: PLR0917
-    config: RunConfig, form: ClipFormat, spec: ModelSpec, cost: Cost, work: Work, clips: int
-) -> str:
-    """Of ``clips`` clips, from one forward of a batch of them and from decoding one."""
-    device = pick_device(config.system.get("device", "auto"))
-    count = min(config.sample.batch_size, clips)
-    bfloat16 = config.sample.precision == "bfloat16"
+def _fit_seconds(config: RunConfig, shape: Shape, cost: Cost) -> float | str:
+    fit, device = config.fit, pick_device(config.system.get("device", "auto"))
 
     def prepare() -> Callable[[], object]:
-        system = empty_system(spec, device)
-        system.unet.to(getattr(torch, config.system.get("dtype", "float32")))
-        x, t, cond = inputs(system, form.latent(spec), count)
+        model = empty(config.system, device)
+        perturbation = build("perturbation", config.perturbation)
+        perturbation.attach(model.network, partition_of(config, model), config.group, fit.seed)
+        perturbation.train(True)
+        model.gradient_checkpointing = fit.gradient_checkpointing
+        objective, batch = Objective(model), batch_of(model, shape, fit.batch_size, fit.fps or model.sampling.fps)
+        return _step(lambda: objective(batch), list(perturbation.parameters()), device, fit.precision)
+
+    return measured_seconds(device, cost.flop * fit.batch_size, prepare)
+
+
+def _sampling_time(config: RunConfig, form: ClipFormat, flop: float, forwards: float, clips: int) -> str:
+    """Of ``clips`` clips, from one forward of a batch of them and from decoding one."""
+    device, count = pick_device(config.system.get("device", "auto")), min(config.sample.batch_size, clips)
+    decoding: list[float] = []
+
+    def prepare() -> Callable[[], object]:
+        model = empty(config.system, device)
+        batch = batch_of(model, form.latent(model), count, form.fps)
 
         @torch.no_grad()
         def step() -> None:
-            with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-                system.denoise(x, t, cond)
-            wait(device)
+            with torch.autocast(device, torch.bfloat16, enabled=config.sample.precision == "bfloat16"):
+                model.denoise(batch.x0, batch.t, batch.cond)
+            _wait(device)
             denoised = time.perf_counter()
-            system.decode(x[:1])
-            wait(device)
+            decode_in_tiles(model.decode, batch.x0[:1], tile_of(config.sample, model))
+            _wait(device)
             decoding.append(time.perf_counter() - denoised)
 
         return step
 
-    decoding: list[float] = []
-    seconds = measured_seconds(device, count * cost.flop, prepare)
+    seconds = measured_seconds(device, count * flop, prepare)
     if isinstance(seconds, str):
         return seconds
     step = seconds - decoding[-1]
-    total = clips * (work.forwards * step / count + decoding[-1])
-    forwards = f"{work.forwards:g} forwards of {step:.3g} s for {count} clips"
-    return f"{span(total)}: {forwards}, {decoding[-1]:.2g} s to decode each"
+    total = clips * (forwards * step / count + decoding[-1])
+    of = f"{forwards:g} forwards of {step:.3g} s for {count} clips"
+    return f"{span(total)}: {of}, {decoding[-1]:.2g} s to decode each"
+
+
+# trainings ------------------------------------------------------------------------------------------------------------
 
 
 def print_training_plan(values: Mapping[str, Any]) -> None:
@@ -214,20 +186,19 @@ def print_training_plan(values: Mapping[str, Any]) -> None:
     if config.trained is None:
         raise UserError("plan=true reckons with the denoiser; the autoencoder of the embedded world trains in minutes")
     check_division(config.stages, config.plan_processes, config.loop.accumulation)
-    spec = training_architecture(config)
-    system = empty_system(spec)
+    system = _untrained(config, META)
     names = trained_names(system, config.trained)
     memory = state_memory(config, system, names)
     alike = "each with all weights" if config.loop.sharding == "none" else "sharded (FSDP2)"
     lines = {
-        "training": f"{config.recipe} of {spec.name}: {config.trained.describe()}",
-        "parameters": f"{_count(system, names):,} trained of {size(system.unet):,} in the network",
+        "training": f"{config.recipe} of {system.name}: {config.trained.describe()}",
+        "parameters": f"{_count(system, names):,} trained of {_size(system.unet):,} in the network",
         "processes": f"{config.plan_processes}, {alike}",
         **{f"memory: {name}": _gib(size) for name, size in memory.items()},
         "memory: together": f"{_gib(sum(memory.values()))} per process, before activations",
     }
     for number, stage in enumerate(config.stages, 1):
-        lines |= _stage_lines(config, f"stage {number}", stage, system, sum(memory.values()))
+        lines |= _stage_lines(config, config.trained, f"stage {number}", stage, system, sum(memory.values()))
     _print(lines, config.device)
 
 
@@ -235,6 +206,14 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a training with something in place of the paths that a plan does not need."""
     data = {k: {"_target_": MISSING_VALUE} if v == MISSING_VALUE else v for k, v in values["data"].items()}
     return {**values, "init": values["init"] or MISSING_VALUE, "data": data}
+
+
+def _untrained(config: TrainConfig, device: str) -> VideoSystem:
+    """The model to be trained, without its weights."""
+    init = None if config.init == MISSING_VALUE else str(config.init)
+    if config.init_kind == "autoencoder":  # an autoencoder says nothing of the denoiser: it becomes the embedded one
+        init = "package:weights/nano/image"
+    return empty_system(init, config.init_spec, device=device, keys=("init", "init_spec"))
 
 
 def trained_names(system: VideoSystem, trained: Trained) -> list[str]:
@@ -253,66 +232,175 @@ def state_memory(config: TrainConfig, system: VideoSystem, names: list[str]) -> 
     ``gathered``: whole weights of the two largest blocks, which FSDP2 has in memory while one computes.
     """
     sharded = config.loop.sharding == "fsdp"
-    encoders, trained = size(system.vae), _count(system, names)
+    encoders, trained = _size(system.vae), _count(system, names)
     text_trained = config.trained is not None and config.trained.text_encoder
-    whole = size(system.unet) + (size(system.text_encoder) if text_trained else 0)
+    whole = _size(system.unet) + (_size(system.text_encoder) if text_trained else 0)
     numbers = {name: whole if name == "weights" else trained for name in STATE_BYTES}
-    blocks = sorted(size(module) for name, module in system.unet.named_modules() if name and _is_block(module))
+    blocks = sorted(_size(m) for name, m in system.unet.named_modules() if name and type(m).__name__ in BLOCKS)
     return {
         **{name: STATE_BYTES[name] * n / (config.plan_processes if sharded else 1) for name, n in numbers.items()},
-        "encoders": 4 * (encoders + (0 if text_trained else size(system.text_encoder))),
+        "encoders": 4 * (encoders + (0 if text_trained else _size(system.text_encoder))),
         "gathered": BYTES[config.loop.precision] * sum(blocks[-2:]) if sharded else 0,
     }
 
 
-def _is_block(module: nn.Module) -> bool:
-    return type(module).__name__ in BLOCKS
-
-
-def stage_shape(config: TrainConfig, spec: ModelSpec, stage: StageConfig) -> Shape:
+def stage_shape(config: TrainConfig, system: VideoSystem, stage: StageConfig) -> Shape:
     """One clip of the stage as a latent; stills alone are one frame."""
     moving = config.data.video is not None or (config.data.world is not None and config.data.world.kind == "clips")
-    size, f = spec.sampling, spec.downsampling
+    size = system.sampling
     frames = stage.frames or size.frames if moving or config.data.as_video == "repeat" else 1
-    return spec.vae.latent_channels, frames, (stage.height or size.height) // f, (stage.width or size.width) // f
+    return system.latent_shape(frames, stage.height or size.height, stage.width or size.width)
 
 
-def _stage_lines(
-    config: TrainConfig, name: str, stage: StageConfig, system: VideoSystem, memory: float
+def _stage_lines(  # noqa: PLR0917
+    config: TrainConfig, trained: Trained, name: str, stage: StageConfig, system: VideoSystem, memory: float
 ) -> dict[str, str]:
-    loop, shape = config.loop, stage_shape(config, system.spec, stage)
+    loop, shape, fps = config.loop, stage_shape(config, system, stage), system.sampling.fps
     micro = stage.batch_size // (config.plan_processes * loop.accumulation)
-    costs = {flag: gradient_cost(system, shape, checkpointing=flag) for flag in (False, True)}
+    costs = {flag: gradient_cost(system, shape, fps=fps, checkpointing=flag) for flag in (False, True)}
     without, with_ = (micro * costs[flag].kept * BYTES[loop.precision] / 4 for flag in (False, True))
-    trained, on = config.trained, loop.gradient_checkpointing
-    assert trained is not None
-    seconds = step_seconds(
-        system.spec,
-        pick_device(config.device),
-        shape,
-        micro,
-        flop=costs[on].flop,
-        how=loop,
-        train=lambda fresh: _parameters(fresh, trained_names(fresh, trained)),
-    )
-    spent = _spent(stage.steps, seconds if isinstance(seconds, str) else seconds * loop.accumulation)
+    on, device = loop.gradient_checkpointing, pick_device(config.device)
+
+    def prepare() -> Callable[[], object]:
+        fresh = _untrained(config, device)
+        moved = _parameters(fresh, trained_names(fresh, trained))
+        fresh.gradient_checkpointing = on
+        batch = batch_of(fresh, shape, micro, fps)
+        ids = torch.zeros(micro, system.spec.text.tokens, dtype=torch.long, device=device)
+        objective = DenoisingObjective(fresh, text_encoder=trained.text_encoder)
+
+        def loss() -> Tensor:
+            if not trained.text_encoder:
+                return fresh.loss(batch)
+            return objective(batch.x0, batch.t, batch.noise, ids, batch.cond.fps)
+
+        return _step(loss, moved, device, loop.precision)
+
+    seconds = measured_seconds(device, costs[on].flop * micro, prepare)
     return {
         name: f"{stage.steps:,} steps of {stage.batch_size} ({micro} per process and micro-batch)",
         f"{name}: activations": f"{_gib(without)} kept, with checkpointing {_gib(with_)}",
         f"{name}: memory": f"{_gib(memory + (with_ if on else without))} per process",
-        f"{name}: time": spent,
+        f"{name}: time": _spent(stage.steps, seconds if isinstance(seconds, str) else seconds * loop.accumulation),
     }
 
 
-def _spent(steps: int, seconds: float | str) -> str:
-    if isinstance(seconds, str):
-        return seconds
-    return f"{span(steps * seconds)}: {steps:,} steps of {seconds:.3g} s"
+# costs ----------------------------------------------------------------------------------------------------------------
 
 
-def _prompt_count(config: RunConfig) -> int | None:
-    path = resolve(str(config.prompts.file))
-    return len(config.prompts.load()) if path.is_file() else None
+def batch_of(model: VideoModel, shape: Shape, count: int, fps: int) -> Batch:
+    """``count`` random latents told nothing, on the model's device."""
+    usual = model.sampling
+    factor = usual.height // model.latent_shape(usual.frames, usual.height, usual.width)[2]
+    image = torch.zeros(1, 3, shape[2] * factor, shape[3] * factor) if model.takes_image else None
+    cond = model.conditioning([""] * count, fps, image)
+    with torch.device(model.device):
+        x0, t = torch.randn(count, *shape), torch.zeros(count, dtype=torch.long)
+    return Batch(x0, t, x0, cond)
+
+
+def forward_cost(model: VideoModel, forward: Callable[[], object]) -> Cost:
+    """Of what ``forward`` does with the parts of the model."""
+    outputs: list[int] = []
+    handles = [
+        module.register_forward_hook(lambda _module, _inputs, output: outputs.append(getattr(output, "nbytes", 0)))
+        for part in model.modules().values()
+        for module in part.modules()
+    ]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        forward()
+    for handle in handles:
+        handle.remove()
+    return Cost(flop=counter.get_total_flops(), largest=max(outputs))
+
+
+class _Kept(saved_tensors_hooks):
+    """While entered, remembers what autograd keeps, other than the weights of ``network``."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._tensors: dict[int, Tensor] = {}
+        # by storage: a linear layer keeps a transposed view of its weight
+        weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+
+        def keep(tensor: Tensor) -> Tensor:
+            if (storage := tensor.untyped_storage()._cdata) not in weights:
+                self._tensors[storage] = tensor
+            return tensor
+
+        super().__init__(keep, lambda tensor: tensor)
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(tensor.untyped_storage().nbytes() for tensor in self._tensors.values())
+
+
+def gradient_cost(model: VideoModel, shape: Shape, *, fps: int, checkpointing: bool) -> Cost:
+    """Forward and backward pass of one latent through a network on the meta device."""
+    batch, kept = batch_of(model, shape, 1, fps), _Kept(model.network)
+    model.gradient_checkpointing = checkpointing
+    with FlopCounterMode(display=False) as counter:
+        with kept:
+            loss = model.loss(batch)
+        loss.sum().backward()
+    again = _largest_block(model, batch) if checkpointing else 0
+    model.gradient_checkpointing = False
+    return Cost(flop=counter.get_total_flops(), kept=kept.size + again)
+
+
+def _largest_block(model: VideoModel, batch: Batch) -> int:
+    """Bytes that autograd keeps within the block that has the most: blocks are what the network has in lists."""
+    model.gradient_checkpointing = False
+    kept, before, within = _Kept(model.network), {}, [0]
+    handles = []
+    for block in {b for blocks in model.network.modules() if isinstance(blocks, nn.ModuleList) for b in blocks}:
+        handles += [
+            block.register_forward_pre_hook(lambda module, _inputs: before.update({module: kept.size})),
+            block.register_forward_hook(lambda module, _inputs, _output: within.append(kept.size - before[module])),
+        ]
+    with kept:
+        model.loss(batch)
+    for handle in handles:
+        handle.remove()
+    return max(within)
+
+
+def _step(
+    loss: Callable[[], Tensor], moved: Sequence[nn.Parameter], device: str, precision: str
+) -> Callable[[], object]:
+    """Forward, backward, and AdamW on ``moved``."""
+    optimiser = torch.optim.AdamW(moved)
+
+    def once() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(device, getattr(torch, precision), enabled=precision != "float32"):
+            value = loss().mean()
+        value.backward()
+        optimiser.step()
+
+    return once
+
+
+def measured_seconds(device: str, flop: float, prepare: Callable[[], Callable[[], object]]) -> float | str:
+    """Seconds of one call of what ``prepare`` returns, after one that warms up; or why it is not measured."""
+    if device == "cpu" and flop > CPU_FLOP:
+        return f"not measured: one step is {flop / 1e12:,.3g} TFLOP, minutes on a CPU"
+    try:
+        step = prepare()
+        step()
+        _wait(device)
+        started = time.perf_counter()
+        step()
+        _wait(device)
+        return time.perf_counter() - started
+    except torch.OutOfMemoryError:
+        return f"not measured: one step does not fit into the memory of this {device}"
+
+
+def _wait(device: str) -> None:
+    """Until a GPU has done what it was given."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
 
 
 def _parameters(system: VideoSystem, names: list[str]) -> list[nn.Parameter]:
@@ -323,6 +411,16 @@ def _parameters(system: VideoSystem, names: list[str]) -> list[nn.Parameter]:
 
 def _count(system: VideoSystem, names: list[str]) -> int:
     return sum(parameter.numel() for parameter in _parameters(system, names))
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _spent(steps: int, seconds: float | str) -> str:
+    if isinstance(seconds, str):
+        return seconds
+    return f"{span(steps * seconds)}: {steps:,} steps of {seconds:.3g} s"
 
 
 def _gib(size: float) -> str:

@@ -8,6 +8,7 @@ TEXTS = {
     *("file", "folder", "table", "root", "shards", "captions", "checkpoint", "adapter", "adapters", "reference"),
     *("spatial", "temporal", "image", "prompt", "negative_prompt", "script", "videos", "run", "cache", "output"),
     *("runs_dir", "work", "name", "init", "base", "share", "weights", "split", "caption"),
+    *("motion", "domain_adapter", "motion_lora", "modelscope", "stable_diffusion"),
 }
 """Last parts of the keys whose values are text, also where a text looks like a number."""
 NUMBER = re.compile(
@@ -21,10 +22,12 @@ SPECIAL = re.compile(r"\$\{|[^A-Za-z0-9_/\\+.$%*@?|:\t -]")
 def plain(word: str) -> str:
     """``word`` with ~ as the home folder, which shells expand in front of a word only, and with texts as texts.
 
-    >>> plain("images.folder=2024"), plain("run=[1,b]"), plain("fit.seed=7")
-    ('images.folder="2024"', 'run=["1",b]', 'fit.seed=7')
+    >>> plain("images.folder=2024"), plain("run=[1,b]"), plain("fit.seed=7"), plain("adapters=a,b")
+    ('images.folder="2024"', 'run=["1",b]', 'fit.seed=7', 'adapters=[a,b]')
     """
     key, equals, value = word.partition("=")
+    if key == "adapters" and "[" not in value:  # a list, also without brackets
+        word, value = f"adapters=[{value}]", f"[{value}]"
     if not equals or '"' in value or "'" in value:
         return word
     word = HOME.sub(lambda match: str(Path(match[0]).expanduser()), word)

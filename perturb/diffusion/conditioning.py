@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from einops import repeat
@@ -21,6 +22,14 @@ TOKENS = ("text", "image", "injected")
 SCALES = ("guidance", "motion")
 
 
+class Asked(Protocol):
+    """What a model that encodes its prompts by itself is asked of one sample."""
+
+    def beside(self, other: Any) -> Asked:
+        """This text, with whatever else ``other`` tells."""
+        ...
+
+
 @dataclass(frozen=True)
 class Conditioning:
     """Text tokens, frame rate and what else a network can be told; None: not told.
@@ -29,8 +38,8 @@ class Conditioning:
     tokens, or ``b t m d`` · image_latents ``b c k h w``, joined to x along channels: of all t frames, of one image for
     all frames, or of the first and the last frame · guidance and motion ``b``: the scales that a distilled network
     takes as inputs · injected: a text that the way down and the middle read instead · windows: those of temporal
-    attention · dilation: factors of convolutions by pattern. The last two say how the network runs, and are the same
-    for all samples.
+    attention · dilation: factors of convolutions by pattern. These two say how the network runs, and are the same for
+    all samples · asked: one per sample, of a model that encodes its prompts by itself.
     """
 
     text: Tensor
@@ -42,6 +51,7 @@ class Conditioning:
     injected: Tensor | None = None
     windows: Windows | None = None
     dilation: Mapping[str, float] | None = None
+    asked: tuple[Asked, ...] = ()
 
     def __post_init__(self) -> None:
         for name, tokens in ((name, getattr(self, name)) for name in TOKENS):
@@ -56,7 +66,9 @@ class Conditioning:
 
     def index(self, which: slice | list[int]) -> Conditioning:
         """The samples chosen by a slice or a list of positions, in that order."""
-        return dataclasses.replace(self, **{name: value[which] for name, value in self._present(PER_SAMPLE).items()})
+        told = {name: value[which] for name, value in self._present(PER_SAMPLE).items()}
+        positions = range(len(self.asked))[which] if isinstance(which, slice) else which if self.asked else ()
+        return dataclasses.replace(self, **told, asked=tuple(self.asked[i] for i in positions))
 
     def at_frame(self, number: int) -> Conditioning:
         """The same for one frame: tokens that are told per frame become those of frame ``number`` (or the last)."""
@@ -79,7 +91,7 @@ class Conditioning:
             values = [getattr(part, name) for part in parts]
             assert all(value is not None for value in values), f"some parts have {name} and some have none"
             joined[name] = torch.cat(_alike(values) if name in TOKENS else values)
-        return dataclasses.replace(parts[0], **joined)
+        return dataclasses.replace(parts[0], **joined, asked=tuple(each for part in parts for each in part.asked))
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Conditioning:
         """The same conditioning on ``device``; ``dtype`` is for tokens and image latents alone."""
@@ -91,6 +103,21 @@ class Conditioning:
 
     def _present(self, names: Sequence[str]) -> dict[str, Tensor]:
         return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+def by_frame(texts: Tensor, starts: Sequence[int], frames: int, blend: int = 0) -> Tensor:
+    """A text for each frame, t l d, of texts k l d: text i from frame ``starts``[i] on, which rise from 0.
+
+    Around a start the text before passes into the next one linearly over ``blend`` frames. FreeNoise's code for two
+    prompts and F frames has starts 0 and F/2, and a blend of F − 2 ⌊3F/8⌋.
+    """
+    place = torch.zeros(frames)
+    for start in starts[1:]:
+        since = torch.arange(frames) - start
+        place += (since >= 0) if blend < 2 else ((since + blend // 2) / (blend - 1)).clamp(0, 1)
+    text = place.floor().long()
+    share = (place - text).to(texts).reshape(-1, 1, 1)
+    return texts[text] + share * (texts[(text + 1).clamp(max=len(texts) - 1)] - texts[text])
 
 
 def _alike(tokens: Sequence[Tensor]) -> list[Tensor]:

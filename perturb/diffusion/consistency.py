@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from perturb.diffusion.conditioning import Conditioning
-from perturb.diffusion.noise import draw
 from perturb.diffusion.prediction import clean_and_noise
-from perturb.diffusion.protocols import Defaults, Denoise, SamplerStep, Work
+from perturb.diffusion.protocols import Defaults, SamplerStep, Work
+from perturb.diffusion.sampler import Given, OneCall
 from perturb.diffusion.schedule import NoiseSchedule
 from perturb.diffusion.settings import check_number, check_whole
 from perturb.diffusion.spacing import consistency
@@ -23,7 +22,7 @@ TIME_SCALE = 10.0  # of T2V-Turbo's code: t counts from 0 to 999 there, so that 
 
 
 @dataclass(frozen=True)
-class ConsistencySampler:
+class ConsistencySampler(OneCall):
     """Jump to x̂_0, add noise of the next timestep, jump again; from the largest τ_i of `spacing.consistency` down:
 
         d = c_out(τ_i) x̂_0 + c_skip(τ_i) x,   x̂_0 = (x − √(1 − ᾱ) ε̂)/√ᾱ
@@ -63,47 +62,23 @@ class ConsistencySampler:
         """One side at every step."""
         return Work(self.steps, 1)
 
-    def __call__(  # noqa: PLR0917 - the order of the Sampler protocol
-        self,
-        denoise: Denoise,
-        x_T: Tensor,
-        cond: Conditioning,
-        uncond: Conditioning | None,
-        generators: Sequence[torch.Generator],
-        schedule: NoiseSchedule,
-        on_step: Callable[[SamplerStep], None] | None = None,
-    ) -> Tensor:
-        """x_0 from x_T, both b c t h w; the noise of sample i comes from generator i only; ``uncond`` is not used."""
-        del uncond
-
-        def noise() -> Tensor:
-            return draw(x_T.shape[1:], generators, x_T.device)
-
-        return self.integrate(denoise, x_T, cond, noise, schedule, on_step)
-
     @torch.no_grad()
-    def integrate(  # noqa: PLR0917 - the order of the Sampler protocol
-        self,
-        denoise: Denoise,
-        x_T: Tensor,
-        cond: Conditioning,
-        noise: Callable[[], Tensor],
-        schedule: NoiseSchedule,
-        on_step: Callable[[SamplerStep], None] | None = None,
-    ) -> Tensor:
-        """``__call__`` with the source of the noise given: ``noise()`` returns z (b c t h w) of the next step."""
+    def sample(self, x_T: Tensor, given: Given) -> Tensor:
+        """x_0 from x_T, both b c t h w; the unconditional side is not used."""
+        schedule = given.schedule
         descending = consistency(schedule.timesteps, self.steps, self.origin_steps)[::-1]
         x = clean = x_T.float()
         for number, t in enumerate(descending):
-            output = denoise(x, torch.full((len(x),), t, device=x.device), self._told(cond, t, schedule)).float()
+            output = given.denoise(
+                x, torch.full((len(x),), t, device=x.device), self._told(given.cond, t, schedule)
+            ).float()
             clean = boundary(output, x, t, schedule)
             if len(descending) > 1:
                 a_next = float(schedule.alphas_cumprod[descending[min(number + 1, len(descending) - 1)]])
-                x = a_next**0.5 * clean + (1 - a_next) ** 0.5 * noise().to(x)
+                x = a_next**0.5 * clean + (1 - a_next) ** 0.5 * given.noise(x).to(x)
             else:
                 x = clean
-            if on_step is not None:
-                on_step(SamplerStep(number + 1, len(descending), t, clean, x))
+            given.tell(SamplerStep(number + 1, len(descending), t, clean, x))
         return clean
 
     def _told(self, cond: Conditioning, t: int, schedule: NoiseSchedule) -> Conditioning:

@@ -6,9 +6,9 @@ Axes: b batch, c channels, t frames, h w latents, k windows.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from einops import rearrange, repeat
@@ -17,8 +17,8 @@ from torch import Tensor
 from perturb.diffusion.conditioning import Conditioning
 from perturb.diffusion.ddim import DDIMSampler, ddim_step
 from perturb.diffusion.guidance import guided
-from perturb.diffusion.noise import draw
-from perturb.diffusion.protocols import Defaults, Denoise, SamplerStep, Work
+from perturb.diffusion.protocols import Defaults, SamplerStep, Work
+from perturb.diffusion.sampler import Given
 from perturb.diffusion.schedule import DDIMTable, NoiseSchedule
 from perturb.diffusion.settings import check_whole, needs
 from perturb.diffusion.spacing import Spacing
@@ -77,13 +77,11 @@ class FIFOSampler(DDIMSampler):
     latent_scale: Literal["published", "corrected"] = "published"
     windows_per_batch: int | None = None
 
-    def resolved(self, defaults: Defaults) -> FIFOSampler:
+    def resolved(self, defaults: Defaults) -> Self:
         """The same sampler with every None replaced by the model's default: f by its frames, steps by f n."""
         window = defaults.frames if self.window is None else self.window
         steps = window * self.partitions if self.steps is None else self.steps
-        sampler = super().resolved(defaults)
-        assert isinstance(sampler, FIFOSampler)
-        return dataclasses.replace(sampler, window=window, steps=steps)
+        return dataclasses.replace(super().resolved(defaults), window=window, steps=steps)
 
     def check(self, schedule: NoiseSchedule, frames: int | None = None) -> None:
         """Raise UserError for settings that cannot be, and for fewer ``frames`` than a window has."""
@@ -100,70 +98,39 @@ class FIFOSampler(DDIMSampler):
         if frames is not None and frames < self.frames_seen:
             raise UserError(f"FIFO makes at least sampler.window = {self.frames_seen} frames; {frames} are asked for")
 
-    def __call__(  # noqa: PLR0917 - the order of the Sampler protocol
-        self,
-        denoise: Denoise,
-        x_T: Tensor,
-        cond: Conditioning,
-        uncond: Conditioning | None,
-        generators: Sequence[torch.Generator],
-        schedule: NoiseSchedule,
-        on_step: Callable[[SamplerStep], None] | None = None,
-    ) -> Tensor:
+    def sample(self, x_T: Tensor, given: Given) -> Tensor:
         """x_0 b c N h w from x_T of the same shape, of which the first f frames are read; N from f."""
-        state = self.start(denoise, x_T, cond, uncond, generators, schedule, on_step)
-        frames = list(self.run(denoise, state, cond, uncond, schedule, on_step))
+        frames = self.stream(self.start(x_T, given), given)
         return torch.stack([frame for number, frame in frames if number >= 0], dim=2)
 
-    def start(  # noqa: PLR0917 - the order of the Sampler protocol
-        self,
-        denoise: Denoise,
-        x_T: Tensor,
-        cond: Conditioning,
-        uncond: Conditioning | None,
-        generators: Sequence[torch.Generator],
-        schedule: NoiseSchedule,
-        on_step: Callable[[SamplerStep], None] | None = None,
-    ) -> FIFOState:
+    def start(self, x_T: Tensor, given: Given) -> FIFOState:
         """The queue before the first iteration: f frames by DDIM, noised again."""
-        frames = x_T.shape[2]
+        frames, schedule = x_T.shape[2], given.schedule
         self.check(schedule, frames)
-        if cond.image_latents is not None:
+        if given.cond.image_latents is not None:
             raise UserError("FIFO is for models without image latents: a queue has no first frame to join them to")
-        total = len(self.table(schedule)) + self.iterations(frames)
-        first = (cond.at_frame(0), None if uncond is None else uncond.at_frame(0))
-        tell = None if on_step is None else lambda step: on_step(dataclasses.replace(step, total=total))
-        video = super().__call__(denoise, x_T[:, :, : self.frames_seen], *first, generators, schedule, tell)
-        queue = self.prepare(video, schedule, lambda: draw(_frame(video), generators, video.device))
-        return FIFOState(queue, 0, frames, list(generators))
+        total = self.length + self.iterations(frames)
+        first = dataclasses.replace(
+            given.at_frame(0), on_step=lambda step: given.tell(dataclasses.replace(step, total=total))
+        )
+        video = super().sample(x_T[:, :, : self.frames_seen], first)
+        return FIFOState(self.prepare(video, given), 0, frames, list(given.generators))
 
     @torch.no_grad()
-    def run(  # noqa: PLR0917 - the order of the Sampler protocol
-        self,
-        denoise: Denoise,
-        state: FIFOState,
-        cond: Conditioning,
-        uncond: Conditioning | None,
-        schedule: NoiseSchedule,
-        on_step: Callable[[SamplerStep], None] | None = None,
-    ) -> Iterator[tuple[int, Tensor]]:
+    def stream(self, state: FIFOState, given: Given) -> Iterator[tuple[int, Tensor]]:
         """The frames as they are finished, b c h w, with their number: negative for those before the clip begins.
 
-        ``state`` is changed in place; saved after any frame, it goes on from there with the same numbers.
+        ``state`` is changed in place, and its generators are read; saved after any frame, it goes on from there with
+        the same numbers.
         """
-        steps, last = len(self.table(schedule)), self.iterations(state.frames)
-
-        def noise() -> Tensor:
-            return draw(_frame(state.queue), state.generators, state.queue.device)
-
+        steps, last = self.length, self.iterations(state.frames)
+        given = dataclasses.replace(given, generators=state.generators)
         while state.done < last:
             number = state.done - (steps - self.frames_seen)
-            now = (cond.at_frame(max(number, 0)), None if uncond is None else uncond.at_frame(max(number, 0)))
-            queue = self.iterate(denoise, state.queue, *now, noise, schedule)
+            queue = self.iterate(state.queue, given.at_frame(max(number, 0)))
             frame = queue[:, :, self.leaves_at].clone()  # a view would keep every queue alive
-            state.queue, state.done = shifted(queue, noise()), state.done + 1
-            if on_step is not None:
-                on_step(SamplerStep(steps + state.done, steps + last, 0, frame, queue))
+            state.queue, state.done = shifted(queue, given.noise(frame)), state.done + 1
+            given.tell(SamplerStep(steps + state.done, steps + last, 0, frame, queue))
             yield number, frame
 
     def work(self, frames: int) -> Work:
@@ -207,65 +174,49 @@ class FIFOSampler(DDIMSampler):
             return table
         return dataclasses.replace(table, scale=torch.ones_like(table.scale), scale_prev=torch.ones_like(table.scale))
 
-    def prepare(self, video: Tensor, schedule: NoiseSchedule, noise: Callable[[], Tensor]) -> Tensor:
-        """The first queue, b c L h w, of clean frames b c f h w; ``noise()``: b c h w for the next position."""
-        table, queue = self.queue_table(schedule), []
+    def prepare(self, video: Tensor, given: Given) -> Tensor:
+        """The first queue, b c L h w, of clean frames b c f h w."""
+        table, queue = self.queue_table(given.schedule), []
         for index in self.positions().tolist():
             row = table.row(index)
             clean = video[:, :, max(0, index - (len(table) - self.frames_seen))]
-            queue.append(row.a**0.5 * row.scale * clean + (1 - row.a) ** 0.5 * noise())
+            queue.append(row.a**0.5 * row.scale * clean + (1 - row.a) ** 0.5 * given.noise(clean))
         return torch.stack(queue, dim=2)
 
-    def iterate(  # noqa: PLR0917 - the order of the Sampler protocol
-        self,
-        denoise: Denoise,
-        queue: Tensor,
-        cond: Conditioning,
-        uncond: Conditioning | None,
-        noise: Callable[[], Tensor],
-        schedule: NoiseSchedule,
-    ) -> Tensor:
-        """The queue after one step of every frame; ``noise()``: b c h w for the next frame of the next window.
+    def iterate(self, queue: Tensor, given: Given) -> Tensor:
+        """The queue after one step of every frame.
 
-        Windows draw from the last to the first, and also for frames that are not written, as published.
+        Windows draw from the last to the first, frame by frame, and also for frames that are not written, as published.
         """
         starts = self.starts()[::-1]
-        noises = [torch.stack([noise() for _ in range(self.frames_seen)], dim=2) for _ in starts]
+        noises = [torch.stack([given.noise(queue[:, :, 0]) for _ in range(self.frames_seen)], dim=2) for _ in starts]
         size, result = self.windows_per_batch or len(starts), queue.clone()
         for begin in range(0, len(starts), size):
             chunk = starts[begin : begin + size]
             x = torch.cat([queue[:, :, start : start + self.frames_seen] for start in chunk])
-            z = torch.cat(noises[begin : begin + size])
-            stepped = self._step(denoise, x, z, chunk, cond, uncond, schedule)
+            try:
+                stepped = self._step(x, torch.cat(noises[begin : begin + size]), chunk, given)
+            except torch.OutOfMemoryError:
+                raise UserError(
+                    f"{len(chunk)} windows at a time do not fit into the memory of the device; set "
+                    f"sampler.windows_per_batch={max(len(chunk) // 2, 1)} (1 takes least)"
+                ) from None
             for start, window in zip(chunk, stepped.chunk(len(chunk)), strict=True):
                 result[:, :, start + self.leaves_at : start + self.frames_seen] = window[:, :, self.leaves_at :]
         return result
 
-    def _step(  # noqa: PLR0917 - the order of `iterate`
-        self,
-        denoise: Denoise,
-        x: Tensor,
-        noise: Tensor,
-        starts: Sequence[int],
-        cond: Conditioning,
-        uncond: Conditioning | None,
-        schedule: NoiseSchedule,
-    ) -> Tensor:
+    def _step(self, x: Tensor, noise: Tensor, starts: Sequence[int], given: Given) -> Tensor:
         """One DDIM step of windows (k b) c f h w, every frame with the coefficients of its place in the queue."""
-        table, positions = self.queue_table(schedule), self.positions()
+        table, positions = self.queue_table(given.schedule), self.positions()
         indices = torch.stack([positions[start : start + self.frames_seen] for start in starts])
         indices = repeat(indices, "k t -> (k b) t", b=len(x) // len(starts))
-        sides = [None if side is None else Conditioning.concat([side] * len(starts)) for side in (cond, uncond)]
-        assert sides[0] is not None
+        cond = Conditioning.concat([given.cond] * len(starts))
+        uncond = None if given.uncond is None else Conditioning.concat([given.uncond] * len(starts))
         t = table.timesteps[indices].to(x.device)
-        output = guided(denoise, x, t, sides[0], sides[1], self.how_guided()).float()
-        return ddim_step(output, x, table.rows(indices, x.device), noise.to(x), schedule.prediction)[1]
+        output = guided(given.denoise, x, t, cond, uncond, self.how_guided()).float()
+        return ddim_step(output, x, table.rows(indices, x.device), noise.to(x), given.schedule.prediction)[1]
 
 
 def shifted(queue: Tensor, fresh: Tensor) -> Tensor:
     """The queue b c L h w without its first frame, and with ``fresh`` b c h w at its end."""
     return torch.cat([queue[:, :, 1:], rearrange(fresh, "b c h w -> b c 1 h w").to(queue)], dim=2)
-
-
-def _frame(video: Tensor) -> tuple[int, int, int]:
-    return video.shape[1], video.shape[3], video.shape[4]

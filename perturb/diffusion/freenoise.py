@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from perturb.diffusion.conditioning import Conditioning
 from perturb.diffusion.ddim import DDIMSampler
-from perturb.diffusion.guidance import guided
-from perturb.diffusion.protocols import Defaults, Denoise, SamplerStep
+from perturb.diffusion.protocols import Defaults
+from perturb.diffusion.sampler import Given
 from perturb.diffusion.schedule import NoiseSchedule
 from perturb.diffusion.settings import needs
 from perturb.nn.windows import Windows
@@ -29,24 +29,22 @@ class FreeNoiseSampler(DDIMSampler):
     so that every window of W frames holds W different noises (``reschedule``); temporal attention runs in the
     ``Windows`` of the same W and s. W frames are plain DDIM. η > 0 would add noise that is not rescheduled.
 
-    Where the conditioning holds a text per frame (``between``), the way down and the middle read the last frame's text
+    Where the conditioning holds a text per frame (`by_frame`), the way down and the middle read the last frame's text
     instead at step numbers below 5 and above 15 ("motion injection", on the conditional side only), as published: the
     fixed text is the last one, not the first.
     Source: Qiu et al. 2023 (arXiv 2310.15169) and their code, which shares one noise among all prompts; here each
     sample has its own.
     """
 
+    eta: float | None = 0.0
     window: int | None = None
     stride: int | None = None
 
-    def resolved(self, defaults: Defaults) -> FreeNoiseSampler:
-        """The same sampler with every None replaced: η by 0, W by the model's frames, s by W/4, the rest as its own."""
+    def resolved(self, defaults: Defaults) -> Self:
+        """The same sampler with every None replaced: W by the model's frames, s by W/4, the rest by its defaults."""
         window = defaults.frames if self.window is None else self.window
         stride = max(window // 4, 1) if self.stride is None else self.stride
-        eta = 0.0 if self.eta is None else self.eta
-        sampler = super().resolved(defaults)
-        assert isinstance(sampler, FreeNoiseSampler)
-        return dataclasses.replace(sampler, eta=eta, window=window, stride=stride)
+        return dataclasses.replace(super().resolved(defaults), window=window, stride=stride)
 
     def check(self, schedule: NoiseSchedule, frames: int | None = None) -> None:
         """Raise UserError for settings that cannot be, and for ``frames`` that the windows do not cover."""
@@ -59,16 +57,7 @@ class FreeNoiseSampler(DDIMSampler):
         """The windows of temporal attention."""
         return Windows(*needs(self, "window", "stride"))
 
-    def __call__(  # noqa: PLR0917 - the order of the Sampler protocol
-        self,
-        denoise: Denoise,
-        x_T: Tensor,
-        cond: Conditioning,
-        uncond: Conditioning | None,
-        generators: Sequence[torch.Generator],
-        schedule: NoiseSchedule,
-        on_step: Callable[[SamplerStep], None] | None = None,
-    ) -> Tensor:
+    def sample(self, x_T: Tensor, given: Given) -> Tensor:
         """x_0 from x_T, both b c t h w; UserError unless t is W and any multiple of s more.
 
         The orders π of sample i come from generator i, before any other noise.
@@ -76,18 +65,16 @@ class FreeNoiseSampler(DDIMSampler):
         windows = self.windows()
         windows.check(x_T.shape[2])
         blocks = range((x_T.shape[2] - windows.length) // windows.stride)
-        orders = [[torch.randperm(windows.stride, generator=generator) for _ in blocks] for generator in generators]
+        orders = [[torch.randperm(windows.stride, generator=one) for _ in blocks] for one in given.generators]
         x_T = torch.stack([reschedule(x, order, windows) for x, order in zip(x_T, orders, strict=True)])
-        return super().__call__(denoise, x_T, cond, uncond, generators, schedule, on_step)
+        return super().sample(x_T, given)
 
-    def predict(  # noqa: PLR0917 - the order of `guided`
-        self, number: int, denoise: Denoise, x: Tensor, t: Tensor, cond: Conditioning, uncond: Conditioning | None
-    ) -> Tensor:
+    def predict(self, number: int, x: Tensor, t: Tensor, given: Given) -> Tensor:
         """The guided prediction in windows, with the last text injected at the step numbers that the class names."""
-        injects = cond.text.ndim == 4 and self.guidance != 1 and not INJECT_BEFORE <= number <= INJECT_AFTER
-        injected = cond.text[:, -1] if injects else None
-        told = dataclasses.replace(cond, windows=self.windows(), injected=injected)
-        return guided(denoise, x, t, told, uncond, self.how_guided())
+        text = given.cond.text
+        injects = text.ndim == 4 and self.guidance != 1 and not INJECT_BEFORE <= number <= INJECT_AFTER
+        cond = dataclasses.replace(given.cond, windows=self.windows(), injected=text[:, -1] if injects else None)
+        return super().predict(number, x, t, dataclasses.replace(given, cond=cond))
 
 
 def reschedule(noise: Tensor, orders: Iterable[Tensor], windows: Windows) -> Tensor:
@@ -100,15 +87,3 @@ def reschedule(noise: Tensor, orders: Iterable[Tensor], windows: Windows) -> Ten
     for start, order in zip(range(0, noise.shape[1] - windows.length, windows.stride), orders, strict=True):
         noise[:, start + windows.length : start + windows.length + windows.stride] = noise[:, start + order]
     return noise
-
-
-def between(first: Tensor, last: Tensor, frames: int) -> Tensor:
-    """A text per frame, b t l d: ``first`` for 3/8 of the frames, then linearly to ``last``, which has 3/8 too; b l d.
-
-    Source: FreeNoise's code for two prompts.
-    """
-    still = 3 * frames // 8
-    moving = frames - 2 * still
-    share = torch.cat([torch.zeros(still), torch.linspace(0, 1, moving), torch.ones(still)])
-    share = share.to(first).reshape(1, -1, 1, 1)
-    return first[:, None] + (last - first)[:, None] * share

@@ -82,7 +82,8 @@ def guided(  # noqa: PLR0917 - the order of the formula
 
 def beside(uncond: Conditioning, cond: Conditioning) -> Conditioning:
     """``uncond`` with the image latents of ``cond``: guidance is away from a text, not from what is joined to x."""
-    return dataclasses.replace(uncond, image_latents=cond.image_latents)
+    asked = tuple(u.beside(c) for u, c in zip(uncond.asked, cond.asked, strict=True))
+    return dataclasses.replace(uncond, image_latents=cond.image_latents, asked=asked)
 
 
 def rescaled(o: Tensor, o_cond: Tensor, strength: float) -> Tensor:

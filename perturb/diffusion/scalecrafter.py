@@ -12,8 +12,9 @@ from torch import Tensor
 
 from perturb.diffusion.conditioning import Conditioning
 from perturb.diffusion.ddim import DDIMSampler
-from perturb.diffusion.guidance import beside, guided
-from perturb.diffusion.protocols import Denoise, Work
+from perturb.diffusion.guidance import beside
+from perturb.diffusion.protocols import Work
+from perturb.diffusion.sampler import Given
 from perturb.diffusion.schedule import NoiseSchedule
 from perturb.diffusion.settings import check_number, check_whole, needs
 from perturb.errors import UserError
@@ -29,8 +30,8 @@ class ScaleCrafterSampler(DDIMSampler):
 
         o = o_u^damped + g (o_c^dilated − o_u^dilated)
 
-    Factors of 1 are plain DDIM. Source: He et al. 2023 (arXiv 2310.07702) and their code, for images. No settings for a
-    video model were published.
+    Factors of 1 are plain DDIM. ``origin`` says in the manifest where layers and factors come from: no settings for a
+    video model were published. Source: He et al. 2023 (arXiv 2310.07702) and their code, for images.
     """
 
     dilation: Mapping[str, float] = field(default_factory=dict)
@@ -38,6 +39,7 @@ class ScaleCrafterSampler(DDIMSampler):
     progressive: bool = False
     damped_dilation: Mapping[str, float] = field(default_factory=dict)
     damped_steps: int = 0
+    origin: str = "extrapolated from Stable Diffusion 2.1 at 1024²"
 
     def check(self, schedule: NoiseSchedule, frames: int | None = None) -> None:
         """Raise UserError for settings that cannot be; patterns are checked by the network at the first step."""
@@ -57,20 +59,17 @@ class ScaleCrafterSampler(DDIMSampler):
         plain = super().work(frames)
         return Work(plain.forwards + min(self.damped_steps, needs(self, "steps")[0]), plain.at_once)
 
-    def predict(  # noqa: PLR0917 - the order of `guided`
-        self, number: int, denoise: Denoise, x: Tensor, t: Tensor, cond: Conditioning, uncond: Conditioning | None
-    ) -> Tensor:
+    def predict(self, number: int, x: Tensor, t: Tensor, given: Given) -> Tensor:
         """The guided prediction with the factors of this step."""
         now = factors(self.dilation, number, self.dilated_steps, progressive=self.progressive)
-        told = dataclasses.replace(cond, dilation=now)
+        cond, uncond = dataclasses.replace(given.cond, dilation=now), given.uncond
         if number >= self.damped_steps or self.guidance == 1 or uncond is None:
-            return guided(denoise, x, t, told, uncond, self.how_guided())
+            return super().predict(number, x, t, dataclasses.replace(given, cond=cond))
         uncond = beside(uncond, cond)
         damped = factors(self.damped_dilation, number, self.damped_steps, progressive=self.progressive)
-        base = denoise(x, t, dataclasses.replace(uncond, dilation=damped))
-        other = dataclasses.replace(uncond, dilation=now)
-        both = denoise(torch.cat([x, x]), torch.cat([t, t]), Conditioning.concat([told, other]))
-        o_cond, o_uncond = both.chunk(2)
+        base = given.denoise(x, t, dataclasses.replace(uncond, dilation=damped))
+        sides = Conditioning.concat([cond, dataclasses.replace(uncond, dilation=now)])
+        o_cond, o_uncond = given.denoise(torch.cat([x, x]), torch.cat([t, t]), sides).chunk(2)
         return base + self.how_guided().scale * (o_cond - o_uncond)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -57,6 +58,8 @@ class DDIMRow:
 class NoiseSchedule:
     """x_t = √ᾱ_t s_t x_0 + √(1 − ᾱ_t) ε with β = linspace(√β_start, √β_end)² and ᾱ = Π(1 − β).
 
+    ``beta_schedule`` linear: β = linspace(β_start, β_end), as AnimateDiff has it (arXiv 2307.04725 and its code).
+
     The latent scale s_t falls linearly from 1 to ``latent_scale`` over the first 400 timesteps and then stays; None
     means s_t = 1. Computed in float64, kept as float32. Source: VideoCrafter1 (arXiv 2310.19512) and its code.
 
@@ -77,13 +80,16 @@ class NoiseSchedule:
         latent_scale: float | None,
         zero_terminal_snr: bool = False,
         prediction: Prediction = "epsilon",
+        beta_schedule: Literal["scaled_linear", "linear"] = "scaled_linear",
     ) -> None:
         self.timesteps = timesteps
         self.latent_scale = latent_scale
         self.zero_terminal_snr = zero_terminal_snr
         self.prediction: Prediction = prediction
-        root = torch.linspace(beta_start**0.5, beta_end**0.5, timesteps, dtype=torch.float64)
-        self.betas_exact = root.square()
+        if beta_schedule == "linear":
+            self.betas_exact = torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
+        else:
+            self.betas_exact = torch.linspace(beta_start**0.5, beta_end**0.5, timesteps, dtype=torch.float64).square()
         self.alphas_cumprod_exact = (1 - self.betas_exact).cumprod(0)
         if zero_terminal_snr:
             self.alphas_cumprod_exact = with_zero_terminal_snr(self.alphas_cumprod_exact)

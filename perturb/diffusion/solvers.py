@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from perturb.diffusion.conditioning import Conditioning
-from perturb.diffusion.guidance import Guidance, guided
 from perturb.diffusion.prediction import clean_and_noise
-from perturb.diffusion.protocols import Defaults, Denoise, SamplerStep, Work
+from perturb.diffusion.sampler import Given, GuidedSampler
 from perturb.diffusion.schedule import DDIMTable, NoiseSchedule
-from perturb.diffusion.settings import check_number, check_whole, needs
-from perturb.diffusion.spacing import Spacing
+from perturb.diffusion.settings import check_whole
 
 SMALLEST = 2.0**-24  # stands for an ᾱ of 0, whose log-SNR is −∞; the value of diffusers
 LONGER = 1.2  # chosen on the embedded model (nano_full, 5–20 steps, distance to 250 DDIM steps): 2 is worse, ∞ diverges
 
 
 @dataclass(frozen=True)
-class SolverSampler:
+class SolverSampler(GuidedSampler):
     """An exponential integrator of the probability-flow ODE of order ``order``, on DDIM's timesteps and ᾱ; no noise.
 
     The latent scale s makes x = √ᾱ s x_0 + √(1 − ᾱ) ε, which does not preserve variance. The solver works on
@@ -33,85 +29,33 @@ class SolverSampler:
     and is told x̂_0: exact, whatever s is and whether the network predicts ε or v. Order 1 is DDIM with η = 0. A step
     of the log-SNR over ``LONGER`` times the one before it is taken with order 1: what came before says too little about
     it. The last steps of a spacing that is even in t are such ones; ``spacing=log_snr`` has none.
-    A setting left None comes from the model (``resolved``).
     """
 
-    steps: int | None = None
-    guidance: float | None = None
     order: int = 2
-    guidance_rescale: float = 0.0
-    guidance_interval: Sequence[int] | None = None
-    image_guidance: float | None = None
-    spacing: Spacing = "uniform"
-
-    def resolved(self, defaults: Defaults) -> Self:
-        """The same sampler with every None replaced by the model's default."""
-        return dataclasses.replace(
-            self,
-            steps=defaults.steps if self.steps is None else self.steps,
-            guidance=defaults.guidance if self.guidance is None else self.guidance,
-        )
 
     def check(self, schedule: NoiseSchedule, frames: int | None = None) -> None:
         """Raise UserError for settings that are left open, are no numbers, or do not fit ``schedule``."""
-        del frames  # any number of them
-        needs(self, "steps", "guidance")
-        check_whole("sampler.steps", self.steps)
+        super().check(schedule, frames)
         check_whole("sampler.order", self.order, high=3)
-        for name in ("guidance", "guidance_rescale"):
-            check_number(f"sampler.{name}", getattr(self, name))
-        self.how_guided()
-        self.table(schedule)
-
-    def table(self, schedule: NoiseSchedule) -> DDIMTable:
-        """The timesteps of DDIM with their ᾱ and latent scale."""
-        return schedule.ddim_table(*needs(self, "steps"), eta=0.0, spacing=self.spacing)
-
-    def work(self, frames: int) -> Work:
-        """Every step is one batch of all sides."""
-        (steps,), sides = needs(self, "steps"), self.how_guided().sides
-        return Work(steps * sides, sides)
-
-    def how_guided(self) -> Guidance:
-        """The settings of guidance as one."""
-        (scale,) = needs(self, "guidance")
-        return Guidance.of(scale, self.guidance_rescale, self.guidance_interval, self.image_guidance)
 
     def scheduler(self, steps: int) -> Any:
         """diffusers' scheduler, which is told x̂_0."""
         raise NotImplementedError
 
-    @torch.no_grad()
-    def __call__(  # noqa: PLR0917 - the order of the Sampler protocol
-        self,
-        denoise: Denoise,
-        x_T: Tensor,
-        cond: Conditioning,
-        uncond: Conditioning | None,
-        generators: Sequence[torch.Generator],
-        schedule: NoiseSchedule,
-        on_step: Callable[[SamplerStep], None] | None = None,
-    ) -> Tensor:
-        """x_0 from x_T, both b c t h w; ``generators`` are not used: nothing but x_T is random."""
-        del generators
-        table, guidance = self.table(schedule), self.how_guided()
-        scheduler, total = self.scheduler(len(table)), len(table)
-        size = _size(table.alphas, table.scale)
-        longer = _prepare(scheduler, table)
-        y = x_T.float() / float(size[-1])
-        for number, i in enumerate(reversed(range(total))):
-            timestep, row = int(table.timesteps[i]), table.row(i)
-            x = y * float(size[i])
-            t = torch.full((len(x),), timestep, device=x.device)
-            output = guided(denoise, x, t, cond, uncond, guidance).float()
-            x0, _ = clean_and_noise(output, x, row.a, row.scale, schedule.prediction)
-            if longer[number]:
+    def stepping(self, table: DDIMTable, given: Given) -> Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """One step of the solver, which remembers what it was told before; nothing but x_T is random."""
+        scheduler, size = self.scheduler(len(table)), _size(table.alphas, table.scale)
+        longer, prediction = _prepare(scheduler, table), given.schedule.prediction
+
+        def step(i: int, output: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+            row = table.row(i)
+            x0, _ = clean_and_noise(output, x, row.a, row.scale, prediction)
+            if longer[len(table) - 1 - i]:
                 scheduler.lower_order_nums = 0  # as at the first step
-            y = scheduler.step(x0, timestep, y, return_dict=False)[0]
-            if on_step is not None:
-                left = float(size[i - 1]) if i else 1.0
-                on_step(SamplerStep(number + 1, total, timestep, x0, y * left))
-        return y  # at ᾱ[0], where s = 1: y = x
+            y = scheduler.step(x0, int(table.timesteps[i]), x / float(size[i]), return_dict=False)[0]
+            return x0, y * float(size[i - 1]) if i else y  # at ᾱ[0] s = 1, and y = x
+
+        return step
 
 
 @dataclass(frozen=True)

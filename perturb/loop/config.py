@@ -66,15 +66,6 @@ class LoopConfig:
                 raise UserError(f"loop.{name} is {getattr(self, name)!r}; allowed: more than 0")
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoggingConfig:
-    """Where curves go besides train.csv and validation.csv: TensorBoard in ``work/tensorboard``, and W&B."""
-
-    tensorboard: bool = True
-    wandb: bool = False
-    project: str = "perturb"
-
-
 def check_division(stages: Sequence[StageConfig], processes: int, accumulation: int) -> None:
     """Raise UserError unless every global batch divides evenly over processes and micro-batches."""
     parts = processes * accumulation

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from logging import WARNING, getLogger
 from pathlib import Path
@@ -10,18 +9,20 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
+from accelerate.tracking import GeneralTracker
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from perturb.device import pick_device
 from perturb.errors import UserError
-from perturb.loop.config import LoggingConfig, LoopConfig, Precision
+from perturb.loop.config import LoopConfig, Precision
 
 MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
-def make_accelerator(loop: LoopConfig, *, device: str, folder: Path, logging: LoggingConfig) -> Accelerator:
+def make_accelerator(
+    loop: LoopConfig, *, device: str, folder: Path, tracker: GeneralTracker | None = None
+) -> Accelerator:
     """An Accelerator for this process, one of as many as torchrun started (one without it).
 
     UserError for a precision or sharding that the device cannot do, and where fewer processes take part than were
@@ -42,7 +43,7 @@ def make_accelerator(loop: LoopConfig, *, device: str, folder: Path, logging: Lo
         gradient_accumulation_steps=loop.accumulation,
         step_scheduler_with_optimizer=False,  # else the schedule runs as many times faster as there are processes
         fsdp_plugin=sharding_plugin(loop.precision) if loop.sharding == "fsdp" else None,
-        log_with=_trackers(logging, folder) or None,  # pyright: ignore[reportArgumentType]
+        log_with=tracker,
         project_dir=folder,
     )
     check_world(accelerator.num_processes, loop)
@@ -81,17 +82,3 @@ def sharding_plugin(precision: Precision) -> FullyShardedDataParallelPlugin:
         state_dict_type="SHARDED_STATE_DICT",
         cpu_ram_efficient_loading=False,
     )
-
-
-def _trackers(logging: LoggingConfig, folder: Path) -> list[GeneralTracker]:
-    """UserError for W&B when it was asked for and is not installed."""
-    trackers: list[GeneralTracker] = []
-    if logging.tensorboard:
-        trackers.append(TensorBoardTracker("tensorboard", folder))
-    if logging.wandb:
-        if importlib.util.find_spec("wandb") is None:
-            raise UserError(
-                "logging.wandb is true, but wandb is not installed: pip install wandb, or logging.wandb=false"
-            )
-        trackers.append(WandBTracker(logging.project))
-    return trackers

@@ -12,6 +12,10 @@ COLUMNS = ("metric", "axis", "better", "range", "unit", "per", "depends on", "we
 BETTER = {"up": "higher", "down": "lower", "band": "neither"}
 AXES: dict[Axis, str] = {"motion": "Motion", "visual": "Visual quality", "text": "Text", "drift": "Drift from step 0"}
 
+FETCH = """\
+`python -m perturb.metrics fetch NAME…` brings those that no package carries, by the name of the metric or of the
+weights, after it has printed licence, size and SHA-256."""
+
 PREFACE = """\
 # Metrics
 
@@ -46,7 +50,7 @@ def page() -> str:
         lines += [f"## {title}", *(_section(info) for info in chosen)]
     lines += ["## Published aggregates", *(_section(one.info, _parts(one)) for one in AGGREGATES)]
     places = "\n".join(f"| `{one.name}` | <{one.url}> | {one.usual} |" for one in weights())
-    lines += [f"## Weights\n\n| weights | from | put into |\n|---|---|---|\n{places}"]
+    lines += [f"## Weights\n\n{FETCH}\n\n| weights | from | put into |\n|---|---|---|\n{places}"]
     return "\n\n".join(lines) + "\n"
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -18,6 +19,10 @@ from torch import nn
 from perturb.errors import UserError
 
 GROUPS = ("spatial", "temporal", "conditioning", "image")
+ALL = "all"
+"""Stands for every group together, wherever a group is asked for."""
+Rules = Mapping[type[nn.Module] | tuple[type[nn.Module], str], str]
+"""The group of a class; (class, name): that of what a module of the class calls so, where its own class has none."""
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SHOWN = 10  # parameters in a message
 
@@ -37,8 +42,8 @@ class Partition:
     modules: Mapping[str, tuple[str, ...]]
 
     @staticmethod
-    def of(network: nn.Module, rules: Mapping[type[nn.Module], str] = MappingProxyType({})) -> Partition:
-        """By block classes, into `GROUPS`: ``rules`` say the group of a class, or the class's own ``group`` does.
+    def of(network: nn.Module, rules: Rules = MappingProxyType({})) -> Partition:
+        """By block classes, into `GROUPS`: ``rules`` (`Rules`) or a class's own ``group`` say which.
 
         Raises UserError where a module lies under no such class.
         """
@@ -75,9 +80,13 @@ class Partition:
         return Partition(_by_group(groups, owner), MappingProxyType(shapes), _by_group(groups, layers))
 
     def names(self, group: str) -> tuple[str, ...]:
-        """Parameter names of ``group``."""
+        """Parameter names of ``group``; of all groups where it is "all"."""
+        if group == ALL:
+            return tuple(self.shapes)
         if group not in self.groups:
-            raise UserError(f"group is {group!r}; allowed: {', '.join(self.groups)}, and both for spatial and temporal")
+            raise UserError(
+                f"group is {group!r}; allowed: {', '.join(self.groups)}, both for spatial and temporal, and {ALL}"
+            )
         return self.groups[group]
 
     def count(self, group: str) -> int:
@@ -87,7 +96,12 @@ class Partition:
     def layers(self, group: str) -> tuple[str, ...]:
         """Exact names of the Linear and convolution modules of ``group``: what a low-rank adapter can reach."""
         self.names(group)
-        return self.modules[group]
+        return tuple(name for own, names in self.modules.items() if group in (own, ALL) for name in names)
+
+    def touched(self, layers: Iterable[str]) -> dict[str, int]:
+        """Group → how many of these layers or parameters are in it; groups without any are left out."""
+        owner = {name: group for group, names in (*self.groups.items(), *self.modules.items()) for name in names}
+        return dict(Counter(owner[layer] for layer in layers))
 
     def unreachable(self, group: str) -> tuple[str, ...]:
         """Parameters of ``group`` with two or more axes that are in none of ``layers``: relative-position tables.
@@ -104,9 +118,7 @@ class Partition:
         return {group: self.count(group) for group in self.groups}
 
 
-def _walk(
-    module: nn.Module, rules: Mapping[type[nn.Module], str], path: str, inherited: str | None
-) -> Iterator[tuple[str, nn.Module, str]]:
+def _walk(module: nn.Module, rules: Rules, path: str, inherited: str | None) -> Iterator[tuple[str, nn.Module, str]]:
     """Every module below ``module`` with its path and the group of the nearest class that names one."""
     group = rules.get(type(module), getattr(type(module), "group", inherited))
     if group not in GROUPS:
@@ -114,7 +126,8 @@ def _walk(
         raise UserError(f"{type(module).__name__} at {path or 'the top'} names group {group!r}; allowed: {allowed}")
     yield path, module, group
     for name, child in module.named_children():
-        yield from _walk(child, rules, f"{path}.{name}" if path else name, group)
+        inner = rules.get((type(module), name), group)
+        yield from _walk(child, rules, f"{path}.{name}" if path else name, inner)
 
 
 def _fitting(group: str, pattern: str, names: Sequence[str]) -> set[str]:

@@ -2,7 +2,7 @@
 
 from perturb.nn.attention import Attention, ImageProjections
 from perturb.nn.dilation import dilated, dispersed, redilated_conv2d
-from perturb.nn.embeddings import GuidanceEmbedding, ScalarEmbedding, scale_sinusoid, sinusoid
+from perturb.nn.embeddings import GuidanceEmbedding, ScalarEmbedding, frame_sinusoid, scale_sinusoid, sinusoid
 from perturb.nn.resampler import ImageProjection, Resampler
 from perturb.nn.resblock import ResBlock, TemporalConvolution
 from perturb.nn.transformer import InitialTemporalTransformer, SpatialTransformer, TemporalTransformer
@@ -25,6 +25,7 @@ __all__ = [
     "Windows",
     "dilated",
     "dispersed",
+    "frame_sinusoid",
     "redilated_conv2d",
     "scale_sinusoid",
     "sinusoid",

@@ -109,6 +109,8 @@ class Attention(nn.Module):
         image_context: Tensor | None = None,
         windows: Windows | None = None,
     ) -> Tensor:
+        if context is None and windows is None and x.shape[-2] == 1:
+            return self.out(self._alone(x))
         context = x if context is None else context
         query, key, value = (self._split(y) for y in (self.query(x), self.key(context), self.value(context)))
         attend = partial(in_chunks, self._fused if self.relative_key is None else self._relative)
@@ -118,6 +120,18 @@ class Attention(nn.Module):
             keys, values = self.image.key(image_context), self.image.value(image_context)
             y = y + self.image.scaled(in_chunks(self._fused, query, self._split(keys), self._split(values)))
         return self.out(rearrange(y, "n k i d -> n i (k d)"))
+
+    def _alone(self, x: Tensor) -> Tensor:
+        """One token that sees itself: softmax of one logit is 1, so ``V + R^v_00`` whatever query and key are."""
+        y = self.value(x)
+        if self.relative_value is not None:
+            y = y + self.relative_value(1).tile(self.heads)
+        read_by_logits = (self.query, self.key, self.relative_key)
+        trained = [p for part in read_by_logits if part is not None for p in part.parameters() if p.requires_grad]
+        if torch.is_grad_enabled() and trained:
+            # Their gradient is zero, and not missing: weight decay and gradients shared among processes need it.
+            y = y + 0 * torch.stack([p.sum() for p in trained]).sum()
+        return y
 
     def _split(self, tokens: Tensor) -> Tensor:
         return rearrange(tokens, "n i (k d) -> n k i d", k=self.heads)

@@ -26,7 +26,10 @@ class Signals:
 
 
 class Stage(nn.Module):
-    """A residual block, then (where this resolution attends) a spatial and a temporal transformer."""
+    """A residual block, then a spatial transformer where this resolution attends, and a temporal one.
+
+    The temporal one is where the spatial one is; AnimateDiff's is everywhere, but not always in the middle.
+    """
 
     def __init__(
         self, resblock: ResBlock, spatial: SpatialTransformer | None, temporal: TemporalTransformer | None
@@ -38,10 +41,9 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, signals: Signals) -> Tensor:
         x = self.resblock(x, signals.embedding, signals.frames)
-        if self.spatial is not None and self.temporal is not None:
+        if self.spatial is not None:
             x = self.spatial(x, signals.context, signals.image_context)
-            x = self.temporal(x, signals.frames, signals.windows)
-        return x
+        return x if self.temporal is None else self.temporal(x, signals.frames, signals.windows)
 
 
 class MiddleStage(nn.Module):
@@ -77,7 +79,8 @@ class Builder:
     """Makes the blocks of one network: everything about them that does not change with the resolution."""
 
     embedding_dim: int
-    num_head_channels: int
+    num_head_channels: int | None
+    num_heads: int | None
     transformer_depth: int
     context_dim: int
     relative_length: int | None
@@ -88,6 +91,14 @@ class Builder:
     scale_shift_norm: bool
     resblock_updown: bool
     norm_groups: int
+    motion: bool
+    motion_norm: Literal["frame", "clip"]
+    clip_norm: bool
+
+    def heads(self, channels: int) -> tuple[int, int]:
+        """How many heads an attention has, and their width."""
+        count = self.num_heads or channels // (self.num_head_channels or channels)
+        return count, channels // count
 
     def resblock(self, channels: int, out: int) -> ResBlock:
         return ResBlock(
@@ -97,17 +108,21 @@ class Builder:
             temporal_conv=self.temporal_conv,
             scale_shift_norm=self.scale_shift_norm,
             norm_groups=self.norm_groups,
+            clip_norm=self.clip_norm,
         )
 
-    def stage(self, channels: int, out: int, *, attends: bool) -> Stage:
+    def stage(self, channels: int, out: int, *, attends: bool, moves: bool | None = None) -> Stage:
+        """``moves``: whether it has a temporal transformer; None: where it attends, and motion modules everywhere."""
+        moves = (attends or self.motion) if moves is None else moves
         resblock = self.resblock(channels, out)
-        return Stage(resblock, self.spatial(out), self.temporal(out)) if attends else Stage(resblock, None, None)
+        return Stage(resblock, self.spatial(out) if attends else None, self.temporal(out) if moves else None)
 
     def spatial(self, channels: int) -> SpatialTransformer:
+        heads, head_dim = self.heads(channels)
         return SpatialTransformer(
             channels=channels,
-            heads=channels // self.num_head_channels,
-            head_dim=self.num_head_channels,
+            heads=heads,
+            head_dim=head_dim,
             depth=self.transformer_depth,
             context_dim=self.context_dim,
             image_attention=self.image_attention,
@@ -116,20 +131,23 @@ class Builder:
         )
 
     def temporal(self, channels: int) -> TemporalTransformer:
+        heads, head_dim = self.heads(channels)
         return TemporalTransformer(
             channels=channels,
-            heads=channels // self.num_head_channels,
-            head_dim=self.num_head_channels,
+            heads=heads,
+            head_dim=head_dim,
             depth=1,  # published: ``transformer_depth`` deepens the spatial and the initial transformers only
             relative_length=self.relative_length,
             causal=self.causal,
             norm_groups=self.norm_groups,
+            positions=self.motion,
+            frame_norm=self.motion and self.motion_norm == "frame",
         )
 
     def initial(self, channels: int) -> InitialTemporalTransformer:
         return InitialTemporalTransformer(
             channels=channels,
-            head_dim=self.num_head_channels,
+            head_dim=self.heads(channels)[1],
             depth=self.transformer_depth,
             relative_length=self.relative_length,
             causal=self.causal,

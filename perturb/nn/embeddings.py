@@ -25,6 +25,16 @@ def sinusoid(values: Tensor, width: int) -> Tensor:
     return nn.functional.pad(features, (0, width % 2))
 
 
+def frame_sinusoid(frames: int, width: int, device: torch.device | str) -> Tensor:
+    """Positions of frames: ``p[t, 2k] = sin(t·f_k)``, ``p[t, 2k+1] = cos(t·f_k)``, ``f_k = exp(−ln 10⁴ · 2k/d)``; t d.
+
+    d = ``width``, even; float32. Source: Vaswani et al. 2017, as AnimateDiff has it.
+    """
+    frequencies = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000) / width))
+    angles = rearrange(torch.arange(frames, dtype=torch.float32, device=device), "t -> t 1") * frequencies
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
 class ScalarEmbedding(nn.Module):
     """Two-layer perceptron on the sinusoid of a scalar: ``W₂ · SiLU(W₁ · sinusoid(v))``; b → b d.
 

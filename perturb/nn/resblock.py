@@ -7,9 +7,26 @@ from typing import ClassVar, Literal
 
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate, silu
+from torch.nn.functional import avg_pool2d, conv2d, interpolate, silu
 
 from perturb.nn.transformer import zero
+
+
+class TimeConv3d(nn.Conv3d):
+    """A convolution over time alone (k×1×1, padded by ⌊k/2⌋) as a 2-D one over (time, position); b c t h w → the same.
+
+    Of a single frame the outer taps see nothing but padding, so only the middle one is read. An adapter's factors are
+    of the wrapped layer's own class, and so as fast.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        middle = self.kernel_size[0] // 2
+        weight, padding = self.weight[..., 0], middle
+        if input.shape[2] == 1:
+            weight, padding = weight[:, :, middle : middle + 1], 0
+        # torch's own Conv3d on a processor is a slow one wherever the kernel is this thin (experiments/speed)
+        y = conv2d(input.flatten(3), weight, self.bias, padding=(padding, 0))
+        return y.unflatten(3, input.shape[3:])
 
 
 class TemporalLayer(nn.Module):
@@ -19,7 +36,7 @@ class TemporalLayer(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(norm_groups, channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
+        self.conv = TimeConv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(self.dropout(silu(self.norm(x))))
@@ -83,8 +100,9 @@ class ResBlock(nn.Module):
         y = skip(x) + conv_out(SiLU(norm_out(u + W e)))               or, with scale_shift_norm,
         y = skip(x) + conv_out(SiLU(norm_out(u)·(1 + s) + r)),  [s, r] = W e
 
-    x: (b t) c h w; embedding e = SiLU(time + fps): (b t) d; GroupNorm sees one frame at a time. ``resample`` halves
-    or doubles height and width of both paths before the first convolution.
+    x: (b t) c h w; embedding e = SiLU(time + fps): (b t) d; GroupNorm sees one frame at a time, or (``clip_norm``) all
+    frames of a clip together. ``resample`` halves or doubles height and width of both paths before the first
+    convolution.
     """
 
     group: ClassVar[str] = "spatial"
@@ -99,8 +117,10 @@ class ResBlock(nn.Module):
         scale_shift_norm: bool,
         norm_groups: int,
         resample: Literal["none", "up", "down"] = "none",
+        clip_norm: bool = False,
     ) -> None:
         super().__init__()
+        self.clip_norm = clip_norm
         self.resample = resample
         self.scale_shift_norm = scale_shift_norm
         self.norm_in = nn.GroupNorm(norm_groups, channels)
@@ -112,18 +132,25 @@ class ResBlock(nn.Module):
         self.temporal = TemporalConvolution(channels=out_channels, norm_groups=norm_groups) if temporal_conv else None
 
     def forward(self, x: Tensor, embedding: Tensor, frames: int) -> Tensor:
-        y = self._resample(silu(self.norm_in(x)))
-        y = self._modulate(self.conv_in(y), rearrange(self.embedding(embedding), "n c -> n c 1 1"))
+        y = self._resample(silu(normalise(self.norm_in, x, frames, self.clip_norm)))
+        y = self._modulate(self.conv_in(y), rearrange(self.embedding(embedding), "n c -> n c 1 1"), frames)
         y = self.skip(self._resample(x)) + self.conv_out(silu(y))
         return y if self.temporal is None else self.temporal(y, frames)
 
-    def _modulate(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def _modulate(self, x: Tensor, embedding: Tensor, frames: int) -> Tensor:
         if not self.scale_shift_norm:
-            return self.norm_out(x + embedding)
+            return normalise(self.norm_out, x + embedding, frames, self.clip_norm)
         scale, shift = embedding.chunk(2, dim=1)
-        return self.norm_out(x) * (1 + scale) + shift
+        return normalise(self.norm_out, x, frames, self.clip_norm) * (1 + scale) + shift
 
     def _resample(self, x: Tensor) -> Tensor:
         if self.resample == "up":
             return interpolate(x, scale_factor=2, mode="nearest")
         return avg_pool2d(x, 2) if self.resample == "down" else x
+
+
+def normalise(norm: nn.Module, x: Tensor, frames: int, together: bool) -> Tensor:
+    """``norm`` of each frame, or of all frames of a clip ``together``; (b t) c h w → the same."""
+    if not together:
+        return norm(x)
+    return rearrange(norm(rearrange(x, "(b t) c h w -> b c t h w", t=frames)), "b c t h w -> (b t) c h w")

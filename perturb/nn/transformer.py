@@ -10,6 +10,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from perturb.nn.attention import Attention
+from perturb.nn.embeddings import frame_sinusoid
 from perturb.nn.windows import Windows
 
 M = TypeVar("M", bound=nn.Module)
@@ -78,7 +79,10 @@ def per_frame(tokens: Tensor, frames: int) -> Tensor:
 
 
 class TemporalBlock(nn.Module):
-    """Two self-attentions over time and a feed-forward, all residual; x: n t d."""
+    """Two self-attentions over time and a feed-forward, all residual; x: n t d.
+
+    ``positions`` (t d) are added to what either attention reads.
+    """
 
     def __init__(self, *, width: int, heads: int, head_dim: int, relative_length: int | None, causal: bool) -> None:
         super().__init__()
@@ -93,9 +97,10 @@ class TemporalBlock(nn.Module):
         self.norm_feed_forward = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width)
 
-    def forward(self, x: Tensor, windows: Windows | None = None) -> Tensor:
-        x = x + self.attention_1(self.norm_1(x), windows=windows)
-        x = x + self.attention_2(self.norm_2(x), windows=windows)
+    def forward(self, x: Tensor, windows: Windows | None = None, positions: Tensor | None = None) -> Tensor:
+        for norm, attention in ((self.norm_1, self.attention_1), (self.norm_2, self.attention_2)):
+            y = norm(x)
+            x = x + attention(y if positions is None else y + positions, windows=windows)
         return x + self.feed_forward(self.norm_feed_forward(x))
 
 
@@ -149,6 +154,9 @@ class TemporalTransformer(nn.Module):
     GroupNorm sees all frames of a clip together (with ``windows`` too: they divide the attention alone), so even causal
     attention looks ahead through its statistics, as in the published code. The zero-initialised last layer makes a
     fresh one the identity.
+
+    AnimateDiff's motion module (arXiv 2307.04725) is one with ``positions``: frames are told their number by
+    ``frame_sinusoid``. As published its GroupNorm sees one frame at a time (``frame_norm``); in diffusers it does not.
     """
 
     group: ClassVar[str] = "temporal"
@@ -163,9 +171,12 @@ class TemporalTransformer(nn.Module):
         relative_length: int | None,
         causal: bool,
         norm_groups: int,
+        positions: bool = False,
+        frame_norm: bool = False,
     ) -> None:
         super().__init__()
         inner = heads * head_dim
+        self.positions, self.frame_norm = positions, frame_norm
         self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
         self.project_in: nn.Module = nn.Linear(channels, inner)
         self.blocks = nn.ModuleList(
@@ -175,9 +186,13 @@ class TemporalTransformer(nn.Module):
         self.project_out: nn.Module = zero(nn.Linear(inner, channels))
 
     def forward(self, x: Tensor, frames: int, windows: Windows | None = None) -> Tensor:
-        tokens = self._enter(self.norm(rearrange(x, "(b t) c h w -> b c t h w", t=frames)))
+        y = rearrange(self.norm(x) if self.frame_norm else x, "(b t) c h w -> b c t h w", t=frames)
+        tokens = self._enter(y if self.frame_norm else self.norm(y))
+        positions = (
+            frame_sinusoid(tokens.shape[1], tokens.shape[2], tokens.device).to(tokens.dtype) if self.positions else None
+        )
         for block in self.blocks:
-            tokens = block(tokens, windows)
+            tokens = block(tokens, windows, positions)
         return x + self._leave(tokens, x.shape[-2], x.shape[-1])
 
     def _enter(self, x: Tensor) -> Tensor:

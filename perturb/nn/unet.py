@@ -7,7 +7,7 @@ Between blocks, feature maps are frame-flattened: (b t) c h w.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange, repeat
@@ -18,6 +18,7 @@ from perturb.errors import UserError
 from perturb.nn.blocks import Builder, Level, MiddleStage, Plan, Signals
 from perturb.nn.dilation import dilated
 from perturb.nn.embeddings import GuidanceEmbedding, ScalarEmbedding
+from perturb.nn.resblock import normalise
 from perturb.nn.transformer import zero
 from perturb.nn.windows import Windows
 
@@ -33,9 +34,12 @@ class VideoUNet(nn.Module):
 
     ``attention_resolutions`` are downsampling factors (1, 2, 4 …) whose stages attend; the middle always does.
     ``temporal_length`` clips relative positions. ``guidance_dim`` (with ``motion_cond``) is for networks distilled from
-    guidance, ``learned_image_scale`` for image attention whose share is learned. Parameters without a nearer group
-    belong to "spatial". Temporal transformers, temporal convolutions and the last layer of every other residual branch
-    start at zero, as published.
+    guidance, ``learned_image_scale`` for image attention whose share is learned. ``num_heads``, of every attention,
+    takes the place of ``num_head_channels``. ``motion_length``: the temporal transformers are AnimateDiff's motion
+    modules for at most that many frames, at every resolution (``motion_middle``: in the middle too), normalised over a
+    frame or a clip (``motion_norm``); ``clip_norm``: residual blocks see all frames together. Parameters without a
+    nearer group belong to "spatial". Temporal transformers, temporal convolutions and the last layer of every other
+    residual branch start at zero, as published.
     Source: VideoCrafter1 (arXiv 2310.19512) §3 and VideoCrafter2 (arXiv 2401.09047).
     """
 
@@ -50,7 +54,7 @@ class VideoUNet(nn.Module):
         channel_mult: Sequence[int],
         num_res_blocks: int,
         attention_resolutions: Sequence[int],
-        num_head_channels: int,
+        num_head_channels: int | None,
         context_dim: int,
         temporal_length: int,
         transformer_depth: int = 1,
@@ -67,15 +71,23 @@ class VideoUNet(nn.Module):
         guidance_dim: int | None = None,
         motion_cond: bool = False,
         learned_image_scale: bool = False,
+        num_heads: int | None = None,
+        motion_length: int | None = None,
+        motion_middle: bool = True,
+        motion_norm: Literal["frame", "clip"] = "clip",
+        clip_norm: bool = False,
     ) -> None:
         super().__init__()
         self.image_attention = image_attention
         self.text_tokens = text_tokens
+        self.motion_length = motion_length
+        self.clip_norm = clip_norm
         self.gradient_checkpointing = False
         embedding_dim = 4 * model_channels
         build = Builder(
             embedding_dim=embedding_dim,
             num_head_channels=num_head_channels,
+            num_heads=num_heads,
             transformer_depth=transformer_depth,
             context_dim=context_dim,
             relative_length=temporal_length if relative_position else None,
@@ -86,6 +98,9 @@ class VideoUNet(nn.Module):
             scale_shift_norm=scale_shift_norm,
             resblock_updown=resblock_updown,
             norm_groups=norm_groups,
+            motion=motion_length is not None,
+            motion_norm=motion_norm,
+            clip_norm=clip_norm,
         )
         plan = Plan.of(
             model_channels=model_channels,
@@ -104,7 +119,8 @@ class VideoUNet(nn.Module):
         self.init_attention = build.initial(model_channels) if init_attention else None
         self.down, skips = plan.down(build)
         deepest, finest = plan.widths[-1], plan.widths[0]
-        self.middle = MiddleStage(build.stage(deepest, deepest, attends=True), build.resblock(deepest, deepest))
+        middle = build.stage(deepest, deepest, attends=True, moves=motion_middle)
+        self.middle = MiddleStage(middle, build.resblock(deepest, deepest))
         self.up = plan.up(build, skips)
         self.norm_out = nn.GroupNorm(norm_groups, finest)
         self.conv_out = zero(nn.Conv2d(finest, out_channels, 3, padding=1))
@@ -144,7 +160,7 @@ class VideoUNet(nn.Module):
             skips = self._descend(hidden, injected, features)
             hidden = self._run(self.middle, skips[-1], injected)
             hidden = self._ascend(hidden, skips, signals)
-            hidden = self.conv_out(nn.functional.silu(self.norm_out(hidden)))
+            hidden = self.conv_out(nn.functional.silu(normalise(self.norm_out, hidden, signals.frames, self.clip_norm)))
         return rearrange(hidden, "(b t) c h w -> b c t h w", t=signals.frames)
 
     def _ascend(self, hidden: Tensor, skips: list[Tensor], signals: Signals) -> Tensor:
@@ -225,6 +241,10 @@ class VideoUNet(nn.Module):
         if x.shape[-2] % factor or x.shape[-1] % factor:
             raise UserError(
                 f"latents of {x.shape[-2]}×{x.shape[-1]} (height×width) do not fit: both must be multiples of {factor}"
+            )
+        if self.motion_length is not None and x.shape[2] > self.motion_length:
+            raise UserError(
+                f"{x.shape[2]} frames given; the motion modules of this model count at most {self.motion_length}"
             )
         if image_context is not None and not self.image_attention:
             raise UserError("image tokens given, but this model has no image attention: leave image_context out")

@@ -27,9 +27,9 @@ ADAPTER, NONE = "adapter", "none"
 class AdaptersPerturbation(Given[MovedWeights | LoraPerturbation]):
     """The adapters in ``adapters``, which may differ in rank and layers; the first state has none.
 
-    Each is a folder in peft's format, <run>/adapters/<state>, or the moved weights of a fine-tuning there. A state is
-    called after its folder, with as much of the path as tells all of them apart. Nothing is trained. Raises UserError
-    when none is given, or one twice.
+    Each is anything that `foreign.read` reads, as peft's folders and <run>/adapters/<state>, or the moved weights of a
+    fine-tuning there. A state is called after its path, with as much of it as tells all of them apart. Nothing is
+    trained. Raises UserError when none is given, or one twice.
     """
 
     def __init__(self, adapters: Sequence[str]) -> None:
@@ -37,6 +37,7 @@ class AdaptersPerturbation(Given[MovedWeights | LoraPerturbation]):
         if not adapters:
             raise UserError("perturbation.adapters is empty; give folders, for example [loras/a,loras/b]")
         self.folders = dict(zip(distinct_names(adapters), map(resolve, adapters), strict=True))
+        self._touched: dict[str, dict[str, int]] = {}
         self._network: tuple[nn.Module, Partition, str] | None = None
 
     def check(self, base: Mapping[str, Any]) -> None:
@@ -59,6 +60,9 @@ class AdaptersPerturbation(Given[MovedWeights | LoraPerturbation]):
         del seed
         refuse_second(unet, self._delegate)
         self._network = unet, partition, group
+        for name, folder in self.folders.items():  # all of them here, before anything is sampled
+            self.load(folder)
+            self._touched[name] = partition.touched(self._attached().describe()["layers"])
         self.at(self.states()[0])
 
     def at(self, state: State) -> None:
@@ -87,6 +91,6 @@ class AdaptersPerturbation(Given[MovedWeights | LoraPerturbation]):
             raise
 
     def describe(self) -> dict[str, Any]:
-        """For the manifest: the folders by state; size and layers of the one that is attached."""
+        """For the manifest: by state the folders, and how many layers of each group; of the attached one also which."""
         folders = {name: str(folder) for name, folder in self.folders.items()}
-        return {**self._attached().describe(), "kind": "adapters", "adapters": folders}
+        return {**self._attached().describe(), "kind": "adapters", "adapters": folders, "touched": self._touched}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from perturb.errors import UserError
 from perturb.models.partition import LAYERS
 from perturb.nn.attention import Attention, ImageProjections
 from perturb.nn.resblock import ResBlock
@@ -42,7 +43,10 @@ class Place:
 
 def anatomy(unet: nn.Module) -> dict[str, Place]:
     """The place of every layer with a weight matrix, in the network's order. Call it before an adapter is attached."""
-    assert isinstance(unet, VideoUNet)
+    if not isinstance(unet, VideoUNet):
+        raise UserError(
+            f"the parts of {type(unet).__name__} have no names here; allowed: networks of VideoCrafter's kind"
+        )
     levels = {unet.middle: ("middle", "middle")}
     for block, modules in (("down", list(unet.down)), ("up", list(unet.up)[::-1])):
         levels |= {level: (block, f"{block}.{i}") for i, level in enumerate(modules)}

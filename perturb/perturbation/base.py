@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -72,6 +73,13 @@ class Perturbation(Protocol):
 
     def scale(self, alpha: float) -> None:
         """Set α: 0 is the original network, 1 the perturbed one."""
+        ...
+
+    def merged(self) -> AbstractContextManager[None]:
+        """Inside, a plain network whose own weights are θ + αΔ, as fast as the original one; after it θ, bit for bit.
+
+        Nothing else can be asked of the perturbation inside.
+        """
         ...
 
     def detach(self) -> None: ...

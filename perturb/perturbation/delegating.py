@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -38,6 +39,10 @@ class Delegating(Generic[Delegate]):
     def scale(self, alpha: float) -> None:
         """θ + α Δ from now on; exact at 0 and 1. Raises UserError unless ``alpha`` is finite."""
         self._attached().scale(alpha)
+
+    def merged(self) -> AbstractContextManager[None]:
+        """Inside, a plain network with θ + αΔ as its own weights; θ again after it, bit for bit."""
+        return self._attached().merged()
 
     def magnitude(self) -> Magnitude:
         """‖αΔ‖_F/‖θ‖_F; the weight of a layer under the layer's name, any other parameter under its own."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import copy
 import shlex
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from perturb.errors import UserError
+from perturb.perturbation.adapter import Adapter
 from perturb.perturbation.base import Magnitude
 from perturb.perturbation.settings import SETTINGS, read_settings
 from perturb.store.magnitudes import LayerSize, read_sizes, write_sizes
@@ -42,37 +43,39 @@ def write(folder: Path, config: LoraConfig, weights: Mapping[tuple[str, str], Te
     write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
 
 
-def read(folder: Path, *more: Path) -> tuple[dict[str, Any], dict[tuple[str, str], Tensor]]:
-    """Settings and weights as `write` takes them; of several adapters, which are one when they share no layer.
+def read(folder: Path, *more: Path) -> Adapter:
+    """What `write` left in ``folder``; of several, as one where they share no layer.
 
     Raises UserError naming the file that is missing or broken, and for adapters that cannot be put together.
     """
-    settings, weights = _read(folder)
-    for other in more:
-        others, added = _read(other)
-        if different := [key for key in ("r", "lora_alpha") if others[key] != settings[key]]:
-            values = " and ".join(f"{key} = {settings[key]} and {others[key]}" for key in different)
-            raise UserError(f"the adapters in {folder} and {other} have {values}: fit them with one rank and alpha")
-        if common := sorted(layer_names(weights) & layer_names(added)):
-            raise UserError(f"the adapters in {folder} and {other} both move {common[0]}: give them of two groups")
-        weights |= added
-    return settings, weights
-
-
-def _read(folder: Path) -> tuple[dict[str, Any], dict[tuple[str, str], Tensor]]:
     for name in (SETTINGS, WEIGHTS):
         if not (folder / name).is_file():
             old = folder / OLD_WEIGHTS
-            advice = _conversion(old) if old.is_file() else "give a folder in peft's format"
+            advice = _conversion(old) if old.is_file() else "give a folder in peft's format, or the file of another's"
             raise UserError(f"no adapter in {folder}: {name} is missing; {advice}")
     settings, path = read_settings(folder / SETTINGS), folder / WEIGHTS
+    adapter = Adapter.of(read_tensors(path)[0], settings, path)
+    for other in more:
+        adapter = adapter.joined(read(other), f"the adapters in {folder} and {other}")
+    return adapter
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file. Raises UserError for one that is broken or holds no numbers."""
     try:
-        tensors = load(path.read_bytes())
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read: {error}; it is cut short or of another type") from None
+    check_tensors(tensors, path)
+    return tensors, metadata
+
+
+def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise UserError unless there are some, all of them of finite floating-point numbers."""
     if not tensors:
         raise UserError(f"{path} holds no tensors: the adapter was saved without its weights")
-    weights = {_split(key, folder): tensor for key, tensor in tensors.items()}
     if strange := [key for key, tensor in tensors.items() if not tensor.is_floating_point()]:
         raise UserError(f"{path} holds {tensors[strange[0]].dtype} at {strange[0]}: only floating-point is read")
     if bad := non_finite({key: tensor.float() for key, tensor in tensors.items()}):
@@ -80,7 +83,6 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[tuple[str, str], Tensor]]:
             f"{path}: {len(bad)} of {len(tensors)} tensors hold NaN or infinity, e.g. {bad[0]}: the training diverged, "
             "or the file is damaged"
         )
-    return settings, weights
 
 
 def _conversion(old: Path) -> str:
@@ -102,19 +104,3 @@ def write_magnitude(folder: Path, magnitude: Magnitude) -> None:
 def read_magnitude(folder: Path) -> dict[str, float]:
     """Layer → ‖Δ‖_F/‖θ‖_F, as `write_magnitude` left it. Raises UserError naming the file when it cannot be read."""
     return {layer: size.ratio for layer, size in read_sizes(folder).items()}
-
-
-def layer_names(weights: Iterable[tuple[str, str]]) -> set[str]:
-    """The layers that have weights."""
-    return {name for name, _ in weights}
-
-
-def _split(key: str, folder: Path) -> tuple[str, str]:
-    for which in ("A", "B"):
-        suffix = f".lora_{which}.weight"
-        if key.startswith(PREFIX) and key.endswith(suffix):
-            return key.removeprefix(PREFIX).removesuffix(suffix), which
-    raise UserError(
-        f"the adapter in {folder} holds {key!r}, which is no LoRA factor of a named layer: it would be dropped. "
-        "Fit without biases and modules_to_save, or merge the adapter into the model with peft"
-    )

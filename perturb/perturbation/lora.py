@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from perturb.diffusion.noise import sample_generator
 from perturb.errors import UserError
-from perturb.perturbation import files
+from perturb.perturbation import files, foreign
+from perturb.perturbation.adapter import Adapter, lora_config
 from perturb.perturbation.base import Magnitude, parts, refuse_second, square
 from perturb.perturbation.targets import Targets, check_targets, select_layers
 
@@ -46,10 +47,11 @@ class LoraPerturbation:
         if not 0 <= dropout < 1:
             raise UserError(f"perturbation.dropout must lie in [0, 1), but it is {dropout}")
         check_targets(targets)
-        self.rank, self.alpha, self.dropout = rank, float(alpha), float(dropout)
+        self.rank, self.alpha, self.dropout = rank, float(alpha), float(dropout)  # those of most layers
         self.targets: Targets = targets
         self.unreachable: tuple[str, ...] = ()
         self._unet: nn.Module | None = None
+        self._merged = False
         self._layers: dict[str, LoraLayer] = {}
         self._trainable_before: dict[nn.Parameter, bool] = {}
         self._base_squares: dict[str, float] = {}
@@ -77,38 +79,28 @@ class LoraPerturbation:
 
     @classmethod
     def restore(cls, unet: nn.Module, folder: str | Path, *more: Path) -> LoraPerturbation:
-        """Attach a saved adapter, with the settings and the layers it was saved with; or several, as one.
+        """Attach a saved adapter, anybody's (`foreign.read`), with its ranks and α and on its layers; several as one.
 
-        One, because a second injection of peft's would switch the first off. Raises UserError when a folder holds no
-        adapter or one of another network, and for adapters that share a layer or differ in rank or alpha.
+        One, because a second injection of peft's would switch the first off. Raises UserError for what is no adapter,
+        or one of another network, and for adapters that share a layer.
         """
-        settings, weights = files.read(Path(folder), *more)
-        names = files.layer_names(weights)
-        present = [name for name, _ in unet.named_modules()]
-        if unknown := sorted(names - set(present)):
-            raise UserError(f"the adapter in {folder} was made for another network: no layers {unknown[:3]} here")
-        perturbation = cls(settings["r"], settings["lora_alpha"], settings["lora_dropout"])
         refuse_second(unet, None)
+        adapter = foreign.read(unet, Path(folder), *more)
+        perturbation = cls(adapter.rank, adapter.alpha, adapter.dropout)
         # in the network's order: a file has none, and the settings written again would differ
-        perturbation._inject(unet, [name for name in present if name in names])
+        perturbation._inject(unet, [name for name, _ in unet.named_modules() if name in adapter.factors], adapter)
         try:
-            perturbation.load(Path(folder), *more)
+            perturbation._put(adapter, folder)
         except UserError:
             perturbation.detach()
             raise
         return perturbation
 
-    def _inject(self, unet: nn.Module, names: Sequence[str]) -> None:
-        from peft import LoraConfig, inject_adapter_in_model
+    def _inject(self, unet: nn.Module, names: Sequence[str], like: Adapter | None = None) -> None:
+        from peft import inject_adapter_in_model
         from peft.tuners.lora import LoraLayer
 
-        self._config = LoraConfig(
-            r=self.rank,
-            lora_alpha=self.alpha,  # pyright: ignore[reportArgumentType]  (annotated int, used as a factor)
-            lora_dropout=self.dropout,
-            # lists match by suffix and peft shortens long ones; an expression is matched against the full name
-            target_modules="|".join(re.escape(name) for name in names),
-        )
+        self._config = lora_config(names, rank=self.rank, alpha=self.alpha, dropout=self.dropout, like=like)
         self._trainable_before = {p: p.requires_grad for p in unet.parameters()}
         # peft initialises from the global generator before `attach` overwrites it: do not let it advance
         with torch.random.fork_rng(devices=[]):
@@ -126,9 +118,8 @@ class LoraPerturbation:
         """Put the original layers back: the same objects, with the flags they had. Does nothing when not attached."""
         if self._unet is None:
             return
-        for name, layer in self._layers.items():
-            parent, _, child = name.rpartition(".")
-            setattr(self._unet.get_submodule(parent), child, layer.get_base_layer())
+        for name, layer in self._attached().items():
+            _put(self._unet, name, layer.get_base_layer())
         del self._unet.peft_config
         for parameter, trainable in self._trainable_before.items():
             parameter.requires_grad_(trainable)
@@ -171,19 +162,38 @@ class LoraPerturbation:
             {name: _delta_square(layer) for name, layer in self._attached().items()}, self._base_squares
         )
 
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """Inside, a plain network with θ + αΔ as its own weights; after it θ again, the very tensors it was.
+
+        The sum is rounded once, to the network's dtype; with Δ = 0 it is θ. UserError for anything else asked inside.
+        """
+        layers, unet = self._attached(), self._unet
+        assert unet is not None
+        kept = {name: _weight(layer).data for name, layer in layers.items()}
+        try:
+            self._merged = True
+            for name, layer in layers.items():
+                # not peft's own merge: it fails on Conv3d kernels of (1, 1, k), and subtracts Δ again with an error
+                _weight(layer).data = (kept[name].float() + _delta(layer)).to(kept[name].dtype)
+                _put(unet, name, layer.get_base_layer())
+            yield
+        finally:
+            for name, layer in layers.items():
+                _weight(layer).data = kept[name]
+                _put(unet, name, layer)
+            self._merged = False
+
     @torch.no_grad()
-    def merged(self, unet: nn.Module) -> nn.Module:
+    def merged_copy(self, unet: nn.Module) -> nn.Module:
         """A float32 copy of ``unet`` with αΔ added into its weights and no adapter left; ``unet`` stays as it is."""
         if unet is not self._unet:
-            raise UserError("merged() needs the network this adapter is attached to")
+            raise UserError("merged_copy() needs the network this adapter is attached to")
         plain = copy.deepcopy(unet).float()
         for name in self._attached():
             wrapper: Any = plain.get_submodule(name)
-            base = wrapper.get_base_layer()
-            # not peft's own merge: it fails on Conv3d kernels of (1, 1, k)
-            base.weight += _delta(wrapper)
-            parent, _, child = name.rpartition(".")
-            setattr(plain.get_submodule(parent), child, base)
+            _weight(wrapper).add_(_delta(wrapper))
+            _put(plain, name, wrapper.get_base_layer())
         del plain.peft_config
         return plain.requires_grad_(False)
 
@@ -196,25 +206,26 @@ class LoraPerturbation:
         }
         files.write(folder, self._config, weights)
 
-    @torch.no_grad()
     def load(self, folder: Path, *more: Path) -> None:
-        """Replace Δ by the one saved in ``folder``, or in several. UserError unless rank, alpha, layers are equal."""
-        layers = self._attached()
-        settings, weights = files.read(folder, *more)
-        for key, mine in (("r", self.rank), ("lora_alpha", self.alpha)):
-            if settings[key] != mine:
-                raise UserError(f"the adapter in {folder} has {key} = {settings[key]}; the one attached has {mine}")
-        expected = {(name, which): _factor(layer, which) for name, layer in layers.items() for which in "AB"}
-        if different := sorted({name for name, _ in expected.keys() ^ weights.keys()}):
+        """Replace Δ by the one saved in ``folder``, or in several. UserError unless ranks, α and layers are equal."""
+        layers, adapter = self._attached(), files.read(folder, *more)
+        if different := sorted(layers.keys() ^ adapter.factors.keys()):
             raise UserError(f"the adapter in {folder} is of other layers, e.g. {different[:3]} are only on one side")
-        for key, parameter in expected.items():
-            if parameter.shape != weights[key].shape:
-                raise UserError(
-                    f"the adapter in {folder} has shape {tuple(weights[key].shape)} at {key[0]}, here it is "
-                    f"{tuple(parameter.shape)}: it was made for another network"
-                )
-        for key, parameter in expected.items():
-            parameter.copy_(weights[key])
+        for name, layer in layers.items():
+            theirs = (adapter.ranks[name], adapter.alphas[name], adapter.rslora)
+            mine = (layer.r[ADAPTER], layer.lora_alpha[ADAPTER], layer.use_rslora[ADAPTER])
+            for key, given, wanted in zip(("r", "lora_alpha", "use_rslora"), theirs, mine, strict=True):
+                if given != wanted:
+                    raise UserError(
+                        f"the adapter in {folder} has {key} = {given} in {name}; the one attached has {wanted}"
+                    )
+        self._put(adapter, folder)
+
+    @torch.no_grad()
+    def _put(self, adapter: Adapter, source: object) -> None:
+        """Copy A and B of every layer, all or none. UserError unless they have the shapes that this network needs."""
+        for parameter, given in adapter.shaped(self.factors(), source):
+            parameter.copy_(given)
 
     def describe(self) -> dict[str, Any]:
         """For the manifest: settings, targeted layers, number of parameters, weights that LoRA cannot reach."""
@@ -232,7 +243,15 @@ class LoraPerturbation:
     def _attached(self) -> dict[str, LoraLayer]:
         if self._unet is None:
             raise UserError("the adapter is not attached to a network: call attach() or restore() first")
+        if self._merged:
+            raise UserError("the adapter is merged into the network: leave `with merged():` first")
         return self._layers
+
+
+def _put(network: nn.Module, name: str, layer: nn.Module) -> None:
+    """Set the submodule of that full name."""
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, layer)
 
 
 def _factor(layer: LoraLayer, which: str) -> nn.Parameter:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,10 @@ class MovedWeights:
     def zero(self) -> None:
         """Δ = 0, exactly."""
         self.put(self.original)
+
+    def merged(self) -> AbstractContextManager[None]:
+        """Nothing to do: θ + αΔ is what the network holds."""
+        return nullcontext()
 
     @torch.no_grad()
     def magnitude(self) -> Magnitude:

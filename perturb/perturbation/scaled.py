@@ -164,7 +164,7 @@ class ScaledPerturbation(Given[LoraPerturbation]):
 
     def _find_places(self, unet: nn.Module, partition: Partition, *folders: Path) -> None:
         """Keep what `at` has to know of the network, to which nothing is attached yet."""
-        perturbed = files.layer_names(files.read(*folders)[1])
+        perturbed = files.read(*folders).factors
         groups = {layer: group for group, layers in partition.modules.items() for layer in layers}
         self._places = {layer: place for layer, place in anatomy(unet).items() if layer in perturbed}
         self._names = {layer: place.names | {groups[layer]} for layer, place in self._places.items()}

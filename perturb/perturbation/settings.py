@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ The others (pissa, pissa_niter_N, olora, corda, loftq, lora_ga) put θ - Δ₀ i
 HARMLESS = {
     *("peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision"),
     *("inference_mode", "r", "lora_alpha", "lora_dropout", "init_lora_weights", "runtime_config"),
+    *("rank_pattern", "alpha_pattern", "use_rslora"),  # read
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),  # the tensors' names say it too
     *("eva_config", "corda_config", "lora_ga_config", "loftq_config"),  # act through init_lora_weights
     *("qalora_group_size", "megatron_core"),  # act with use_qalora, megatron_config
@@ -34,11 +37,16 @@ CONVERT = (
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings of a plain LoRA with one rank and alpha, ``lora_dropout`` among them.
+    """`check_settings` of a file."""
+    return check_settings(_parse(path), path)
 
-    Raises UserError for a file that is malformed, and for settings with which Δ is more than (α/r) B A on θ.
+
+def check_settings(settings: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The settings of a plain LoRA, ``lora_dropout`` among them.
+
+    Raises UserError, naming ``path``, for what is malformed and for settings with which Δ is more than a factor times
+    B A on θ.
     """
-    settings = _parse(path)
     settings.setdefault("lora_dropout", 0.0)
     if settings.get("peft_type") != "LORA":
         raise UserError(f"{path}: peft_type is {settings.get('peft_type')!r}; only plain LoRA is read here")
@@ -58,10 +66,40 @@ def read_settings(path: Path) -> dict[str, Any]:
     if more := {key: value for key, value in settings.items() if key not in HARMLESS and value not in OFF}:
         given = ", ".join(f"{key} = {json.dumps(value)[:60]}" for key, value in more.items())
         raise UserError(
-            f"{path}: {given}: only plain LoRA with one rank and alpha is read here, and this part of the adapter "
-            "would be dropped. Fit it without, or merge it into the model with peft and give that as system.checkpoint"
+            f"{path}: {given}: only plain LoRA is read here, and this part of the adapter would be dropped. "
+            "Fit it without, or merge it into the model with peft and give that as system.checkpoint"
         )
+    for pattern in ("rank_pattern", "alpha_pattern"):
+        for layers, value in (settings.get(pattern) or {}).items():
+            if not (_is_number(value) and value > 0 and _is_expression(layers)):
+                given = json.dumps({layers: value})
+                raise UserError(f"{path}: {pattern} = {given}; wanted: an expression of names, and a number above 0")
     return settings
+
+
+def rank_of(settings: Mapping[str, Any], layer: str) -> int:
+    """The rank that peft gives a layer."""
+    return _of_layer(settings, "rank_pattern", "r", layer)
+
+
+def alpha_of(settings: Mapping[str, Any], layer: str) -> float:
+    """The α that peft gives a layer."""
+    return _of_layer(settings, "alpha_pattern", "lora_alpha", layer)
+
+
+def exactly(name: str) -> str:
+    """A pattern of peft's that fits one layer alone: others fit every layer whose name ends so.
+
+    >>> exactly("up.0.conv")
+    '^up\\\\.0\\\\.conv'
+    """
+    return f"^{re.escape(name)}"
+
+
+def _of_layer(settings: Mapping[str, Any], patterns: str, default: str, layer: str) -> Any:
+    """As peft 0.21 has it (utils/other.py `get_pattern_key`): the first pattern that fits the end of the name."""
+    found = settings.get(patterns) or {}
+    return next((value for key, value in found.items() if re.match(rf"(.*\.)?({key})$", layer)), settings[default])
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -78,3 +116,11 @@ def _parse(path: Path) -> dict[str, Any]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_expression(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True

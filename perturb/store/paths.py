@@ -9,6 +9,8 @@ from perturb.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
 SCHEME = "package:"
+ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+"""Of files of weights."""
 
 
 def resolve(path: str | Path) -> Path:
@@ -32,17 +34,23 @@ def conf_dir() -> Path:
 def distinct_names(paths: Sequence[str]) -> list[str]:
     """The last part of each path, with as many before it as tell all apart; a run's folder ``adapters`` never does.
 
-    Raises UserError for a path that is given twice.
+    Files lose the ending of weights unless that alone tells two apart. Raises UserError for a path that is given twice.
 
-    >>> distinct_names(["loras/a", "loras/b/"]), distinct_names(["1/adapters/step_000300", "2/adapters/step_000300"])
+    >>> distinct_names(["loras/a.pt", "loras/b/"]), distinct_names(["1/adapters/step_000300", "2/adapters/step_000300"])
     (['a', 'b'], ['1/step_000300', '2/step_000300'])
     """
-    split = [[part for part in Path(path).parts if part != "adapters"] for path in paths]
-    for depth in range(1, max(map(len, split)) + 1):
-        names = ["/".join(parts[-depth:]) for parts in split]
-        if len(set(names)) == len(names):
-            return names
+    whole = [[part for part in Path(path).parts if part != "adapters"] for path in paths]
+    short = [[*parts[:-1], parts[-1].removesuffix(_ending(parts[-1]))] for parts in whole]
+    for split in (short, whole):
+        for depth in range(1, max(map(len, split)) + 1):
+            names = ["/".join(parts[-depth:]) for parts in split]
+            if len(set(names)) == len(names):
+                return names
     raise UserError(f"{', '.join(paths)}: one of these folders is given twice; give each once")
+
+
+def _ending(name: str) -> str:
+    return next((ending for ending in ENDINGS if name.endswith(ending)), "")
 
 
 def walk(folder: Path) -> Iterator[Path]:

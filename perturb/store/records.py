@@ -74,35 +74,39 @@ class ClipScoreRow:
 
 @dataclass(frozen=True)
 class TrainRow:
-    """One fitting step. ``magnitude`` is ‖Δ‖_F/‖θ‖_F over the targeted weights, written at probe steps only."""
+    """One fitting step. At probe steps also ‖Δ‖_F/‖θ‖_F over the targeted weights, and the loss on all of D_I."""
 
     step: int
     loss: float | None
     learning_rate: float | None
     gradient_norm: float | None
     magnitude: float | None = None
+    probe_loss: float | None = None
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What a run was made from and how far it got; every section is plain JSON.
 
-    ``versions`` package → version · ``git`` revision or "unavailable" · ``system`` checkpoint, sha256, spec name,
-    training · ``partition`` group → parameter count · ``perturbation`` kind (lora, direct, random, …), group, seed of
-    the fit, layers, parameters; of a control the ``reference`` run · ``images`` set description with its ``as_video``
-    policy, frames and fps · ``prompts`` id → text · ``clips`` height, width, frames, fps, sampler, seeds · ``metrics``
-    metric infos · ``frozen`` hashes before and after fitting · ``stages`` stage → status.
+    ``caveats`` what a report has to say · ``versions`` package → version · ``git`` revision or "unavailable" ·
+    ``system`` checkpoint, sha256, spec name, training · ``partition`` group → parameter count · ``perturbation`` kind
+    (lora, direct, random, …), group, seed of the fit, layers, parameters; of a control the ``reference`` run ·
+    ``images`` set description with its ``as_video`` policy, frames and fps · ``distance`` loss of the untouched model
+    on them and on its own training stills · ``prompts`` id → text · ``clips`` height, width, frames, fps, sampler,
+    seeds · ``metrics`` metric infos · ``frozen`` hashes before and after fitting · ``stages`` stage → status.
     """
 
     schema_version: int = SCHEMA_VERSION
     run_id: str = ""
     experiment: str = ""
+    caveats: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     git: str = "unavailable"
     system: dict[str, Any] = field(default_factory=dict)
     partition: dict[str, Any] = field(default_factory=dict)
     perturbation: dict[str, Any] = field(default_factory=dict)
     images: dict[str, Any] = field(default_factory=dict)
+    distance: dict[str, Any] = field(default_factory=dict)
     prompts: dict[str, str] = field(default_factory=dict)
     clips: dict[str, Any] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)
@@ -136,6 +140,8 @@ OLD_SCORE_COLUMNS = tuple("step" if name == "state" else name for name in SCORE_
 """Of schema 1."""
 CLIP_SCORE_COLUMNS = tuple(f.name for f in dataclasses.fields(ClipScoreRow))
 TRAIN_COLUMNS = tuple(f.name for f in dataclasses.fields(TrainRow))
+OLD_TRAIN_COLUMNS = TRAIN_COLUMNS[:-1]
+"""Of fits that did not measure their loss at probe steps."""
 
 
 def _cell(value: object) -> str:
@@ -207,6 +213,6 @@ def train_csv(rows: Iterable[TrainRow]) -> str:
 def read_train(path: Path) -> list[TrainRow]:
     """The rows of a train.csv. Raises UserError when its columns are not those of `TrainRow`."""
     return [
-        TrainRow(int(row["step"]), *(_number(row[name]) for name in TRAIN_COLUMNS[1:]))
-        for row in _from_csv(path, TRAIN_COLUMNS)
+        TrainRow(int(row["step"]), *(_number(row[name]) for name in TRAIN_COLUMNS[1:] if name in row))
+        for row in _from_csv(path, TRAIN_COLUMNS, OLD_TRAIN_COLUMNS)
     ]

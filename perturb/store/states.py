@@ -1,8 +1,8 @@
 """The states of a study: its points, each with an id that names its folders, and what it is in coordinates.
 
 A fit has states along its steps, a landscape one per pair of scales, an ablation one per part of the network, a list of
-adapters one per adapter. states.csv has a row per state: the id, a column per coordinate, ‖Δ‖/‖θ‖. The first state is
-the model as it was, with which all others are compared.
+adapters one per adapter. states.csv has a row per state: the id, a column per coordinate, ‖Δ‖/‖θ‖, the loss on D_I.
+The first state is the model as it was, with which all others are compared.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from perturb.errors import UserError
 
 Coordinate = int | float | str
-STATE, MAGNITUDE = "state", "magnitude"
+STATE, MAGNITUDE, LOSS = "state", "magnitude", "loss"
 STEP = "step"
 """The one coordinate of a state along a fit."""
 STEP_PATTERN = re.compile(r"step_(\d+)")
@@ -26,11 +26,15 @@ STEP_PATTERN = re.compile(r"step_(\d+)")
 
 @dataclass(frozen=True)
 class State:
-    """One point of a study; ``magnitude`` is ‖Δ‖_F/‖θ‖_F over the targeted weights, None where it is not known."""
+    """One point of a study.
+
+    ``magnitude`` is ‖Δ‖_F/‖θ‖_F over the targeted weights, ``loss`` the model's on D_I; None where it is not known.
+    """
 
     id: str
     coordinates: Mapping[str, Coordinate]
     magnitude: float | None = None
+    loss: float | None = None
 
     @staticmethod
     def of(coordinates: Mapping[str, Coordinate], magnitude: float | None = None) -> State:
@@ -73,8 +77,8 @@ def states_csv(states: Sequence[State]) -> str:
         raise UserError(f"two states have the name {twice[0]}; give states whose coordinates differ")
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)  # text is quoted, numbers are not
-    writer.writerow([STATE, *states[0].coordinates, MAGNITUDE])
-    writer.writerows([state.id, *state.coordinates.values(), state.magnitude] for state in states)
+    writer.writerow([STATE, *states[0].coordinates, MAGNITUDE, LOSS])
+    writer.writerows([state.id, *state.coordinates.values(), state.magnitude, state.loss] for state in states)
     return buffer.getvalue()
 
 
@@ -85,11 +89,13 @@ def read_states(path: Path) -> list[State]:
             header, *rows = csv.reader(file, quoting=csv.QUOTE_NONNUMERIC)
     except ValueError as error:
         raise UserError(f"{path} is no table of states ({error}). Run the study again.") from None
-    if header[:1] != [STATE] or header[-1:] != [MAGNITUDE] or any(len(row) != len(header) for row in rows):
-        raise UserError(f"{path} has the columns {header}; expected {STATE}, coordinates, {MAGNITUDE}, in every row.")
+    measured = 2 if header[-1:] == [LOSS] else 1  # earlier runs have no loss
+    if header[:1] != [STATE] or header[-measured:][:1] != [MAGNITUDE] or any(len(r) != len(header) for r in rows):
+        raise UserError(f"{path} has the columns {header}; expected {STATE}, coordinates, {MAGNITUDE}, {LOSS}.")
+    names = header[1:-measured]
     return [
-        State(str(name), dict(zip(header[1:-1], map(_value, values), strict=True)), None if size == "" else float(size))
-        for name, *values, size in rows
+        State(str(row[0]), dict(zip(names, map(_value, row[1:-measured]), strict=True)), *map(_size, row[-measured:]))
+        for row in rows
     ]
 
 
@@ -101,3 +107,7 @@ def _name(value: Coordinate) -> str:
 
 def _value(read: str | float) -> Coordinate:
     return int(read) if isinstance(read, float) and read.is_integer() else read
+
+
+def _size(read: str | float) -> float | None:
+    return None if read == "" else float(read)

@@ -40,7 +40,11 @@ def _flat(hashes: Hashes) -> dict[str, str]:
 
 
 def _hash_module(module: nn.Module) -> dict[str, str]:
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return hash_tensors({**dict(module.named_parameters()), **dict(module.named_buffers())})
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """The hash of each, over bytes, dtype and shape."""
     with ThreadPoolExecutor() as pool:  # hashlib lets go of the interpreter lock
         return dict(zip(tensors, pool.map(_hash_tensor, tensors.values()), strict=True))
 

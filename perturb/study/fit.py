@@ -2,7 +2,7 @@
 
     Δ ← AdamW on mean (ε − ε̂_{θ+Δ}(x_t, t, text))²,  θ frozen
 
-Writes adapters/step_*/, states.csv, train.csv and the manifest sections perturbation, images and frozen.
+Writes adapters/step_*/, states.csv, train.csv and the manifest sections perturbation, images, distance and frozen.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from accelerate.tracking import GeneralTracker
 from torch import Tensor, nn
 
 from perturb.data.images import ImageSet
 from perturb.errors import UserError
-from perturb.loop.config import LoggingConfig, LoopConfig, StageConfig
+from perturb.loop.config import LoopConfig, StageConfig
 from perturb.loop.journal import Row
 from perturb.loop.loop import CHECKPOINTS, Loop
 from perturb.loop.processes import make_accelerator
@@ -30,6 +31,7 @@ from perturb.store.rundir import RunDir, write_atomic
 from perturb.store.states import State, step_id, step_state
 from perturb.store.tensors import hash_modules, moved, summarise
 from perturb.study.fit_data import FitConfig, FitData
+from perturb.study.fit_loss import LEVELS, ProbeLoss
 
 FINISHED = "all"
 
@@ -44,21 +46,26 @@ def fit(
     run: RunDir,
     group: str,
     partition: Partition | None = None,
+    own_images: ImageSet | None = None,
+    tracker: GeneralTracker | None = None,
 ) -> None:
     """Fit ``perturbation`` on ``group`` and save it at each probe step; it stays attached, loaded from the last one.
 
-    ``partition`` None: the model's own. The same call again continues where the last one was stopped and ends with the
-    same adapters, bit for bit; a finished one only attaches. Processes that torchrun started share each batch; the one
-    whose ``run`` writes keeps the files. Raises UserError for probe steps that cannot be, for a run directory of
-    another fit, and for a loss or gradient that is not finite; Stopped after a signal; RuntimeError if anything but the
-    perturbation moved.
+    ``partition`` None: the model's own. ``own_images`` are stills of what the model was trained on: the untouched
+    model's loss on them goes into the manifest beside its loss on ``images``. The same call again continues where the
+    last one was stopped and ends with the same adapters, bit for bit; a finished one only attaches. Processes that
+    torchrun started share each batch; the one whose ``run`` writes keeps the files. Raises UserError for probe steps
+    that cannot be, for a run directory of another fit, and for a loss or gradient that is not finite; Stopped after a
+    signal; RuntimeError if anything but the perturbation moved.
     """
     probes, partition = _checked_probes(probe_steps), partition or model.partition()
     if not run.is_done("fit", FINISHED):
-        data = FitData(model, images, config)
+        data, losses = FitData(model, images, config), ProbeLoss(model, images, config)
+        run.update_manifest(distance=_distance(losses, own_images))
         _fit_and_verify(
-            model, perturbation, data, probes=probes, config=config, run=run, group=group, partition=partition
-        )
+            model, perturbation, data, losses,
+            probes=probes, config=config, run=run, group=group, partition=partition, tracker=tracker,
+        )  # fmt: skip
     perturbation.attach(model.network, partition, group, config.seed)
     perturbation.load(run.adapter(step_id(probes[-1])))
 
@@ -67,12 +74,14 @@ def _fit_and_verify(
     model: VideoModel,
     perturbation: Perturbation,
     data: FitData,
+    losses: ProbeLoss,
     *,
     probes: Sequence[int],
     config: FitConfig,
     run: RunDir,
     group: str,
     partition: Partition,
+    tracker: GeneralTracker | None,
 ) -> None:
     """Attach, fit, detach; then every weight of the model must have the hash it had before."""
     before = hash_modules(model.modules())
@@ -86,9 +95,11 @@ def _fit_and_verify(
         model.network.eval()
         perturbation.train(True)
         identity = {"base": summarise(before), "images": data.describe(), **described}
-        _fit(model, perturbation, data, probes=probes, config=config, run=run, identity=identity)
+        probe = _Probe(perturbation, losses, run, probes)
+        _fit(model, perturbation, data, probe, config=config, run=run, identity=identity, tracker=tracker)
         if run.writes:
-            run.write_states([step_state(r.step, r.magnitude) for r in read_train(run.train_log) if r.step in probes])
+            rows = (row for row in read_train(run.train_log) if row.step in probes)
+            run.write_states([replace(step_state(row.step, row.magnitude), loss=row.probe_loss) for row in rows])
     finally:
         perturbation.detach()
         model.gradient_checkpointing = checkpointing
@@ -99,6 +110,15 @@ def _fit_and_verify(
     run.mark_done("fit", FINISHED)
     if run.writes:
         shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
+
+
+def _distance(losses: ProbeLoss, own_images: ImageSet | None) -> dict[str, Any]:
+    """For the manifest: how far D_I is from what the model knows, L(D_I)/L(own) of the untouched model."""
+    described: dict[str, Any] = {"timesteps": LEVELS, "stills": len(losses.stills), "loss": losses()}
+    if own_images is None:
+        return {**described, "own_loss": None, "ratio": None, "reason": "own_images is not given"}
+    own = ProbeLoss(losses.model, own_images, losses.data.config)()
+    return {**described, "own_loss": own, "ratio": described["loss"] / own, "own_images": own_images.describe()}
 
 
 class Objective(nn.Module):
@@ -115,37 +135,41 @@ class Objective(nn.Module):
 
 @dataclass(frozen=True)
 class _Probe:
-    """Saves the perturbation at each of ``steps``; ‖Δ‖/‖θ‖ for the log."""
+    """Saves the perturbation at each of ``steps``; ‖Δ‖/‖θ‖ and the loss on D_I for the log."""
 
     perturbation: Perturbation
+    losses: ProbeLoss
     run: RunDir
     steps: Sequence[int]
 
     def __call__(self, step: int) -> dict[str, float]:
-        return {"magnitude": save_state(self.perturbation, step_state(step), self.run).magnitude or 0.0}
+        magnitude = save_state(self.perturbation, step_state(step), self.run).magnitude or 0.0
+        self.perturbation.train(False)
+        loss = self.losses()
+        self.perturbation.train(True)
+        return {"magnitude": magnitude, "probe_loss": loss}
 
 
 def _fit(
     model: VideoModel,
     perturbation: Perturbation,
     data: FitData,
+    probe: _Probe,
     *,
-    probes: Sequence[int],
     config: FitConfig,
     run: RunDir,
     identity: Mapping[str, Any],
+    tracker: GeneralTracker | None,
 ) -> None:
     """Fit what is attached up to the last probe step, in all processes that were started together."""
-    probe, objective = _Probe(perturbation, run, probes), Objective(model)
+    probes, objective = probe.steps, Objective(model)
     if probes[-1] == 0:  # the beginning alone
         return write_atomic(run.train_log, _train_log([{"step": 0, **probe(0)}]))
     names = {id(parameter): name for name, parameter in objective.named_parameters()}
     settings = _loop_config(config)
     if model.device.type == "cuda":
         torch.cuda.set_device(model.device)  # where accelerate will put everything
-    accelerator = make_accelerator(
-        settings, device=model.device.type, folder=run.path, logging=LoggingConfig(tensorboard=False)
-    )
+    accelerator = make_accelerator(settings, device=model.device.type, folder=run.path, tracker=tracker)
     if config.batch_size % accelerator.num_processes:
         raise UserError(
             f"fit.batch_size is {config.batch_size}; allowed with {accelerator.num_processes} processes: its multiples"
@@ -165,6 +189,7 @@ def _fit(
         text=_train_log,
     )
     Loop(task, accelerator).run()
+    accelerator.end_training()
     return None
 
 
@@ -173,7 +198,7 @@ def _loop_config(config: FitConfig) -> LoopConfig:
     return LoopConfig(
         learning_rate=config.learning_rate,
         warmup_steps=config.warmup_steps,
-        schedule="constant",
+        schedule=config.schedule,
         weight_decay=config.weight_decay,
         gradient_clip=config.gradient_clip,
         ema_decay=None,
@@ -186,7 +211,7 @@ def _loop_config(config: FitConfig) -> LoopConfig:
 
 def _train_log(rows: Sequence[Row]) -> str:
     """train.csv from the rows of the loop."""
-    columns = ("loss", "lr", "grad_norm", "magnitude")
+    columns = ("loss", "lr", "grad_norm", "magnitude", "probe_loss")
     return train_csv(TrainRow(int(row["step"]), *(row.get(name) for name in columns)) for row in rows)
 
 

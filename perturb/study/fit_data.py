@@ -28,8 +28,9 @@ from perturb.structured import check_range
 class FitConfig:
     """How to fit. None means the model's own default; ``frames`` is used by ``images.as_video=repeat`` only.
 
-    ``seed`` draws the adapter, the order of the images, noise, timesteps and dropout. ``precision`` is that of
-    autocast: the adapter, its optimiser and the loss stay in float32. Raises UserError for values out of range.
+    ``schedule`` is that of the learning rate after its warm-up. ``seed`` draws the adapter, the order of the images,
+    noise, timesteps and dropout. ``precision`` is that of autocast: the adapter, its optimiser and the loss stay in
+    float32. Raises UserError for values out of range.
     """
 
     batch_size: int = 32
@@ -39,6 +40,7 @@ class FitConfig:
     gradient_clip: float = 1.0
     text_dropout: float = 0.1
     precision: Literal["float32", "bfloat16"] = "float32"
+    schedule: Literal["constant", "cosine"] = "constant"
     seed: int = 0
     fps: int | None = None
     frames: int | None = None
@@ -73,7 +75,7 @@ class FitData(Drawn):
         self.height, self.width = config.height or defaults.height, config.width or defaults.width
         _check_size(model, height=self.height, width=self.width)
         self.frames = 1 if images.as_video == "single_frame" else config.frames or defaults.frames
-        model.latent_shape(self.frames, self.height, self.width)  # refuses a number of frames here, before any work
+        self.latent_frames = model.latent_shape(self.frames, self.height, self.width)[1]  # refuses a number here
         self.fps = config.fps or defaults.fps
         self._moments: dict[int, tuple[Tensor, Tensor]] = {}
         self._told: dict[str | int | None, Conditioning] = {}
@@ -90,7 +92,8 @@ class FitData(Drawn):
     def inputs(self, step: int, places: range, loaded: None = None) -> tuple[Batch]:
         """``places`` of the batch of ``step`` (from 0); every draw comes from a generator of (seed, step, place)."""
         del loaded
-        x0, noise, t, cond = zip(*(self._sample(step, place) for place in places), strict=True)
+        drawn = (self.sample("fit", step, place, self.order[step * self.config.batch_size + place]) for place in places)
+        x0, noise, t, cond = zip(*drawn, strict=True)
         x0, t, noise = (torch.stack(part).to(self.model.device) for part in (x0, t, noise))
         return (Batch(x0, t, noise, Conditioning.concat(cond).to(self.model.device)),)
 
@@ -99,22 +102,22 @@ class FitData(Drawn):
         del gather
         return hashlib.sha256(f"{self.describe()} {self.config} {steps}".encode()).hexdigest()
 
-    def _sample(self, step: int, place: int) -> tuple[Tensor, Tensor, Tensor, Conditioning]:
-        """x0 and noise c t h w, t, and what is told of one sample."""
-        index = self.order[step * self.config.batch_size + place]
+    def sample(self, stream: str, step: int, place: int, index: int) -> tuple[Tensor, Tensor, Tensor, Conditioning]:
+        """x0 and noise c t h w, t, and what is told of image ``index``, drawn from (stream, seed, step, place)."""
         mean, std = self._posterior(index)
         drawn = draw_sample(
-            "fit",
+            stream,
             self.config.seed,
             step,
             place,
             timesteps=self.model.schedule.timesteps,
             text_dropout=self.config.text_dropout,
             latent=mean.shape,
-            frames=self.frames,
+            frames=self.latent_frames,
         )
         # one latent for all frames: a repeated still does not flicker; only the diffusion noise differs
-        x0 = repeat(self.model.latent_scale * (mean + std * drawn.posterior), "c 1 h w -> c t h w", t=self.frames)
+        x0 = self.model.latent_scale * (mean + std * drawn.posterior)
+        x0 = torch.cat([x0[:, :1]] * (self.latent_frames - x0.shape[1]) + [x0], dim=1)
         told = self._cond(index)
         return x0, drawn.noise, drawn.timestep, beside(self._cond(None), told) if drawn.dropped else told
 
@@ -122,10 +125,11 @@ class FitData(Drawn):
         return self.images.load(index, self.height, self.width)
 
     def _posterior(self, index: int) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation c 1 h w of the latent, not scaled."""
+        """Mean and standard deviation c 1 h w (c t h w where the autoencoder shortens clips) of the raw latent."""
         if index in self._moments:
             return self._moments[index]
-        mean, std = self.model.posterior(rearrange(self._load(index), "c h w -> 1 c 1 h w"))
+        seen = self.frames if self.latent_frames < self.frames else 1
+        mean, std = self.model.posterior(repeat(self._load(index), "c h w -> 1 c t h w", t=seen))
         moments = mean[0].cpu(), std[0].cpu()
         if self.config.cache_latents:
             self._moments[index] = moments

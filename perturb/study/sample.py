@@ -19,11 +19,14 @@ from perturb.diffusion import Conditioning, Sampler, draw, sample_generator
 from perturb.disks import convenience
 from perturb.errors import UserError
 from perturb.models.base import Architecture, VideoModel, to_uint8
+from perturb.models.tiling import decode_in_tiles
 from perturb.perturbation import Perturbation
 from perturb.progress import progress
 from perturb.store.rundir import RunDir, write_atomic
+from perturb.store.states import State
 from perturb.store.video import write_mp4
 from perturb.structured import check_range
+from perturb.study.shared import SharedClips, place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +34,8 @@ class SampleConfig:
     """What to sample: one clip per prompt and noise seed; None means the model's default.
 
     ``fps`` is what the model is told, ``playback_fps`` that of the mp4; ``precision`` is that of autocast;
-    ``negative_prompt`` is what guidance leads away from.
+    ``negative_prompt`` is what guidance leads away from; ``tile`` pixels is the side of the overlapping tiles in which
+    frames are decoded (``decode_in_tiles``), None: at once.
     """
 
     seeds: tuple[int, ...] = (0,)
@@ -42,10 +46,11 @@ class SampleConfig:
     fps: int | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     negative_prompt: str = ""
+    tile: int | None = None
     playback_fps: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "height", "width", "frames", "playback_fps"):
+        for name in ("batch_size", "height", "width", "frames", "tile", "playback_fps"):
             check_range(f"sample.{name}", getattr(self, name), low=1)
         check_range("sample.fps", self.fps, low=0)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
@@ -79,11 +84,21 @@ class ClipFormat:
         return model.latent_shape(self.frames, self.height, self.width)
 
 
+def tile_of(config: SampleConfig, model: Architecture) -> int | None:
+    """The side of a tile in latents, None for whole frames. UserError for one that is no whole number of latents."""
+    if config.tile is None:
+        return None
+    pixels = model.size_multiple
+    if config.tile % pixels:
+        raise UserError(f"sample.tile is {config.tile}; allowed for {model.name}: multiples of {pixels}, or null")
+    return model.latent_shape(model.sampling.frames, config.tile, config.tile)[-1]
+
+
 class Generator:
     """Frames from (prompt, noise seed) for a fixed list of prompts; their text is encoded once, here.
 
-    ``image`` is the file that conditions the clips of prompts without images of their own: image-to-video models need
-    one or the other, the others refuse both.
+    ``image`` is the file that conditions the clips of prompts without images of their own, or pixels for each prompt as
+    `VideoModel.conditioning` takes them: image-to-video models need one of them, the others refuse all.
     """
 
     def __init__(
@@ -93,7 +108,7 @@ class Generator:
         prompts: Sequence[Prompt],
         config: SampleConfig,
         *,
-        image: str | None,
+        image: str | Tensor | None,
     ) -> None:
         self.model, self.sampler = model, sampler.resolved(model.sampling)
         self.prompts, self.precision = prompts, config.precision
@@ -101,6 +116,7 @@ class Generator:
         # here, because fitting comes before the first clip
         self.shape = self.format.latent(model)
         self.sampler.check(model.schedule, self.format.frames)
+        self.tile = tile_of(config, model)
         model.check_prompts({prompt.id: prompt.text for prompt in prompts})
         self.cond = self._told(image)
         self.uncond = model.unconditional(1, self.format.fps, config.negative_prompt)
@@ -108,8 +124,10 @@ class Generator:
         # The same division whatever is done already: a clip depends on its batch in the last bits.
         self.batches = [self.jobs[i : i + config.batch_size] for i in range(0, len(self.jobs), config.batch_size)]
 
-    def _told(self, image: str | None) -> Conditioning:
+    def _told(self, image: str | Tensor | None) -> Conditioning:
         """Of all prompts in their order. Images that differ are encoded one by one, so as not to fill the memory."""
+        if isinstance(image, Tensor):
+            return self.model.conditioning([prompt.text for prompt in self.prompts], self.format.fps, image)
         given = [prompt.images or (() if image is None else (image,)) for prompt in self.prompts]
         if len(set(given)) == 1:
             texts = [prompt.text for prompt in self.prompts]
@@ -137,21 +155,29 @@ class Generator:
         """
         generators = [sample_generator("clip", self.prompts[index].id, seed) for index, seed in batch]
         x_T = draw(self.shape, generators, self.model.device)
-        latents = self.sampler(
-            self.denoise,
-            x_T,
-            self.cond.index([index for index, _ in batch]),
-            self.uncond.index([0] * len(batch)),
-            generators,
-            self.model.schedule,
-            lambda step: advance(len(batch) / step.total),
-        )
-        return to_uint8(self.model.decode(latents)).cpu().numpy()
+        with self._autocast():  # here for a sampler that calls the network itself
+            latents = self.sampler(
+                self.denoise,
+                x_T,
+                self.cond.index([index for index, _ in batch]),
+                self.uncond.index([0] * len(batch)),
+                generators,
+                self.model.schedule,
+                lambda step: advance(len(batch) / step.total),
+            )
+        return self.decode(latents)
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Frames uint8 b t h w c of latents b c t h w, in tiles where that was asked for."""
+        return to_uint8(decode_in_tiles(self.model.decode, latents, self.tile)).cpu().numpy()
 
     def denoise(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         """The system's prediction in the configured precision."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with self._autocast():
             return self.model.denoise(x, t, cond)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     @property
     def samples(self) -> list[tuple[str, int]]:
@@ -168,37 +194,76 @@ class Generator:
             size
             | {"sampler": repr(self.sampler), "precision": self.precision, "seeds": seeds}
             | ({"images": images} if images else {})
+            | ({} if self.tile is None else {"tile": self.tile})
         )
 
 
 def sample(
     generate: Generator,
     perturbation: Perturbation,
-    states: Sequence[str],
+    states: Sequence[State],
     run: RunDir,
     *,
     playback_fps: int,
+    shared: SharedClips | None,
 ) -> None:
     """Write the clips of every state: ``.npy`` (uint8 t h w c, lossless) and ``.mp4``; what is there is kept.
 
     ``perturbation`` is attached; it is loaded with the adapter of each state. A batch of which any clip is missing is
-    made again as a whole, so that a resumed run has the bytes of an uninterrupted one.
+    made again as a whole, so that a resumed run has the bytes of an uninterrupted one. A state without Δ is the same
+    in every run of its model: its batches are taken from ``shared``, and left there.
     """
-    paths = {state: [_paths(run, state, generate, batch) for batch in generate.batches] for state in states}
-    todo = {
-        state: [i for i, files in enumerate(paths[state]) if not all(_is_clip(file, generate.format) for file in files)]
-        for state in states
-        if not run.is_done("sample", state)
-    }
-    total = sum(len(generate.batches[i]) for pending in todo.values() for i in pending)
+    todo: list[tuple[State, list[Batch]]] = []
+    for state in states:
+        if not run.is_done("sample", state.id):
+            batches = [Batch(generate, jobs, _paths(run, state.id, generate, jobs)) for jobs in generate.batches]
+            todo.append((state, [batch for batch in batches if not batch.is_whole(batch.files)]))
+    total = sum(len(batch.jobs) for _, pending in todo for batch in pending)
     with progress("sample", total) as advance:
-        for state, pending in todo.items():
-            perturbation.load(run.adapter(state))
-            for i in pending:
-                for frames, file in zip(generate(generate.batches[i], advance), paths[state][i], strict=True):
-                    show_clip(file, frames, playback_fps)
-                    save_clip(file, frames)  # last: the clip counts as made from here on
-            run.mark_done("sample", state)
+        for state, pending in todo:
+            perturbation.load(run.adapter(state.id))
+            with perturbation.merged():
+                for batch in pending:
+                    if shared is not None and state.magnitude == 0:
+                        batch.share(shared, advance, playback_fps)
+                    else:
+                        batch.make(advance, playback_fps)
+            run.mark_done("sample", state.id)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips that are sampled together: (prompt index, noise seed) pairs, and the file of each."""
+
+    generate: Generator
+    jobs: Sequence[tuple[int, int]]
+    files: Sequence[Path]
+
+    def is_whole(self, files: Sequence[Path]) -> bool:
+        """Whether clips of the format lie there."""
+        return all(_is_clip(file, self.generate.format) for file in files)
+
+    def make(self, advance: Callable[[float], None], fps: float) -> None:
+        """Sample and write them."""
+        for frames, file in zip(self.generate(self.jobs, advance), self.files, strict=True):
+            show_clip(file, frames, fps)
+            save_clip(file, frames)  # last: the clip counts as made from here on
+
+    def share(self, shared: SharedClips, advance: Callable[[float], None], fps: float) -> None:
+        """Take them from ``shared``; where they are not there yet, make them and leave them there."""
+        prompts = self.generate.prompts
+        with shared.batch([(prompts[i].id, prompts[i].text, seed) for i, seed in self.jobs]) as folder:
+            pairs = [(folder / file.name, file) for file in self.files]
+            if self.is_whole([kept for kept, _ in pairs]):
+                for kept, file in pairs:
+                    show_clip(file, np.load(kept), fps)
+                    place(kept, file)
+                return advance(len(self.jobs))
+            self.make(advance, fps)
+            with convenience("shared clips are"):
+                for kept, file in pairs:
+                    place(file, kept)
+        return None
 
 
 def show_clip(path: Path, frames: np.ndarray, fps: float) -> None:

@@ -6,8 +6,10 @@ images and frozen, and the perturbation is attached.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+from accelerate.tracking import GeneralTracker
 
 from perturb.data.images import ImageSet
 from perturb.errors import UserError
@@ -24,28 +26,33 @@ from perturb.study.fit_data import FitData
 def make_states(
     model: VideoModel,
     perturbation: Perturbation,
-    images: ImageSet,
+    images: ImageSet | None,
     *,
     probe_steps: Sequence[int] | None,
     config: FitConfig,
     run: RunDir,
     group: str,
     partition: Partition | None = None,
+    own_images: ImageSet | None = None,
+    tracker: GeneralTracker | None = None,
 ) -> list[State]:
     """All states of the study, the unperturbed model first; the same call again continues where it was stopped.
 
-    ``partition`` None: the model's own. Several processes fit together; what is not fitted is left to the one whose
-    ``run`` writes, and the others get no states.
+    ``partition`` None: the model's own; ``own_images``, ``tracker``: see `fit`. Several processes fit together; what is
+    not fitted is left to the one whose ``run`` writes, and the others get no states.
 
-    Raises UserError for a fit without probe steps and for anything else with them.
+    Raises UserError for a fit without probe steps or images, and for anything else with probe steps.
     """
     check_probe_steps(perturbation, probe_steps)
     partition = partition or model.partition()
 
     def fitted(perturbation: Perturbation, group: str, probe_steps: Sequence[int], place: RunDir) -> None:
+        if images is None:
+            raise UserError("images is null, and a fit needs an image set: images=folder images.folder=/path")
         fit(
             model, perturbation, images,
-            probe_steps=probe_steps, config=config, run=place, group=group, partition=partition,
+            probe_steps=probe_steps, config=config, run=place, group=group, partition=partition, own_images=own_images,
+            tracker=tracker,
         )  # fmt: skip
 
     if probe_steps is not None:
@@ -62,8 +69,8 @@ def make_states(
     if not run.writes:
         return []
     if not run.is_done("fit", FINISHED):
-        data = FitData(model, images, config)
-        _walk(model, perturbation, data, run=run, group=group, seed=config.seed, partition=partition)
+        described = {} if images is None else FitData(model, images, config).describe()
+        _walk(model, perturbation, described, run=run, group=group, seed=config.seed, partition=partition)
     perturbation.attach(model.network, partition, group, config.seed)
     return run.states()
 
@@ -82,7 +89,7 @@ def check_probe_steps(perturbation: Perturbation, probe_steps: Sequence[int] | N
 def _walk(
     model: VideoModel,
     perturbation: Unfitted,
-    data: FitData,
+    images: Mapping[str, object],
     *,
     run: RunDir,
     group: str,
@@ -98,7 +105,7 @@ def _walk(
     perturbation.attach(model.network, partition, group, seed)
     try:
         described = {"group": group, "seed": seed, **perturbation.describe()}
-        run.update_manifest(perturbation=described, images=data.describe(), frozen={"before": summarise(before)})
+        run.update_manifest(perturbation=described, images=dict(images), frozen={"before": summarise(before)})
         states = []
         for state in perturbation.states():
             perturbation.at(state)

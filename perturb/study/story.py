@@ -16,10 +16,11 @@ from torch import Tensor
 
 from perturb.data.script import Line
 from perturb.diffusion import Conditioning, SamplerStep, draw, sample_generator
+from perturb.diffusion.conditioning import by_frame
 from perturb.diffusion.fifo import FIFOSampler, FIFOState
+from perturb.diffusion.sampler import Given
 from perturb.disks import writing
 from perturb.errors import UserError
-from perturb.models.base import to_uint8
 from perturb.store.rundir import run_id, write_atomic
 from perturb.study.sample import Generator, save_clip, show_clip
 
@@ -27,12 +28,12 @@ IDENTITY = "identity"
 SHOW_EVERY = 16  # frames between two mp4 of a growing clip: encoding all of them again costs little then
 
 
-def by_frame(cond: Conditioning, script: Sequence[Line], frames: int) -> Conditioning:
-    """One sample with a text for each frame, of the conditionings of the script's lines (in its order)."""
+def scripted(cond: Conditioning, script: Sequence[Line], frames: int, blend: int = 0) -> Conditioning:
+    """One sample with a text for each frame (`by_frame`), of the conditionings of the script's lines (in its order)."""
     if script[-1].frame >= frames:
         raise UserError(f"the script goes on to frame {script[-1].frame}; sample.frames is {frames}, allowed: more")
-    line_of = [sum(line.frame <= frame for line in script) - 1 for frame in range(frames)]
-    return dataclasses.replace(cond.index([0]), text=cond.text[line_of][None])
+    text = by_frame(cond.text, [line.frame for line in script], frames, blend)
+    return dataclasses.replace(cond.index([0]), text=text[None])
 
 
 @dataclass(frozen=True)
@@ -57,28 +58,24 @@ class Story:
         def on_step(step: SamplerStep) -> None:
             advance(1 / step.total)
 
-        sampler = self.generate.sampler
-        if isinstance(sampler, FIFOSampler):
-            frames = self._stream(sampler, on_step, advance)
+        make, generators = self.generate, [sample_generator("clip", self.id, self.seed)]
+        given = Given(make.denoise, self.cond, make.uncond, generators, make.model.schedule, on_step)
+        if isinstance(make.sampler, FIFOSampler):
+            frames = self._stream(make.sampler, given, advance)
         else:
-            x_T, generators = self._start()
-            schedule, denoise = self.generate.model.schedule, self.generate.denoise
-            uncond = self.generate.uncond
-            frames = self._decode(sampler(denoise, x_T, self.cond, uncond, generators, schedule, on_step))
+            x_T, uncond = self._noise(generators), make.uncond
+            latents = make.sampler(make.denoise, x_T, self.cond, uncond, generators, given.schedule, on_step)
+            frames = self._decode(latents)
         show_clip(self.path, frames, self.playback_fps)
         save_clip(self.path, frames)
         for leftover in (self._queue, self._raw):
             leftover.unlink(missing_ok=True)
         return frames
 
-    def _stream(
-        self, sampler: FIFOSampler, on_step: Callable[[SamplerStep], None], advance: Callable[[float], None]
-    ) -> np.ndarray:
-        state, schedule = self._resume(), self.generate.model.schedule
-        denoise, uncond = self.generate.denoise, self.generate.uncond
+    def _stream(self, sampler: FIFOSampler, given: Given, advance: Callable[[float], None]) -> np.ndarray:
+        state = self._resume()
         if state is None:
-            x_T, generators = self._start()
-            state = sampler.start(denoise, x_T, self.cond, uncond, generators, schedule, on_step)
+            state = sampler.start(self._noise(given.generators), given)
             with writing(self._raw):
                 self._raw.parent.mkdir(parents=True, exist_ok=True)
                 self._raw.write_bytes(b"")
@@ -86,7 +83,7 @@ class Story:
         else:
             total = sampler.length + sampler.iterations(state.frames)
             advance((sampler.length + state.done) / total)
-        for number, latent in sampler.run(denoise, state, self.cond, uncond, schedule, on_step):
+        for number, latent in sampler.stream(state, given):
             if number >= 0:
                 # what a kill left behind the last saved queue is overwritten
                 with writing(self._raw), self._raw.open("r+b") as file:
@@ -113,13 +110,12 @@ class Story:
         identity = torch.tensor(list(self._identity.encode()), dtype=torch.uint8)
         write_atomic(self._queue, save(state.tensors() | {IDENTITY: identity}))
 
-    def _start(self) -> tuple[Tensor, list[torch.Generator]]:
-        generators = [sample_generator("clip", self.id, self.seed)]
+    def _noise(self, generators: Sequence[torch.Generator]) -> Tensor:
         model = self.generate.model
-        return draw(self.generate.format.latent(model), generators, model.device), generators
+        return draw(self.generate.format.latent(model), generators, model.device)
 
     def _decode(self, latents: Tensor) -> np.ndarray:
-        return to_uint8(self.generate.model.decode(latents)).cpu().numpy()[0]
+        return self.generate.decode(latents)[0]
 
     def _frames(self, count: int) -> np.ndarray:
         form = self.generate.format

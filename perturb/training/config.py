@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from perturb.errors import UserError
-from perturb.loop.config import LoggingConfig, LoopConfig, StageConfig
+from perturb.loop.config import LoopConfig, StageConfig
 from perturb.nano.latents import WorldData
 from perturb.structured import Target, check_range
 from perturb.training.diffusion import LossConfig
@@ -94,7 +94,8 @@ class TrainConfig:
     loop: LoopConfig
     loss: LossConfig
     validation: ValidationConfig | None = None
-    logging: LoggingConfig
+    tracker: str | None = None
+    project: str = "perturb"
     oracle: int = 0
     device: str = "auto"
     seed: int

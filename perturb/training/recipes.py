@@ -97,7 +97,7 @@ class Adapter:
     def merge(self, folder: Path) -> list[str]:
         """Save the adapter to ``folder``, put its Δ into the weights and take it off; returns the weights it moved."""
         self.lora.save(folder)
-        merged = self.lora.merged(self.system.unet).state_dict()
+        merged = self.lora.merged_copy(self.system.unet).state_dict()
         self.lora.detach()
         self.system.unet.load_state_dict(merged)
         return [f"unet.{layer}.weight" for layer in self.described["layers"]]

@@ -9,11 +9,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from perturb.cli.config import GenerateConfig, RunConfig, load
-from perturb.cli.plan import architecture, needed
+from perturb.cli.config import GenerateConfig, RunConfig, empty, load
+from perturb.cli.plan import needed
 from perturb.data.prompts import load_prompts
 from perturb.errors import UserError
-from perturb.models.videocrafter.published import SPECS, get_spec
+from perturb.models.videocrafter.published import SPECS
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.sample import STUDY_ONLY
 from perturb.store.paths import conf_dir, resolve
@@ -81,11 +81,12 @@ def test_the_shipped_prompts_are_32_different_ones():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_systems_bring_their_spec_and_nothing_of_the_embedded_world(name: str):
     values = composed("config", f"system={name}")
-    assert architecture(read(RunConfig, values)) in SPECS.values()
+    model = empty(read(RunConfig, values).system, "meta")
+    assert model.name in SPECS
     missing = [values["system"]["checkpoint"], values["images"]["folder"], values["prompts"]["file"]]
     assert missing == ["???"] * 3
-    lacking = [line.partition("=")[0] for line in needed(values, get_spec(values["system"]["spec"]))]
-    image = ["image"] if get_spec(values["system"]["spec"]).image is not None else []
+    lacking = [line.partition("=")[0] for line in needed(values, takes_image=model.takes_image)]
+    image = ["image"] if model.takes_image else []
     unet = ["system.unet"] if name.startswith("t2v_turbo") else []
     assert lacking == ["system.checkpoint", *unet, "images.folder", "prompts.file", *image]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import grimp
 import pytest
 
-ANALYSES = ["coupling", "crosstalk", "finetuning", "landscape", "layers", "matched"]
+ANALYSES = ["adapters", "coupling", "crosstalk", "finetuning", "landscape", "layers"]
 
 
 def circles(imports: dict[str, set[str]]) -> set[str]:

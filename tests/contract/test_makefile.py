@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,38 @@ def test_without_a_python_make_says_what_to_do(tmp_path: Path):
     assert "no Python 3.11, 3.12 or 3.13 with venv was found" in told.stderr
     assert "make PYTHON=/path/to/python3.13" in told.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+def commands(*arguments: str) -> str:
+    """What `make venv` would do."""
+    made = ["make", "--dry-run", "venv", "PYTHON=python3.12", *arguments]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    return subprocess.run(made, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_build_of_torch_comes_from_its_own_index_and_the_rest_from_pypi():
+    told = commands("--always-make", "TORCH=cpu", "EXTRAS=analysis learned")
+    assert "--index-url https://download.pytorch.org/whl/cpu torch torchvision" in told
+    assert "--constraint constraints.txt --editable '.[analysis,learned]'" in told
+    assert "uv sync" not in told
+
+
+def test_uv_takes_its_lock_where_it_is_installed():
+    told = commands("--always-make")
+    assert "uv sync --active --frozen --quiet --extra dev --extra analysis" in told
+    assert (
+        "else .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,analysis]'" in told
+    )
+
+
+def test_both_locks_hold_the_same_versions():
+    lock = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))
+    locked = {(package["name"], package.get("version")) for package in lock["package"]}
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {tuple(line.partition(" ;")[0].split("==")) for line in lines if not line.startswith("#")}
+    assert len(pinned) > 200
+    assert pinned <= locked
+    for package in lock["package"]:
+        files = [*package.get("wheels", []), *([package["sdist"]] if "sdist" in package else [])]
+        assert all(file["hash"].startswith("sha256:") for file in files)
+        assert files or package["name"] == "perturb"

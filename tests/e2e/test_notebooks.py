@@ -35,8 +35,8 @@ def test_it_runs_on_the_committed_runs(name: str, monkeypatch: pytest.MonkeyPatc
 def test_it_runs_on_runs_of_your_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     make_study(tmp_path, lambda key: key.group == "spatial")
     printed = execute("02_coupling_contrast", monkeypatch, ('Path("sample")', f'Path("{tmp_path}")'))
-    assert any("DiD -0.2200" in text for text in printed)
-    assert any("LoRA seeds 2: [-0.21 -0.23]" in text for text in printed)
+    assert any("kept 0.7333 and 0.9167, difference -0.1833" in text for text in printed)
+    assert any("LoRA seeds, prompts, steps: (2, 3, 3)" in text for text in printed)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -61,20 +61,24 @@ def test_step_zero_is_the_unperturbed_model(
 
 def test_a_script_is_one_clip_of_any_length(commands: Commands, checkpoint: Path, tmp_path: Path):
     (tmp_path / "story.txt").write_text(f"0: {PROMPTS[0]}\n0.5: {PROMPTS[1]}\n")
-    outcome = commands(
-        "perturb.sample",
+    story = (
         f"system.checkpoint={checkpoint}",
         f"script={tmp_path / 'story.txt'}",
         "sampler=fifo",
         "sampler.partitions=2",
         "sample.frames=7",
         "sample.seeds=[3]",
-        f"output={tmp_path / 'out'}",
     )
+    outcome = commands("perturb.sample", *story, f"output={tmp_path / 'out'}")
     assert outcome.code == 0, outcome.log
     clip = np.load(tmp_path / "out" / "story_s3.npy")
     assert (clip.shape[0], clip.dtype) == (7, np.uint8)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["story_s3.mp4", "story_s3.npy"]
+    killed = commands("perturb.sample", *story, f"output={tmp_path / 'cut'}", kill=("*.queue.safetensors", 8, "after"))
+    assert killed.code == -9
+    assert not (tmp_path / "cut" / "story_s3.npy").exists()
+    assert commands("perturb.sample", *story, f"output={tmp_path / 'cut'}").code == 0
+    assert (tmp_path / "cut" / "story_s3.npy").read_bytes() == (tmp_path / "out" / "story_s3.npy").read_bytes()
     both = commands("perturb.sample", f"script={tmp_path / 'story.txt'}", f"prompt={PROMPTS[0]}")
     assert both.code == 2
     assert "prompts.file=/path/prompts.txt or script=/path/story.txt; 2 of them given" in both.log

@@ -34,7 +34,7 @@ def recipe(checkpoint: Path) -> list[str]:
         "loop.save_every=2",
         "loop.log_every=1",
         "loop.learning_rate=1e-2",
-        "logging.tensorboard=false",
+        "tracker=null",
         "validation=null",
         "oracle=0",
         "threads=1",
@@ -142,7 +142,7 @@ def test_strategies_of_fine_tuning_are_one_multirun(commands: Commands, recipe: 
 def test_samples_and_losses_are_shown_on_the_way(commands: Commands, recipe: list[str], tmp_path: Path):
     settings = {"every": 4, "limit": 2, "count": 2, "sampler_steps": 2, "timesteps": "[100,900]"}
     wanted = [f"validation.{name}={value}" for name, value in settings.items()]
-    kept = [word for word in recipe if word not in ("validation=null", "logging.tensorboard=false")]
+    kept = [word for word in recipe if word not in ("validation=null", "tracker=null")] + ["tracker=tensorboard"]
     outcome = commands("perturb.train", *kept, *wanted, *places(tmp_path, tmp_path / "cache"))
     assert outcome.code == 0, outcome.log
     shown = {path.name for path in (tmp_path / "work" / "samples" / "step_000004").iterdir()}
@@ -162,9 +162,9 @@ def test_missing_paths_and_an_absent_tracker_are_named(commands: Commands, recip
     needed = [line.split("=…")[0].strip() for line in outcome.log.splitlines()[1:]]
     assert needed == ["data.video", "init", "output", "work"]
     assert "choose train/video=table" in outcome.log
-    outcome = commands("perturb.train", *recipe, "logging.wandb=true", *places(tmp_path, tmp_path / "cache"))
+    outcome = commands("perturb.train", *recipe, "tracker=wandb", *places(tmp_path, tmp_path / "cache"))
     assert outcome.code == 2
-    assert "wandb is not installed" in outcome.log
+    assert "tracker is wandb, which is not installed: pip install wandb" in outcome.log
 
 
 def test_a_terminated_training_saves_and_says_how_to_go_on(checkpoint: Path, recipe: list[str], tmp_path: Path):

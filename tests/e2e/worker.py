@@ -14,7 +14,7 @@ import sys
 import traceback
 from pathlib import Path
 
-COMMANDS = ("perturb.run", "perturb.sample", "perturb.score")
+COMMANDS = ("perturb.run", "perturb.sample", "perturb.score", "perturb.compare", "perturb.partition")
 HEAVY = (
     "perturb.cli.config",
     "perturb.cli.plan",

@@ -19,6 +19,7 @@ from tests.golden.golden_fixtures import fixture, fixtures, requires_fixtures
 from tests.golden.golden_networks import each_call, ids, load, record, recorded, run
 from tests.parity.fixtures import Fixture
 from tests.parity.models import Ledger
+from tests.unit.sampler_case import replayed
 
 pytestmark = requires_fixtures
 TEXT_TOKENS, IMAGE_TOKENS = 77, 16
@@ -153,9 +154,8 @@ def test_trajectory(golden: Fixture, call: dict[str, Any]):
     )
     schedule = schedule_of(golden.meta["diffusion"])
     sampler.check(schedule)
-    noise = iter(golden.given(f"{name}.noise"))
-    x_T = golden.given(f"{name}.x_T")
-    final = sampler.integrate(denoise, x_T, cond, uncond, noise.__next__, schedule, steps.append)
+    noise, x_T = golden.given(f"{name}.noise"), golden.given(f"{name}.x_T")
+    final = sampler.sample(x_T, replayed(denoise, cond, uncond, noise, schedule, steps.append))
     assert len(steps) == call["n_steps"]
     ledger.check(f"{name}.timesteps_visited", torch.tensor([step.timestep for step in steps]))
     ledger.check(f"{name}.x_prev", torch.stack([step.x for step in steps]))

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from perturb.diffusion import Conditioning, NoiseSchedule
+from perturb.diffusion import Conditioning, DDIMSampler, NoiseSchedule
 from perturb.diffusion.fifo import FIFOSampler, shifted
 from tests.golden.golden_fixtures import fixtures, requires_fixtures
 from tests.golden.golden_networks import each_call, ids, load, recorded, run
 from tests.parity.fixtures import Fixture
 from tests.parity.models import Ledger
+from tests.unit.sampler_case import replayed
 
 pytestmark = requires_fixtures
 NETWORKS = each_call(*fixtures("fifo_unet"))
@@ -55,14 +56,14 @@ def test_queue(golden: Fixture, call: dict[str, Any], windows_per_batch: int | N
     for output, values in (("timesteps", table.timesteps), ("alphas", table.alphas), ("sigmas", table.sigmas)):
         ledger.check(f"{name}.{output}", values)
     draws = golden.given(f"{name}.noise_prepare").unbind(2)
-    queue = sampler.prepare(golden.given(f"{name}.video"), schedule, iter(draws).__next__)
+    queue = sampler.prepare(golden.given(f"{name}.video"), replayed(denoise, cond, uncond, draws, schedule))
     ledger.check(f"{name}.queue_init", queue)
     seen.clear()
     queues, frames = [], []
     for i in range(sampler.iterations(call["N"])):
         windows = golden.given(f"{name}.noise_step")[i]
         in_order = [frame for window in windows.flip(0) for frame in window.unbind(2)]
-        queue = sampler.iterate(denoise, queue, cond, uncond, iter(in_order).__next__, schedule)
+        queue = sampler.iterate(queue, replayed(denoise, cond, uncond, in_order, schedule))
         queues.append(queue)
         frames.append(queue[:, :, sampler.leaves_at])
         queue = shifted(queue, golden.given(f"{name}.noise_shift")[i])
@@ -86,7 +87,7 @@ def check_base(  # noqa: PLR0917
 ):
     """The run that the queue is made from, which does have the latent scale."""
     if call["base"]:
-        name, noise = call["name"], iter(ledger.golden.given(f"{call['name']}.base_noise"))
+        name, noise = call["name"], ledger.golden.given(f"{call['name']}.base_noise")
         x_T: Tensor = ledger.golden.given(f"{name}.base_x_T")
-        final = sampler.integrate(denoise, x_T, cond, uncond, noise.__next__, schedule)
+        final = DDIMSampler.sample(sampler, x_T, replayed(denoise, cond, uncond, noise, schedule))
         ledger.check(f"{name}.base_final", final)

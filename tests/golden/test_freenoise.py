@@ -6,14 +6,16 @@ import pytest
 import torch
 from einops import rearrange
 
-from perturb.diffusion import Conditioning, NoiseSchedule, SamplerStep
-from perturb.diffusion.freenoise import FreeNoiseSampler, between, reschedule
+from perturb.diffusion import Conditioning, DDIMSampler, NoiseSchedule, SamplerStep
+from perturb.diffusion.conditioning import by_frame
+from perturb.diffusion.freenoise import FreeNoiseSampler, reschedule
 from perturb.errors import UserError
 from perturb.nn import Windows
 from tests.golden.golden_fixtures import fixtures, requires_fixtures
 from tests.golden.golden_networks import each_call, ids, load, record, recorded, run
 from tests.parity.fixtures import Fixture
 from tests.parity.models import Ledger
+from tests.unit.sampler_case import replayed
 
 pytestmark = requires_fixtures
 NETWORKS = each_call(*fixtures("freenoise_unet"))
@@ -76,22 +78,17 @@ def test_trajectory(golden: Fixture, call: dict[str, Any]):
     denoise, _ = recorded(load(golden.meta["state_from"]["unet"]))
     text, uncond, fps, x_T = (golden.given(f"{name}.{key}") for key in ("cond", "uncond", "fps", "x_T"))
     if call["two_prompts"]:
-        text = between(text[:1], text[1:], call["F"])
+        frames = call["F"]
+        text = by_frame(text, (0, frames // 2), frames, blend=frames - 2 * (3 * frames // 8))[None]
         both = torch.cat([text, text[:, -1:].expand(-1, call["F"], -1, -1)])
         ledger.check(f"{name}.frame_context", both)
     sampler = FreeNoiseSampler(
         steps=call["S"], guidance=call["cfg_scale"], eta=call["eta"], window=call["W"], stride=call["s"]
     )
-    noise = iter(golden.given(f"{name}.noise")) if call["eta"] else iter([torch.zeros_like(x_T)] * call["n_steps"])
-    final = sampler.integrate(
-        denoise,
-        x_T,
-        Conditioning(text, fps),
-        Conditioning(uncond, fps),
-        noise.__next__,
-        NoiseSchedule(latent_scale=golden.meta["diffusion"]["scale_b"]),
-        steps.append,
-    )
+    noise = golden.given(f"{name}.noise") if call["eta"] else [torch.zeros_like(x_T)] * call["n_steps"]
+    schedule = NoiseSchedule(latent_scale=golden.meta["diffusion"]["scale_b"])
+    sides = Conditioning(text, fps), Conditioning(uncond, fps)
+    final = DDIMSampler.sample(sampler, x_T, replayed(denoise, *sides, noise, schedule, steps.append))
     assert len(steps) == call["n_steps"]
     ledger.check(f"{name}.timesteps_visited", torch.tensor([step.timestep for step in steps]))
     ledger.check(f"{name}.x_prev", torch.stack([step.x for step in steps]))

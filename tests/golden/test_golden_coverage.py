@@ -8,9 +8,7 @@ from tests.golden.golden_fixtures import folder, kinds, requires_fixtures
 pytestmark = requires_fixtures
 
 LOOK_UP = re.compile(r"""fixtures\(\s*["'](\w+)["']\s*\)""")
-NOT_YET = {
-    "animatediff_module": "AnimateDiff's motion modules (The models people have, B)",
-}
+NOT_YET: dict[str, str] = {}
 
 
 def kinds_asked_for() -> set[str]:

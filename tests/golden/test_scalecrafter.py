@@ -1,5 +1,6 @@
 """ScaleCrafter against its published code: re-dilated convolutions, and its loop on a video network."""
 
+from itertools import repeat
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tests.golden.golden_networks import each_call, ids, load, run
 from tests.parity.fixtures import Fixture
 from tests.parity.models import Ledger
 from tests.parity.networks import unet_spec
+from tests.unit.sampler_case import replayed
 
 pytestmark = requires_fixtures
 CONVOLUTIONS = each_call(*fixtures("scalecrafter_conv"))
@@ -72,7 +74,7 @@ def test_loop(golden: Fixture, call: dict[str, Any]):
     x_T = golden.given(f"{name}.x_T")
     schedule = NoiseSchedule(latent_scale=None)
     sampler.check(schedule)
-    final = sampler.integrate(denoise, x_T, cond, uncond, lambda: torch.zeros_like(x_T), schedule, steps.append)
+    final = sampler.sample(x_T, replayed(denoise, cond, uncond, repeat(torch.zeros_like(x_T)), schedule, steps.append))
     ledger.check(f"{name}.timesteps", torch.tensor([step.timestep for step in steps]))
     ledger.check(f"{name}.x_prev", torch.stack([step.x for step in steps]))
     ledger.check(f"{name}.final", final)

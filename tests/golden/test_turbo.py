@@ -20,6 +20,7 @@ from tests.golden.golden_networks import each_call, ids, load, recorded, run
 from tests.parity.fixtures import Fixture
 from tests.parity.models import Ledger
 from tests.parity.networks import unet_spec
+from tests.unit.sampler_case import replayed
 
 pytestmark = requires_fixtures
 T = 1000
@@ -64,13 +65,16 @@ def check_steps(ledger: Ledger, call: dict[str, Any]):
     prediction = {"epsilon": "epsilon", "v_prediction": "v"}[call["prediction_type"]]
     outputs, noise, x = (golden.given(f"{name}.{key}") for key in ("model_output", "noise", "x"))
     answers = iter(outputs)
-    ConsistencySampler(steps=call["n"], origin_steps=call["origin"]).integrate(
-        lambda x, t, cond: next(answers),
+    ConsistencySampler(steps=call["n"], origin_steps=call["origin"]).sample(
         x,
-        Conditioning(torch.zeros(len(x), 1, 1), torch.zeros(len(x), dtype=torch.long)),
-        iter(noise).__next__,
-        NoiseSchedule(latent_scale=None, prediction=prediction),  # type: ignore[arg-type]
-        steps.append,
+        replayed(
+            lambda x, t, cond: next(answers),
+            Conditioning(torch.zeros(len(x), 1, 1), torch.zeros(len(x), dtype=torch.long)),
+            None,
+            noise,
+            NoiseSchedule(latent_scale=None, prediction=prediction),  # type: ignore[arg-type]
+            steps.append,
+        ),
     )
     ledger.check(f"{name}.x_prev", torch.stack([step.x for step in steps]))
     ledger.check(f"{name}.denoised", torch.stack([step.predicted_x0 for step in steps]))
@@ -91,7 +95,7 @@ def test_sampling(golden: Fixture, call: dict[str, Any]):
     schedule = NoiseSchedule(latent_scale=0.7)
     cond = Conditioning(golden.given(f"{name}.context"), torch.full((call["b"],), call["fps"]))
     noise = iter(golden.given(f"{name}.noise"))
-    final = sampler.integrate(denoise, golden.given(f"{name}.x_T"), cond, noise.__next__, schedule, steps.append)
+    final = sampler.sample(golden.given(f"{name}.x_T"), replayed(denoise, cond, None, noise, schedule, steps.append))
     ledger.check(f"{name}.timesteps_visited", torch.tensor([step.timestep for step in steps]))
     ledger.check(f"{name}.model_pred", torch.stack(predictions))
     ledger.check(f"{name}.x_prev", torch.stack([step.x for step in steps]))

@@ -9,6 +9,7 @@ from torch import Tensor
 from perturb.diffusion import Conditioning, DDIMSampler, SamplerStep
 from tests.parity.fixtures import Fixture, fixtures, requires_fixtures
 from tests.parity.models import Ledger, load_unet, schedule
+from tests.unit.sampler_case import replayed
 
 pytestmark = requires_fixtures
 
@@ -25,14 +26,16 @@ def test_trajectory(golden: Fixture, call: dict[str, Any]):
         return predictions[-1]
 
     guided = call["cfg_scale"] != 1
-    final = DDIMSampler(steps=call["S"], guidance=call["cfg_scale"], eta=call["eta"]).integrate(
-        denoise,
+    final = DDIMSampler(steps=call["S"], guidance=call["cfg_scale"], eta=call["eta"]).sample(
         golden.given(f"{name}.x_T"),
-        conditioning(golden, call, "cond"),
-        conditioning(golden, call, "uncond") if guided else None,
-        iter(golden.given(f"{name}.noise")).__next__,
-        schedule(call["diffusion"]),
-        steps.append,
+        replayed(
+            denoise,
+            conditioning(golden, call, "cond"),
+            conditioning(golden, call, "uncond") if guided else None,
+            golden.given(f"{name}.noise"),
+            schedule(call["diffusion"]),
+            steps.append,
+        ),
     )
     assert len(steps) == call["n_steps"]
     ledger = Ledger(golden)

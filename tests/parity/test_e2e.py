@@ -12,6 +12,7 @@ from perturb.diffusion import DDIMSampler
 from perturb.models.base import to_uint8
 from tests.parity.fixtures import Fixture, fixtures, requires_fixtures
 from tests.parity.models import Ledger, load_system
+from tests.unit.sampler_case import replayed
 
 pytestmark = requires_fixtures
 
@@ -45,13 +46,9 @@ def test_pipeline(golden: Fixture, call: dict[str, Any]):
     if cond.image is not None and uncond.image is not None:
         ledger.check(f"{name}.image_emb", cond.image)
         ledger.check(f"{name}.image_emb_uncond", uncond.image)
-    latent = DDIMSampler(steps=call["S"], guidance=call["cfg_scale"], eta=call["eta"]).integrate(
-        system.denoise,
+    latent = DDIMSampler(steps=call["S"], guidance=call["cfg_scale"], eta=call["eta"]).sample(
         golden.given(f"{name}.x_T"),
-        cond,
-        uncond,
-        iter(golden.given(f"{name}.noise")).__next__,
-        system.schedule,
+        replayed(system.denoise, cond, uncond, golden.given(f"{name}.noise"), system.schedule),
     )
     ledger.check(f"{name}.latent", latent)
     video = system.decode(latent)

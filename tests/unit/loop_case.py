@@ -13,7 +13,6 @@ from perturb.loop.journal import csv_text
 from perturb.loop.loop import Loop
 from perturb.loop.processes import make_accelerator
 from perturb.loop.task import Outcome, Task
-from tests.unit.training_case import QUIET
 
 BATCH = 4
 
@@ -65,7 +64,7 @@ def raise_at(step: int, error: BaseException) -> Targets:
 
 
 def accelerator(settings: LoopConfig, folder: Path) -> Accelerator:
-    return make_accelerator(settings, device="cpu", folder=folder, logging=QUIET)
+    return make_accelerator(settings, device="cpu", folder=folder)
 
 
 def made(

@@ -1,9 +1,14 @@
 """What the tests of the samplers share: conditionings, a stand-in for a network, and a network."""
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from perturb.diffusion import Conditioning, NoiseSchedule, draw, sample_generator
+from perturb.diffusion.sampler import Given
 from perturb.models.videocrafter.system import VideoSystem
 
 SHAPE = (4, 3, 2, 2)
@@ -33,6 +38,27 @@ class Knowing:
         clean = self.x0 * (self.schedule.latent_scale_table[t] if self.scale else 1)
         eps = (x - a.sqrt() * clean) / (1 - a).sqrt()
         return eps if self.schedule.prediction == "epsilon" else a.sqrt() * eps - (1 - a).sqrt() * clean
+
+
+@dataclass(frozen=True)
+class Replayed(Given):
+    """What a sampler is given, with noises that were drawn elsewhere."""
+
+    draws: Iterator[Tensor] = field(default_factory=lambda: iter(()))
+
+    def noise(self, like: Tensor) -> Tensor:
+        return next(self.draws)
+
+
+def replayed(  # noqa: PLR0917 - the order of the Sampler protocol
+    denoise: Any,
+    cond: Conditioning,
+    uncond: Conditioning | None,
+    draws: Iterable[Tensor],
+    schedule: NoiseSchedule,
+    on_step: Any = None,
+) -> Given:
+    return Replayed(denoise, cond, uncond, [], schedule, on_step, iter(draws))
 
 
 def noises(shape: tuple[int, ...], *parts: int | str, count: int = 2) -> Tensor:

@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from perturb.models.videocrafter.keymap import component_rules
 from perturb.models.videocrafter.keymap.diffusion import diffusion_buffers
-from perturb.models.videocrafter.keymap.encoders import convert_to_official
+from perturb.models.videocrafter.keymap.encoders import convert_to_official, text_leftovers
 from perturb.models.videocrafter.spec import ModelSpec, TextSpec, UNetSpec, VAESpec
 
 
@@ -24,20 +24,20 @@ def small_spec(tiny_spec: ModelSpec, **flags: bool) -> ModelSpec:
 
 
 def image_unet(spec: UNetSpec) -> UNet2DConditionModel:
-    """Diffusers' network of the same sizes, written down as Stable Diffusion 2.1's config does."""
+    """Diffusers' network of the same sizes, written down as Stable Diffusion's config does."""
     attends = [2**level in spec.attention_resolutions for level in range(len(spec.channel_mult))]
     down = tuple("CrossAttnDownBlock2D" if yes else "DownBlock2D" for yes in attends)
     up = tuple("CrossAttnUpBlock2D" if yes else "UpBlock2D" for yes in reversed(attends))
     widths = tuple(mult * spec.model_channels for mult in spec.channel_mult)
     settings: dict[str, Any] = {
-        "attention_head_dim": [width // spec.num_head_channels for width in widths],
+        "attention_head_dim": list(spec.heads),
         "block_out_channels": widths,
         "cross_attention_dim": spec.context_dim,
         "down_block_types": down,
         "up_block_types": up,
         "layers_per_block": spec.num_res_blocks,
         "norm_num_groups": spec.norm_groups,
-        "use_linear_projection": True,
+        "use_linear_projection": spec.num_heads is None,  # which Stable Diffusion 1 is told by
     }
     return UNet2DConditionModel(**settings)
 
@@ -56,16 +56,16 @@ def autoencoder(spec: VAESpec) -> AutoencoderKL:
 
 
 def text_model(spec: TextSpec) -> CLIPTextModel:
-    """As Stable Diffusion 2.1 has it in a folder: one block fewer, so that its last output is our penultimate one."""
+    """As Stable Diffusion has it in a folder, without the blocks that are not read."""
     config = CLIPTextConfig(
         vocab_size=spec.vocab_size,
         hidden_size=spec.width,
         intermediate_size=4 * spec.width,
-        num_hidden_layers=spec.layers - 1,
+        num_hidden_layers=spec.layers - spec.skip_last,
         num_attention_heads=spec.heads,
         max_position_embeddings=spec.tokens,
         projection_dim=spec.embed_dim,
-        hidden_act="gelu",
+        hidden_act=spec.activation,
         bos_token_id=0,
         eos_token_id=1,
     )
@@ -107,7 +107,7 @@ class ImageModel:
 def ldm_state(spec: ModelSpec, unet: dict[str, Tensor]) -> dict[str, Tensor]:
     """An LDM checkpoint: the given network (prefixed), random encoders, the tables and leftovers of the real file."""
     rules = component_rules(spec)
-    vae, text = autoencoder(spec.vae), text_model(replace(spec.text, layers=spec.text.layers + 1))
+    vae, text = autoencoder(spec.vae), text_model(replace(spec.text, skip_last=0))
     for part in (vae, text):
         randomise(part)
     ours = {f"transformer.{key}": tensor for key, tensor in text.state_dict().items()}
@@ -116,9 +116,9 @@ def ldm_state(spec: ModelSpec, unet: dict[str, Tensor]) -> dict[str, Tensor]:
     state |= {f"first_stage_model.{key}": tensor for key, tensor in official.items()}
     official = convert_to_official(ours, rules["text_encoder"])
     state |= {f"cond_stage_model.{key}": tensor for key, tensor in official.items()}
-    state["cond_stage_model.model.text_projection"] = torch.randn(spec.text.width, spec.text.embed_dim)
-    state["cond_stage_model.model.logit_scale"] = torch.tensor(4.6)
-    state |= {key: table for key, table in diffusion_buffers(spec.schedule).items() if key != "scale_arr"}
+    state |= {f"cond_stage_model.{key}": torch.randn(shape) for key, shape in text_leftovers(spec.text).items()}
+    schedule = replace(spec.schedule, beta_schedule="scaled_linear")
+    state |= {key: table for key, table in diffusion_buffers(schedule).items() if key != "scale_arr"}
     state["model_ema.decay"] = torch.tensor(0.9999)
     state["model_ema.num_updates"] = torch.tensor(5)
     state["logvar"] = torch.zeros(spec.schedule.timesteps)

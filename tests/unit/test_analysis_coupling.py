@@ -1,244 +1,252 @@
-"""A coupling study from run directories to tables and figures, against numbers worked out by hand."""
+"""A coupling study from run directories to verdict, tables and figures, against numbers worked out by hand."""
 
-import io
 import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from coupling_runs import CONDITIONS, Key, make_study
+from coupling_runs import OWN_LOSS, Key, Motion, make_pairs, make_run, make_study
 from matplotlib.figure import Figure
-from rich.console import Console
-from scipy import stats
 
 from perturb.analysis.coupling.__main__ import main
-from perturb.analysis.coupling.comparisons import PRIMARY_CONDITION, Results
-from perturb.analysis.coupling.coupling import contrast_rows, contrast_table, curve_rows, footnote, run_rows
-from perturb.analysis.coupling.design import LORA, Cell, Design
-from perturb.analysis.coupling.figure import curves_figure, figures, forest_figure
+from perturb.analysis.coupling.curves import Results, curve_rows, run_rows
+from perturb.analysis.coupling.design import Condition, Design
+from perturb.analysis.coupling.endpoints import endpoint_rows, footnote, headline
+from perturb.analysis.coupling.figure import answer_figure, curves_panel, figures, loss_panel
 from perturb.analysis.load import find_runs, load
 from perturb.errors import UserError
 
-FULL, PARTIAL = (Key(training, "spatial", "single_frame", "lora", 0) for training in ("full", "partial"))
+SPACE = Condition("spatial", "single_frame")
+T2 = 4.302653
+"""t(0.975, 2): three pairs."""
 
 
 def results(root: Path) -> Results:
     return Results.of(Design.of(load(find_runs([root]))))
 
 
-def contrasts(found: Results) -> pd.DataFrame:
-    return pd.DataFrame(list(contrast_rows(found)))
+def keeps(**lost: float) -> Motion:
+    """Falls in a straight line, by these shares per 100 steps; in the partial model by .02 more from pair to pair."""
+
+    def law(key: Key, prompt: int, step: int) -> float:
+        more = 0.02 * int(key.pair[-1] or 0) * (key.training == "partial")
+        return (0.5 + 0.1 * prompt) * (1 - (lost[key.training] + more) * step / 100)
+
+    return law
 
 
-def one(found: Results, **where: str) -> pd.Series:
-    """The one row in the leading reading with these entries."""
-    wanted = {"unit": "per 100 steps", **where}
-    rows = [row for row in contrast_rows(found) if wanted.items() <= row.items()]
-    assert len(rows) == 1
-    return pd.Series(rows[0])
-
-
-def printed(found: Results) -> str:
-    console = Console(file=io.StringIO(), width=120)
-    console.print(contrast_table(found))
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+def endpoints(found: Results) -> pd.DataFrame:
+    return pd.DataFrame(endpoint_rows(found.findings)).set_index("endpoint")
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """One unnamed pair whose fits are not recorded, as old runs."""
     root = tmp_path_factory.mktemp("runs")
     make_study(root)
     return results(root)
 
 
-def test_the_primary_endpoint(study: Results) -> None:
-    # slopes per 100 steps, seed × prompt: full −.30 −.31 −.32 / −.32 −.33 −.34, partial −.1: d = −.20 … −.24
-    first = contrasts(study).iloc[0]
-    assert (first.family, first.primary, first.contrast, first.metric) == (
-        "primary",
-        True,
-        "full − partial",
-        "motion_quality",
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Three pairs, fits that have converged at the last state."""
+    root = tmp_path_factory.mktemp("pairs")
+    make_pairs(root, [""], keeps(full=0.1, partial=0.2))
+    return results(root)
+
+
+def test_old_runs_are_one_pair_of_unknown_convergence(study: Results) -> None:
+    rows = endpoints(study).query("group == 'spatial'")
+    # straight lines from .6: 1 − .32/(2 · .6) and 1 − .1/(2 · .6) are kept along the path
+    assert rows["mean"]["motion kept, full"] == pytest.approx(1 - 0.32 / 1.2)
+    assert rows["mean"]["motion kept, full − partial"] == pytest.approx(-0.22 / 1.2)
+    assert rows["mean"]["P(full keeps a steadier path)"] == 0.0  # what is lost in motion is jerk gained
+    for name in ("slope per 100 steps", "change to the last state"):
+        assert rows["mean"][f"descriptive: {name}, full − partial"] == pytest.approx(-0.22)
+    assert rows["mean"]["motion kept, full, random Δ"] == pytest.approx(1 - 0.032 / 1.2)
+    assert "one pair" in rows.reason["motion kept, full − partial, mixed model"]
+    assert set(rows.verdict) == {"inconclusive: one pair"}
+    basis = set(zip(rows.pairs, rows.lora_seeds, rows.prompts, rows.converged, strict=True))
+    assert basis == {(1, 2, 3, "not recorded")}
+    assert headline(study.findings).startswith("Inconclusive: one pair of twins was compared")
+    assert len(study.findings) == 3
+    assert "spatial: 1 pair × 2 LoRA seeds × 3 prompts" in footnote(study.findings)
+
+
+def test_the_interval_is_over_pairs(pairs: Results) -> None:
+    # full 1 − .05 in all, partial 1 − .10, 1 − .11, 1 − .12: d = .05, .06, .07
+    rows = endpoints(pairs)
+    primary = rows.loc["motion kept, full − partial"]
+    assert (primary["mean"], primary.high - primary["mean"]) == pytest.approx((0.06, T2 * 0.01 / math.sqrt(3)))
+    assert (primary.interval_over, primary.verdict, primary.pairs) == ("3 pairs", "full keeps more", 3)
+    assert rows["mean"]["motion kept, full − partial, mixed model"] == pytest.approx(0.06, abs=1e-3)
+    assert (primary.converged, primary.distance_full) == ("converged", 0.08 / OWN_LOSS)
+    assert headline(pairs.findings) == (
+        "The fully trained model is the more strongly coupled one: over 3 pairs it keeps 6 points more of its motion "
+        "than the partially trained one."
     )
-    assert (first.group, first.policy, first.kind, first.training) == ("spatial", "single_frame", "lora", "")
-    assert (first["first"], first.second, first.difference) == pytest.approx((-0.32, -0.1, -0.22))
-    # MS over prompts 2e-4, over seeds 6e-4, residual 0: se² = 8e-4/6, df = .64/(.04/2 + .36/1) = 64/38
-    half = stats.t.ppf(0.975, 64 / 38) * math.sqrt(8e-4 / 6)
-    assert first.high - first.difference == pytest.approx(half, rel=1e-6)
-    assert first.prompt_high - first.difference == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-6)
-    assert first.seed_high - first.difference == pytest.approx(12.706205 * 0.01, rel=1e-6)
-    assert (first.n_prompts, first.n_seeds, first.incomplete, first.p, first.p_holm) == (3, 2, 0, 0.25, 0.25)
-    assert (first.test, first.skewed) == ("sign flip", False)
-    assert contrasts(study).primary.sum() == 1
+    assert pairs.primary.cells[1:] == ["95%", "89%", "+0.060±0.025", "100%", "3", "converged", "4 ×", "full keeps more"]
 
 
-def test_other_readings_of_the_primary_endpoint(study: Results) -> None:
-    rows = contrasts(study).query("family == 'primary'").set_index(["reading", "axis", "scale"]).difference
-    # the full model moves by 8 % of ‖θ‖ per 100 steps, the partial one by 4 %
-    assert rows["slope", "dose", "raw"] == pytest.approx(-0.32 / 8 + 0.1 / 4)
-    assert rows["slope", "step", "relative"] == pytest.approx((-0.32 + 0.1) / 0.6)
-    assert rows["area", "step", "raw"] == pytest.approx(-0.11)
+def test_the_path_ends_where_the_fit_has_converged(tmp_path: Path) -> None:
+    make_pairs(tmp_path, [""], keeps(full=0.1, partial=0.2), losses=(0.08, 0.029, 0.02))
+    primary = endpoints(results(tmp_path)).loc["motion kept, full − partial"]
+    assert primary["mean"] == pytest.approx(0.03)  # to step 50: half of what is lost to step 100
 
 
-def test_other_families(study: Results) -> None:
-    repeat = one(study, family="motion", policy="repeat")
-    assert repeat.difference == pytest.approx(-0.11)
-    assert one(study, family="random", group="spatial").difference == pytest.approx(-0.022)
-    control = one(study, family="control", group="spatial", training="full")
-    assert (control["first"], control.second) == pytest.approx((-0.32, -0.032))
-    assert (control.contrast, control.kind) == ("lora − random", "")
-    # of the two tests of a family in one reading both have p = 1/4: Holm × 2
-    assert (repeat.test, repeat.p_holm) == ("sign flip", 0.5)
-    # a LoRA and its control cannot be swapped: t of −.288, .9 of what the leading reading is sure of
-    p = 2 * stats.t.sf(0.288 / (0.9 * math.sqrt(8e-4 / 6)), 64 / 38)
-    assert (control.test, control.p) == ("t", pytest.approx(p))
+def test_fits_that_have_not_converged_give_no_verdict(tmp_path: Path) -> None:
+    make_pairs(tmp_path, [""], keeps(full=0.1, partial=0.2), losses=(0.08, 0.07, 0.06))
+    found = results(tmp_path)
+    assert found.primary.verdict == "inconclusive: not converged"
+    run = pd.DataFrame(run_rows(found)).iloc[0]
+    assert (run.model_converged, run.path_ends, run.loss_start, run.own_loss) == (False, 100, 0.08, OWN_LOSS)
+    assert "not come within 1.5 times" in headline(found.findings)
+    ax = loss_panel(Figure().subplots(), found, SPACE)
+    assert ax.texts[0].get_text() == "0 of 6 fits have converged"
+    levels = {round(float(np.asarray(line.get_ydata())[0]), 6) for line in ax.lines if line.get_linestyle() == "--"}
+    assert levels == {1.5 * OWN_LOSS}
 
 
-def test_measures_without_a_zero_have_no_share_and_set_measures_no_test(study: Results) -> None:
-    rows = contrasts(study).query("family == 'visual' and group == 'spatial'")
-    assert set(rows.metric) == {"colourfulness", "watermark_trace", "watermark"}
-    assert set(rows[rows.metric == "watermark_trace"].scale) == {"raw"}
-    watermark = rows[(rows.metric == "watermark") & (rows.unit == "share of start per 100 steps")].iloc[0]
-    assert (watermark["first"], watermark.n_prompts) == (pytest.approx(-0.25), 1)
-    assert math.isnan(watermark.p)
+def test_on_the_floor_there_is_no_number(tmp_path: Path) -> None:
+    def law(key: Key, prompt: int, step: int) -> float:
+        return (0.5 + 0.1 * prompt) * (1.0 if step == 0 else 0.1 + 0.05 * (key.training == "full"))
+
+    make_pairs(tmp_path, [""], law)
+    found = results(tmp_path)
+    assert set(endpoints(found).verdict) == {"inconclusive: floor"}
+    assert (found.primary.cells[3], found.primary.cells[-1]) == ("–", "inconclusive: floor")
+    assert "both models keep less than 20%" in headline(found.findings)
+    figure = answer_figure(found)
+    assert [text.get_text() for text in figure.axes[0].texts if text.get_weight() == "bold"] == ["inconclusive: floor"]
+    assert len(figure.axes[0].lines) == 1  # the rule at no difference
 
 
-def test_parts_of_motion_are_compared_apart_from_their_product(study: Results) -> None:
-    rows = contrasts(study).query("family == 'parts'")
-    assert set(rows.metric) == {"dynamics"}
-    spatial = rows[(rows.group == "spatial") & (rows.unit == "per 100 steps")].iloc[0]
-    assert (spatial["first"], spatial.second, spatial.difference) == pytest.approx((-0.03, -0.01, -0.02))
+def test_the_headline_claims_no_more_than_every_image_set(tmp_path: Path) -> None:
+    make_pairs(tmp_path, ["low"], keeps(full=0.1, partial=0.2), losses=(0.04, 0.035, 0.02))
+    make_pairs(tmp_path, ["web"], keeps(full=0.1, partial=0.4), losses=(0.05, 0.04, 0.02))
+    both = results(tmp_path)
+    assert [str(each.condition) for each in both.findings] == ["spatial, low", "spatial, web"]  # the nearer first
+    assert headline(both.findings) == (
+        "On all 2 image sets the fully trained model is the more strongly coupled one: over at least 3 pairs it keeps "
+        "at least 6 points more of its motion than the partially trained one."
+    )
+    make_pairs(tmp_path, ["high"], keeps(full=0.2, partial=0.2), pairs=1)
+    assert headline(results(tmp_path).findings) == (
+        "Inconclusive: the image sets do not agree (low – full keeps more; web – full keeps more; high – inconclusive: "
+        "one pair)."
+    )
 
 
-def test_curves(study: Results) -> None:
-    rows = pd.DataFrame(curve_rows(study)).set_index(["training", "group", "policy", "kind", "metric", "step"])
-    at = rows.loc[("full", "spatial", "single_frame", "lora", "motion_quality", 100)]
-    assert (at["mean"], at.share, at.magnitude) == pytest.approx((0.6 - 0.32, 0.28 / 0.6, 0.08))
-    assert (at.n_prompts, at.n_seeds) == (3, 2)
+def test_curves(study: Results, pairs: Results) -> None:
+    key = ["training", "group", "policy", "kind", "metric", "step"]
+    rows = pd.DataFrame(curve_rows(study)).set_index(key)
+    end = rows.loc[("full", "spatial", "single_frame", "lora", "motion_quality", 100)]
+    assert (end["mean"], end.share, end.magnitude, end.pairs) == pytest.approx((0.28, 0.28 / 0.6, 0.08, 1))
     start = rows.loc[("full", "spatial", "single_frame", "lora", "motion_quality", 0)]
-    assert (start.share, start.share_low, start.share_high) == (1.0, 1.0, 1.0)
-    assert start.low == pytest.approx(0.6 - 4.302653 * 0.1 / math.sqrt(3))
+    assert (start.share, start.share_low, start.share_high) == (1, 1, 1)
     assert math.isnan(rows.loc[("full", "spatial", "single_frame", "lora", "watermark_trace", 100)].share)
     assert "lpips_drift" not in rows.index.get_level_values("metric")
+    assert rows.loc[("full", "spatial", "single_frame", "lora", "watermark", 100)]["mean"] == pytest.approx(0.03)
+    over = pd.DataFrame(curve_rows(pairs)).set_index(key)
+    end = over.loc[("partial", "spatial", "single_frame", "lora", "motion_quality", 100)]
+    assert (end["mean"], end.share) == pytest.approx((0.6 * 0.78, 0.78))
+    assert end.share_high - end.share == pytest.approx(T2 * 0.02 / math.sqrt(3))
+    assert over.loc[("partial", "spatial", "single_frame", "lora", "loss on D_I", 50)]["mean"] == pytest.approx(0.04)
 
 
-def test_runs(study: Results) -> None:
+def test_runs(study: Results, pairs: Results) -> None:
     rows = pd.DataFrame(run_rows(study))
     assert len(rows) == 24
     first = rows.iloc[0]
-    assert (first.run, first.magnitude, first.step) == (FULL.run_id, 0.08, 100)
-    assert (first.ok, first.unavailable, first.failed, first.missing) == (3 * 13, 3 * 3, 0, 0)
+    assert (first.magnitude, first.step, first.path_ends, first.model_converged) == (0.08, 100, 100, None)
+    assert (first.ok, first.unavailable, first.failed, first.missing) == (3 * 16, 3 * 3, 0, 0)
     lora = rows[rows.kind == "lora"].set_index("run")
     control = rows[(rows.kind == "random") & (rows.policy == "repeat") & (rows.lora_seed == 1)].iloc[0]
     assert lora.loc[control.reference][["training", "policy", "lora_seed"]].tolist() == [control.training, "repeat", 1]
+    one = pd.DataFrame(run_rows(pairs)).iloc[0]
+    assert (one.pair, one.distance, one.loss_end, one.converged_step) == ("pair0", 4.0, 0.025, 100)
 
 
-def test_the_table_shows_every_reading_of_motion_and_marks_the_primary(study: Results) -> None:
-    lines = printed(study).splitlines()
-    assert max(map(len, lines)) <= 120
-    row = next(line for line in lines if line.startswith("  per 100 steps"))
-    assert row.split()[3:] == ["−0.320", "−0.100", "−0.220±0.060", "±0.025", "±0.127", "0.2500", "0.2500"]
-    assert sum(line.startswith("  per 1 % ‖Δ‖/‖θ‖") for line in lines) == len(CONDITIONS)
-    assert "Runs: 24 (LoRA seeds: 2 lora, 2 random). Prompts: 3, noises: 1." in footnote(study)
+def test_controls_of_any_subset(tmp_path: Path) -> None:
+    made = make_pairs(tmp_path, [""], keeps(full=0.1, partial=0.2), pairs=2)
+    key = next(key for key in made if (key.training, key.pair, key.seed) == ("partial", "pair1", 1))
+    control = Key("partial", "spatial", "single_frame", "random", 1, "pair1", "", key.losses)
+    make_run(tmp_path, control, law=keeps(full=0.0, partial=0.0))
+    found = results(tmp_path)
+    assert found.primary.controls["partial"].mean == pytest.approx(1 - 0.02 / 2)
+    assert found.primary.decision.pairs == 2
+
+
+def test_the_answer_draws_pairs_mean_and_interval(pairs: Results) -> None:
+    ax = answer_figure(pairs).axes[0]
+    dots, interval, mean = (np.asarray(line.get_xdata()) for line in ax.lines[:3])
+    assert sorted(dots) == pytest.approx([0.05, 0.06, 0.07])
+    half = T2 * 0.01 / math.sqrt(3)
+    assert interval == pytest.approx([0.06 - half, 0.06 + half])
+    assert mean == pytest.approx([0.06])
+    assert [text.get_text() for text in ax.texts if text.get_weight() == "bold"] == ["full keeps more"]
+
+
+def test_curves_draw_pairs_and_controls(study: Results, pairs: Results) -> None:
+    one = curves_panel(Figure().subplots(), study, SPACE)
+    drawn = [np.asarray(line.get_xydata()) for line in one.lines]
+    assert any(np.allclose(line, [[0, 0.6], [50, 0.44], [100, 0.28]]) for line in drawn)
+    assert (len(one.lines), sum(line.get_linestyle() == "--" for line in one.lines)) == (4, 2)
+    assert len(curves_panel(Figure().subplots(), pairs, SPACE).lines) == 2 * (3 + 1)
+    assert one.texts[0].get_text() == "inconclusive: one pair"
 
 
 def test_command_writes_tables_and_figures(
     study: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # drawing takes seconds
-    monkeypatch.setattr("perturb.analysis.coupling.figure.figures", lambda found: [("curves", Figure())])
-    monkeypatch.setattr("perturb.analysis.coupling.stepwise_figure.figures", lambda found, stepwise: [])
-    runs = study.design.runs[Cell("full", PRIMARY_CONDITION, LORA)]
-    folder = runs[0].directory.path.parents[1]
-    assert main([str(folder), "-o", str(tmp_path)]) == 0
+    monkeypatch.setattr("perturb.analysis.coupling.figure.figures", lambda found: [("answer", Figure())])
+    folder = next(iter(study.design.scores))
+    (run,) = [r for cell in study.design.runs.values() for r in cell[""].values() if r.manifest.run_id == folder]
+    assert main([str(run.directory.path.parents[1]), "-o", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "motion quality, temporal, repeat" in out
-    names = [
-        "cells.csv",
-        "contrasts.csv",
-        "curves.csv",
-        "curves.pdf",
-        "curves.png",
-        "endpoints.csv",
-        "gaps.csv",
-        "prompts.csv.gz",
-        "runs.csv",
-    ]
+    assert "Inconclusive: one pair of twins" in out
+    assert "temporal, repeat" in out
+    names = ["answer.pdf", "answer.png", "curves.csv", "endpoints.csv", "prompts.csv.gz", "runs.csv"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert all(f"{tmp_path / name}\n" in out for name in names)
-    written = pd.read_csv(tmp_path / "contrasts.csv", keep_default_na=False)
-    assert written.columns.tolist() == contrasts(study).columns.tolist()
-    assert written.difference.astype(float).tolist() == pytest.approx(contrasts(study).difference.tolist(), rel=1e-5)
+    assert max(map(len, (line for line in out.splitlines() if str(tmp_path) not in line))) <= 120
+    written = pd.read_csv(tmp_path / "endpoints.csv", keep_default_na=False)
+    assert written.verdict.unique().tolist() == ["inconclusive: one pair"]
 
 
 def test_the_order_of_the_runs_changes_nothing(study: Results) -> None:
-    runs = [run.directory.path for cell in study.design.runs.values() for run in cell.values()]
-    assert contrasts(Results.of(Design.of(load(runs[::-1])))).equals(contrasts(study))
+    runs = [run.directory.path for cell in study.design.runs.values() for run in cell[""].values()]
+    again = Results.of(Design.of(load(runs[::-1])))
+    assert endpoints(again).equals(endpoints(study))
 
 
-def test_figures_draw_the_curves(study: Results) -> None:
-    axes = curves_figure(study).axes
-    full_in_space = axes[0]
-    drawn = [np.asarray(line.get_xydata()) for line in full_in_space.lines]
-    means = [[0, 0.6], [50, 0.44], [100, 0.28]]
-    assert any(np.allclose(line, means) for line in drawn)
-    assert sum(line.get_linestyle() == "--" for line in full_in_space.lines) == 1
-    assert len(full_in_space.lines) == 2 + 1 + 1  # two seeds, their mean, the control
-    assert len(axes[1].lines) == 2 * 4
+def test_figures_of_every_kind(pairs: Results) -> None:
+    assert [name for name, _ in figures(pairs)] == ["answer", "curves", "loss", "dose"]
 
 
-def test_forest_draws_the_primary_contrast_with_both_intervals(study: Results) -> None:
-    ax = forest_figure(study).axes[0]
-    labels = [tick.get_text() for tick in ax.get_yticklabels()]
-    assert labels[:2] == ["full − partial, LoRA", "spatial"]
-    both, point, seeds = (np.asarray(line.get_xydata()) for line in ax.lines[:3])
-    assert point.tolist() == [[pytest.approx(-0.22), 1]]
-    assert both[:, 0] == pytest.approx([-0.22 - 0.059770, -0.22 + 0.059770], abs=1e-5)
-    assert seeds[:, 0] == pytest.approx([-0.22 - 0.127062, -0.22 + 0.127062], abs=1e-5)
-
-
-def test_space_alone_without_controls_is_a_study(tmp_path: Path) -> None:
-    make_study(tmp_path, lambda key: key.group == "spatial" and key.kind == "lora" and key.seed == 0)
-    found = results(tmp_path)
-    assert set(contrasts(found).family) == {"primary", "parts", "visual"}
-    assert contrasts(found).iloc[0].difference == pytest.approx(-0.21)
-    assert math.isnan(contrasts(found).iloc[0].seed_low)
-    assert [name for name, _ in figures(found)] == ["curves", "dose", "contrasts"]
-
-
-def test_controls_of_some_seeds_are_compared_with_those(tmp_path: Path) -> None:
-    make_study(tmp_path, lambda key: key.kind == "lora" or key.seed == 1)
-    control = one(results(tmp_path), family="control", group="spatial", training="full")
-    assert (control["first"], control.n_seeds) == (pytest.approx(-0.33), 1)
-
-
-def test_incomplete_pairs_are_counted(tmp_path: Path) -> None:
-    runs = make_study(tmp_path, lambda key: key.kind == "lora")
-    path = runs[PARTIAL].scores
+def test_incomplete_pairs_are_left_out(tmp_path: Path) -> None:
+    runs = make_study(tmp_path, lambda key: key.kind == "lora" and key.group == "spatial")
+    path = next(run for key, run in runs.items() if (key.training, key.seed) == ("partial", 0)).scores
     kept = [line for line in path.read_text().splitlines() if ",step_000050,p002,0,motion_quality," not in line]
     path.write_text("\n".join(kept) + "\n")
     found = results(tmp_path)
-    first = contrasts(found).iloc[0]
-    assert (first.incomplete, first.n_prompts, first.difference) == (1, 2, pytest.approx(-0.215))
-    assert "at most 1 of 3" in footnote(found)
-    assert pd.DataFrame(run_rows(found)).set_index("run").loc[PARTIAL.run_id].missing == 1
+    assert found.primary.sample == (2, 2)
+    # of .5 and .6: full loses .30 .31 and .32 .33, partial .1
+    assert found.primary.slope.mean == pytest.approx(-0.215)
 
 
-def test_without_the_primary_endpoint(tmp_path: Path) -> None:
-    runs = make_study(tmp_path, lambda key: key.kind == "lora" and key.group == "temporal")
-    with pytest.raises(UserError, match=r"No LoRA run is spatial.*'temporal, single frame', 'temporal, repeat'"):
-        results(tmp_path)
-    assert PRIMARY_CONDITION not in Design.of(load([run.path for run in runs.values()])).conditions(LORA)
-
-
-def test_without_motion(tmp_path: Path) -> None:
-    for run in make_study(tmp_path, lambda key: key.kind == "lora" and key.group == "spatial").values():
-        lines = [line for line in run.scores.read_text().splitlines() if "p000,0,motion" not in line]
+def test_without_what_the_endpoints_are_read_on(tmp_path: Path) -> None:
+    make_study(tmp_path / "time", lambda key: key.kind == "lora" and key.group == "temporal")
+    with pytest.raises(UserError, match=r"there are \['temporal, single frame', 'temporal, repeat'\]"):
+        results(tmp_path / "time")
+    for run in make_study(tmp_path / "space", lambda key: key.kind == "lora" and key.group == "spatial").values():
+        lines = run.scores.read_text().splitlines()
         run.scores.write_text("\n".join(line for line in lines if ",step_000050,p00" not in line) + "\n")
-    with pytest.raises(UserError, match="No clip has motion_quality at every step"):
-        results(tmp_path)
+    found = results(tmp_path / "space")
+    assert found.primary.verdict == "inconclusive: unmeasured"
+    assert answer_figure(found)
 
 
 def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,17 +50,19 @@ def test_changes_in_words() -> None:
 
 def test_a_report_shows_every_distortion_at_its_strongest_as_it_was_calibrated(table: Path) -> None:
     assert strongest(read_table(table)).change.tolist() == [-0.5, 0.2, -1, 0]
-    calibrated = read_table(ROOT / "experiments" / "metric_calibration" / "table.csv")
+    folder = ROOT / "experiments" / "metric_calibration"
+    calibrated = [read_table(folder / name) for name in ("table.csv", "learned.csv")]
     packaged = ROOT / "perturb" / "analysis" / "report" / "crosstalk.csv"
     assert packaged.read_text() == matrix_csv(calibrated), "python -m perturb.analysis.crosstalk … --matrix"
-    infos = [{"name": name} for name in ("blockiness", "a metric of the user's own")]
+    infos = [{"name": name} for name in ("blockiness", "rife_error", "a metric of the user's own")]
     found = matrix([{"name": "motion_quality", "pitfalls": "a mark"}, *infos])
     assert found.note == "a mark"
-    assert found.metrics == ("motion_quality", "blockiness")
+    assert found.metrics == ("motion_quality", "blockiness", "rife_error")
     cells = dict(found.rows)
-    assert [cell.text for cell in cells["static, 1 of the clip"]] == ["−100 %", ""]
+    assert [cell.text for cell in cells["static, 1 of the clip"]][:2] == ["−100 %", ""]
+    assert cells["pan, 6 px per frame"][2].text == "–", "a learned metric does not meet it"
     assert cells["static, 1 of the clip"][0].colour == "rgba(0, 114, 178, 0.60)"
-    loss, blocks = cells["JPEG blocks, 8 quality"]
+    loss, blocks, _ = cells["JPEG blocks, 8 quality"]
     assert loss.text.startswith("−")
     assert blocks.text.startswith("+.")
     assert blocks.colour == "rgba(213, 94, 0, 0.60)"  # nothing raises blockiness more

@@ -4,38 +4,27 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from coupling_runs import STEPS, TEXTS, Key, make_study, motion
 from state_runs import CELLS, landscape
 
-from perturb.analysis.coupling.comparisons import Results
-from perturb.analysis.coupling.coupling import contrast_rows
+from perturb.analysis.coupling.curves import Results
 from perturb.analysis.coupling.design import Design
 from perturb.analysis.load import find_runs, load
-from perturb.analysis.prompts import FILE, Clips, of_replicates, write_prompts
+from perturb.analysis.prompts import FILE, of_replicates, write_prompts
 from perturb.analysis.replicates import SCALES, read_replicates
-from perturb.analysis.statistics.contrast import weights
 
 
-def design(root: Path) -> Design:
+def results(root: Path) -> Results:
     make_study(root, lambda key: key.group == "spatial")
-    return Design.of(load(find_runs([root])))
-
-
-def clips(made: Design) -> list[Clips]:
-    scores = made.scores
-    return [
-        Clips(cell.columns, run, scores[run.manifest.run_id])
-        for cell, runs in made.runs.items()
-        for run in runs.values()
-    ]
+    return Results.of(Design.of(load(find_runs([root]))))
 
 
 def test_a_row_per_run_step_prompt_and_noise(tmp_path: Path) -> None:
-    made = design(tmp_path / "runs")
-    table = pd.read_csv(write_prompts(tmp_path, clips(made)))
-    names = ["training", "group", "policy", "kind", "lora_seed", "run", "step", "prompt", "noise"]
+    table = pd.read_csv(write_prompts(tmp_path, results(tmp_path / "runs").clips))
+    names = ["pair", "training", "group", "policy", "images", "kind", "lora_seed", "run", "step", "prompt", "noise"]
     assert table.columns.tolist()[: len(names)] == names
     assert not table.duplicated(names).any()
     assert len(table) == 2 * 2 * 2 * len(STEPS) * len(TEXTS)  # training × kind × LoRA seed
@@ -47,12 +36,12 @@ def test_a_row_per_run_step_prompt_and_noise(tmp_path: Path) -> None:
 
 
 def test_the_primary_endpoint_can_be_computed_from_it(tmp_path: Path) -> None:
-    made = design(tmp_path / "runs")
-    table = pd.read_csv(write_prompts(tmp_path, clips(made))).query("kind == 'lora'")
-    wide: Any = table.pivot(index=["training", "lora_seed", "prompt"], columns="step", values="motion_quality")
-    slopes = (wide @ weights([step / 100 for step in wide.columns], "slope")).groupby("training").mean()
-    published = next(contrast_rows(Results.of(made)))
-    assert slopes["full"] - slopes["partial"] == pytest.approx(published["difference"], rel=1e-5)
+    made = results(tmp_path / "runs")
+    table = pd.read_csv(write_prompts(tmp_path, made.clips)).query("kind == 'lora'")
+    mean: Any = table.groupby(["training", "lora_seed", "step"]).motion_quality.mean().unstack()
+    kept = np.trapezoid(mean.div(mean[0], axis=0), mean.columns) / STEPS[-1]
+    full, partial = (kept[mean.index.get_level_values(0) == training].mean() for training in ("full", "partial"))
+    assert full - partial == pytest.approx(made.primary.decision.difference.mean)
 
 
 def test_cells_are_named_and_noises_kept_apart(tmp_path: Path) -> None:
@@ -67,7 +56,7 @@ def test_cells_are_named_and_noises_kept_apart(tmp_path: Path) -> None:
 
 
 def test_the_same_scores_give_the_same_bytes(tmp_path: Path) -> None:
-    made = clips(design(tmp_path / "runs"))
+    made = list(results(tmp_path / "runs").clips)
     first = write_prompts(tmp_path / "a", made).read_bytes()
     shuffled = [dataclasses.replace(one, scores=one.scores.sample(frac=1, random_state=3)) for one in made]
     assert write_prompts(tmp_path / "b", shuffled).read_bytes() == first

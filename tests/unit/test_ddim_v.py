@@ -1,5 +1,6 @@
 """DDIM of networks that predict v, from zero signal: spacings, the root that must not be NaN, the kept scale."""
 
+import itertools
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from perturb.diffusion import DDIMSampler, NoiseSchedule, SamplerStep, epsilon_l
 from perturb.diffusion.prediction import clean_and_noise
 from perturb.diffusion.spacing import consistency, linspace, log_snr, trailing
 from perturb.errors import UserError
-from tests.unit.sampler_case import SHAPE, Knowing, conditioning, noises
+from tests.unit.sampler_case import SHAPE, Knowing, conditioning, noises, replayed
 
 V = NoiseSchedule(latent_scale=0.7, zero_terminal_snr=True, prediction="v")
 
@@ -57,8 +58,8 @@ def test_eta_one_from_zero_signal_is_no_nan(steps: int):
     sampler = DDIMSampler(steps=steps, guidance=1.0, eta=1.0, spacing="trailing")
     sampler.check(V)
     seen, x_T = list[SamplerStep](), noises(SHAPE, "x_T")
-    drawn = iter([noises(SHAPE, "z", i) for i in range(steps)])
-    found = sampler.integrate(Knowing(x0, V), x_T, conditioning(2), None, drawn.__next__, V, seen.append)
+    drawn = [noises(SHAPE, "z", i) for i in range(steps)]
+    found = sampler.sample(x_T, replayed(Knowing(x0, V), conditioning(2), None, drawn, V, seen.append))
     assert [seen[0].timestep, seen[-1].timestep] == [999, round(1000 / steps) - 1]
     torch.testing.assert_close(seen[0].predicted_x0, x0)
     a_prev = float(sampler.table(V).alphas_prev[-1])
@@ -74,7 +75,7 @@ def test_the_kept_scale_is_that_of_the_last_timestep():
     for keep in (False, True):
         sampler = DDIMSampler(steps=50, guidance=1.0, eta=0.0, spacing="trailing", keep_scale=keep)
         steps = list[SamplerStep]()
-        sampler.integrate(Knowing(x0, V), x_T, conditioning(2), None, lambda: x_T, V, steps.append)
+        sampler.sample(x_T, replayed(Knowing(x0, V), conditioning(2), None, itertools.repeat(x_T), V, steps.append))
         ends[keep] = steps[-1].x
         torch.testing.assert_close(steps[-1].predicted_x0, x0, rtol=1e-3, atol=1e-3)
     a = float(V.alphas_cumprod[0])

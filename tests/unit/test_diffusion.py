@@ -18,6 +18,7 @@ from perturb.diffusion import (
 )
 from perturb.errors import UserError
 from perturb.models.videocrafter.published import get_spec
+from tests.unit.sampler_case import replayed
 
 SHAPE = (4, 3, 2, 2)
 # Numbers of steps for which the published sampler crashes.
@@ -104,8 +105,8 @@ def test_equals_diffusers_ddim_without_latent_scale(steps: int, eta: float):
     for t, z in zip(reference.timesteps, noises, strict=True):
         eps = toy_denoise(x, t.expand(2), cond)
         x = reference.step(eps, int(t), x, eta=eta, variance_noise=z, return_dict=False)[0]
-    ours = DDIMSampler(steps=steps, guidance=1.0, eta=eta).integrate(
-        toy_denoise, x_T, cond, None, iter(noises).__next__, NoiseSchedule(latent_scale=None)
+    ours = DDIMSampler(steps=steps, guidance=1.0, eta=eta).sample(
+        x_T, replayed(toy_denoise, cond, None, noises, NoiseSchedule(latent_scale=None))
     )
     torch.testing.assert_close(ours, x, rtol=2e-4, atol=2e-4)
 

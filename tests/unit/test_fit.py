@@ -25,6 +25,7 @@ from perturb.store.states import step_id
 from perturb.store.tensors import hash_modules, moved, summarise
 from perturb.study.fit import FitConfig, Objective, fit
 from perturb.study.fit_data import Batch, FitData
+from perturb.study.fit_loss import ProbeLoss
 
 PROBES = (0, 2, 4)
 
@@ -34,9 +35,9 @@ def run_fit(
 ) -> LoraPerturbation:
     lora = LoraPerturbation(rank=2, alpha=2.0, dropout=changes.pop("dropout", 0.1))
     images = changes.pop("images", None) or Stills()
-    probes = changes.pop("probe_steps", PROBES)
+    probes, own = changes.pop("probe_steps", PROBES), changes.pop("own_images", None)
     assert not changes
-    fit(system, lora, images, probe_steps=probes, config=config, run=RunDir(path), group=group)
+    fit(system, lora, images, probe_steps=probes, config=config, run=RunDir(path), group=group, own_images=own)
     return lora
 
 
@@ -68,6 +69,43 @@ def test_a_fit_is_what_is_written_out_by_hand_to_the_last_bit(tiny_system: Video
     )
     assert by_hand.keys() == fitted.keys()
     assert all(torch.equal(fitted[name], value) for name, value in by_hand.items())
+
+
+def test_every_state_has_its_loss_on_the_images_and_the_manifest_how_far_they_are(
+    tiny_system: VideoSystem, tmp_path: Path
+) -> None:
+    lora = run_fit(tiny_system, tmp_path, own_images=Stills())
+    run = RunDir(tmp_path)
+    losses = [state.loss for state in run.states()]
+    distance = run.manifest().distance
+    assert distance["loss"] == distance["own_loss"] == losses[0]  # the same images, untouched
+    assert (distance["ratio"], distance["stills"]) == (1.0, 5)
+    assert losses[-1] == ProbeLoss(tiny_system, Stills(), SMALL)()
+    lora.detach()
+    assert losses[0] == ProbeLoss(tiny_system, Stills(), SMALL)() != losses[-1]
+
+    loss = ProbeLoss(tiny_system, Stills(), SMALL)
+    data = FitData(tiny_system, Stills(), replace(SMALL, text_dropout=0.0))
+    by_hand = []
+    for timestep in (100, 300, 500, 700, 900):
+        for index in range(5):
+            x0, noise, _, cond = data.sample("probe", timestep, index, index)
+            with torch.no_grad():
+                t = torch.tensor([timestep])
+                by_hand.append(tiny_system.loss(Batch(x0[None], t, noise[None], cond)).item())
+    assert loss() == pytest.approx(sum(by_hand) / len(by_hand), rel=1e-5)
+
+
+def test_without_own_images_there_is_no_distance(tiny_system: VideoSystem, tmp_path: Path) -> None:
+    run_fit(tiny_system, tmp_path, probe_steps=(0,))
+    distance = RunDir(tmp_path).manifest().distance
+    assert (distance["own_loss"], distance["ratio"], distance["reason"]) == (None, None, "own_images is not given")
+
+
+def test_a_cosine_schedule_falls_to_nothing(tiny_system: VideoSystem, tmp_path: Path) -> None:
+    run_fit(tiny_system, tmp_path, replace(SMALL, schedule="cosine"), probe_steps=(0, 4))
+    rates = [row.learning_rate for row in read_train(tmp_path / "train.csv")[1:]]
+    assert rates == pytest.approx([0.01 * f for f in (0.5, 0.8535534, 0.5, 0.1464466)])
 
 
 @pytest.mark.parametrize("group", ["spatial", "temporal", "conditioning"])

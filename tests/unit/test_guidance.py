@@ -85,12 +85,12 @@ def test_a_sampler_takes_the_settings_of_guidance():
     def sample(**settings: object) -> Tensor:
         sampler = DDIMSampler(steps=5, guidance=9.0, eta=0.0, **settings)  # type: ignore[arg-type]
         sampler.check(schedule)
-        return sampler.integrate(toy_denoise, x_T, cond, uncond, lambda: torch.zeros_like(x_T), schedule)
+        return sampler(toy_denoise, x_T, cond, uncond, [torch.Generator() for _ in x_T], schedule)
 
     plain = sample()
     assert torch.equal(sample(guidance_interval=[0, 999]), plain)
     unguided = DDIMSampler(steps=5, guidance=1.0, eta=0.0)
-    none = unguided.integrate(toy_denoise, x_T, cond, None, lambda: torch.zeros_like(x_T), schedule)
+    none = unguided(toy_denoise, x_T, cond, None, [torch.Generator() for _ in x_T], schedule)
     assert torch.equal(sample(guidance_interval=[1000, 1000]), none)
     assert not torch.allclose(sample(guidance_rescale=0.7), plain, atol=1e-3)
 

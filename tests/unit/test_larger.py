@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from perturb.data.prompts import Prompt
 from perturb.diffusion import Conditioning, DDIMSampler, NoiseSchedule, draw, sample_generator
 from perturb.diffusion.scalecrafter import ScaleCrafterSampler, factors
 from perturb.errors import UserError
@@ -13,6 +14,7 @@ from perturb.models.videocrafter.published import get_spec
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.nn import dilated, redilated_conv2d
 from perturb.nn.dilation import chosen_convolutions
+from perturb.study.sample import Generator, SampleConfig
 from tests.unit.sampler_case import noises, told, toy_denoise
 
 LAYERS = {"down.1.*": 2.0, "middle.*": 2.0}
@@ -115,6 +117,12 @@ def test_the_damped_side_is_the_unconditional_one_alone():
     sampler(watching, x_T, cond, uncond, [torch.Generator()], NoiseSchedule(latent_scale=None))
     assert sampler.work(2).forwards == sum(rows for rows, _ in seen)
     assert seen == [(1, {"a": 2.0}), (2, {"a": 3.0}), (2, {"a": 3.0}), (2, {"a": 3.0}), (2, None)]
+
+
+def test_the_manifest_says_that_the_layers_are_an_extrapolation(tiny_system: VideoSystem):
+    sampler = ScaleCrafterSampler(steps=4, dilation=LAYERS)
+    make = Generator(tiny_system, sampler, [Prompt("p000", "a red circle")], SampleConfig(), image=None)
+    assert "origin='extrapolated from Stable Diffusion 2.1 at 1024²'" in make.describe()["sampler"]
 
 
 def test_what_is_refused():

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from perturb.diffusion import Conditioning, DDIMSampler, NoiseSchedule, SamplerStep, draw, sample_generator
+from perturb.diffusion.conditioning import by_frame
 from perturb.diffusion.fifo import FIFOSampler, FIFOState
-from perturb.diffusion.freenoise import FreeNoiseSampler, between, reschedule
+from perturb.diffusion.freenoise import FreeNoiseSampler, reschedule
+from perturb.diffusion.sampler import Given
 from perturb.errors import UserError
 from perturb.models.videocrafter.published import get_spec
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.nn import Windows
-from tests.unit.sampler_case import Knowing, conditioning, noises, told, toy_denoise
+from tests.unit.sampler_case import Knowing, conditioning, noises, replayed, told, toy_denoise
 
 SCHEDULE = NoiseSchedule(latent_scale=0.7)
 FIFO = FIFOSampler(steps=8, guidance=3.0, eta=1.0, window=4, partitions=2)
@@ -62,20 +64,31 @@ def test_windows_bound_the_memory():
     for windows, expected in ((None, [16]), (1, [4] * 4), (3, [12, 4])):
         calls.clear()
         sampler = dataclasses.replace(FIFO, windows_per_batch=windows)
-        sampler.iterate(counted, queue, conditioning(2), conditioning(2, seed=1), lambda: fresh, SCHEDULE)
+        draws = itertools.repeat(fresh)
+        sampler.iterate(queue, replayed(counted, conditioning(2), conditioning(2, seed=1), draws, SCHEDULE))
         assert calls == expected  # 4 windows, 2 samples, 2 sides
 
 
+def test_too_little_memory_says_what_to_do():
+    def full(x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    given = replayed(full, conditioning(1), None, itertools.repeat(noises((4, 2, 2), "z", count=1)), SCHEDULE)
+    sampler = dataclasses.replace(FIFO, guidance=1.0)
+    with pytest.raises(UserError, match=r"4 windows at a time do not fit .* set sampler\.windows_per_batch=2"):
+        sampler.iterate(noises((4, 10, 2, 2), "q", count=1), given)
+
+
 def test_a_killed_run_goes_on_with_the_same_bytes():
-    cond, uncond = conditioning(2), conditioning(2, seed=1)
     generators = [sample_generator("clip", i) for i in range(2)]
-    state = FIFO.start(toy_denoise, draw(SIZE, generators), cond, uncond, generators, SCHEDULE)
-    run = FIFO.run(toy_denoise, state, cond, uncond, SCHEDULE)
+    given = Given(toy_denoise, conditioning(2), conditioning(2, seed=1), generators, SCHEDULE)
+    state = FIFO.start(draw(SIZE, generators), given)
+    run = FIFO.stream(state, given)
     before = list(itertools.islice(run, 6))
     saved = {name: tensor.clone() for name, tensor in state.tensors().items()}
     rest = list(run)
     again = FIFOState.restore(saved)
-    resumed = list(FIFO.run(toy_denoise, again, cond, uncond, SCHEDULE))
+    resumed = list(FIFO.stream(again, given))
     assert [number for number, _ in before + rest] == list(range(-4, 7))
     assert [number for number, _ in resumed] == [number for number, _ in rest]
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(resumed, rest, strict=True))
@@ -114,10 +127,9 @@ def test_the_corrected_scale_keeps_the_queue_where_the_network_was_trained(looka
     for scale in ("published", "corrected"):
         sampler = dataclasses.replace(FIFO, guidance=1.0, eta=0.0, lookahead=lookahead, latent_scale=scale)
         noise = noises((4, len(sampler.positions()), 2, 2), "z", count=1)
-        queue = sampler.prepare(still.expand(-1, -1, 4, -1, -1), SCHEDULE, iter(noise.unbind(2)).__next__)
-        again = sampler.iterate(
-            Knowing(still, SCHEDULE), queue, conditioning(1), None, lambda: torch.zeros(1, 4, 2, 2), SCHEDULE
-        )
+        draws = itertools.chain(noise.unbind(2), itertools.repeat(torch.zeros(1, 4, 2, 2)))
+        given = replayed(Knowing(still, SCHEDULE), conditioning(1), None, draws, SCHEDULE)
+        again = sampler.iterate(sampler.prepare(still.expand(-1, -1, 4, -1, -1), given), given)
         earlier = [0, *sampler.table(SCHEDULE).timesteps.tolist()[:-1]]
         first = sampler.leaves_at
         for position, t in enumerate(earlier, start=first):
@@ -220,9 +232,11 @@ def test_a_fused_constant_stays_and_weights_rise_and_fall():
 
 
 def test_two_texts_and_the_injection_of_the_last(tiny_system: VideoSystem):
-    a, b = torch.zeros(1, 2, 3), torch.ones(1, 2, 3)
-    assert between(a, b, 8)[0, :, 0, 0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert between(a, b, 16)[0, :, 0, 0].tolist() == pytest.approx([0] * 6 + [0, 1 / 3, 2 / 3, 1] + [1] * 6)
+    texts = torch.tensor([0.0, 1.0, 5.0]).reshape(3, 1, 1).expand(3, 2, 3)
+    published = by_frame(texts[:2], (0, 8), 16, blend=4)[:, 0, 0]
+    assert published.tolist() == pytest.approx([0] * 6 + [0, 1 / 3, 2 / 3, 1] + [1] * 6)
+    assert by_frame(texts, (0, 2, 5), 7)[:, 0, 0].tolist() == [0, 0, 1, 1, 1, 5, 5]
+    assert by_frame(texts, (0, 2, 5), 7, blend=3)[:, 0, 0].tolist() == [0, 0, 0.5, 1, 1, 3, 5]
     sampler = FreeNoiseSampler(steps=20, guidance=3.0, eta=0.0, window=4, stride=2)
     injected = list[bool]()
 
@@ -234,7 +248,7 @@ def test_two_texts_and_the_injection_of_the_last(tiny_system: VideoSystem):
         return toy_denoise(x, t, cond)
 
     cond, uncond = told(tiny_system)
-    text = between(cond.text, uncond.text + 1, 4)
+    text = torch.stack([by_frame(torch.stack(pair), (0, 2), 4) for pair in zip(cond.text, uncond.text, strict=True)])
     generators = [sample_generator(i) for i in range(2)]
     x_T = draw((4, 4, 2, 2), generators)
     sampler(watching, x_T, dataclasses.replace(cond, text=text), uncond, generators, SCHEDULE)

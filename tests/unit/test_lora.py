@@ -160,24 +160,57 @@ def test_magnitude_of_a_layer_of_zeros() -> None:
     assert lora.magnitude().per_layer == {"zero": float("inf")}
 
 
+def test_merged_is_a_plain_network_and_then_the_one_it_was(net: Net, x: Tensor) -> None:
+    plain, names, before = net(x), set(net.state_dict()), hashes(net)
+    lora = attached(net, rank=2, alpha=6.0)
+    with lora.merged():
+        assert torch.equal(net(x), plain)  # Δ = 0
+    randomise(lora)
+    lora.scale(0.7)
+    perturbed, modules = net(x), dict(net.named_modules())
+    with lora.merged():
+        assert set(net.state_dict()) == names
+        torch.testing.assert_close(net(x), perturbed, atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(net(x), plain, atol=1e-2)
+        for ask in (lora.magnitude, lora.detach, lambda: lora.scale(1.0)):
+            with pytest.raises(UserError, match="merged into"):
+                ask()
+    assert hashes(net) == before
+    with pytest.raises(KeyboardInterrupt), lora.merged():
+        raise KeyboardInterrupt
+    assert hashes(net) == before
+    assert dict(net.named_modules()) == modules
+    assert torch.equal(net(x), perturbed)
+
+
+def test_merged_rounds_once_to_half_precision(net: Net, x: Tensor) -> None:
+    lora = attached(net.to(torch.bfloat16))
+    randomise(lora)
+    weight = net.outer.project.weight
+    expected = (weight.float() + dense_delta(net, "outer.project", 1.0)).to(torch.bfloat16)
+    with lora.merged():
+        assert torch.equal(net.outer.project.weight, expected)
+    assert not torch.equal(weight, expected)
+
+
 def test_the_merged_copy_computes_the_same_without_wrappers(net: Net, x: Tensor) -> None:
     lora = attached(net, rank=2, alpha=6.0)
     randomise(lora)
     lora.scale(0.7)
     before = hashes(net)
-    merged = lora.merged(net)
+    merged = lora.merged_copy(net)
     torch.testing.assert_close(merged(x), net(x), atol=1e-5, rtol=1e-5)
     assert set(merged.state_dict()) == set(Net().state_dict())
     assert hashes(net) == before
     with pytest.raises(UserError, match="attached to"):
-        lora.merged(Net())
+        lora.merged_copy(Net())
 
 
 def test_the_merged_copy_of_a_bf16_network_is_float32(net: Net, x: Tensor) -> None:
     lora = attached(net.to(torch.bfloat16))
     assert {parameter.dtype for parameter in lora.parameters()} == {torch.float32}
     randomise(lora)
-    merged = lora.merged(net)
+    merged = lora.merged_copy(net)
     assert {parameter.dtype for parameter in merged.parameters()} == {torch.float32}
     torch.testing.assert_close(merged(x), net(x.to(torch.bfloat16)).float(), atol=0.1, rtol=0.05)
 

@@ -4,13 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import peft
+import pytest
 import torch
 from torch import Tensor, nn
 
 from perturb.models.partition import Partition
 from perturb.models.videocrafter.spec import ModelSpec
 from perturb.models.videocrafter.system import VideoSystem
+from perturb.nn import Windows
+from perturb.nn.resblock import TimeConv3d
 from perturb.perturbation import LoraPerturbation
+from tests.unit.nn_case import awake
 
 
 def call(unet: nn.Module) -> Tensor:
@@ -42,7 +46,7 @@ def test_each_group_can_be_saved_merged_and_loaded_by_peft(tiny_system: VideoSys
         randomise(lora)
         expected = call(unet)
         assert (expected - plain).abs().max() > 1e-3
-        torch.testing.assert_close(call(lora.merged(unet)), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(call(lora.merged_copy(unet)), expected, atol=1e-5, rtol=0)
         lora.save(tmp_path / group)
         lora.detach()
         assert torch.equal(call(unet), plain)
@@ -60,9 +64,32 @@ def test_every_linear_and_convolution_of_a_group_and_no_other(tiny_system: Video
         layers = lora.describe()["layers"]
         assert set(layers) == set(partition.layers(group))
         kinds[group] = {type(tiny_system.unet.get_submodule(f"{name}.base_layer")) for name in layers}
+        factors = {type(tiny_system.unet.get_submodule(f"{name}.lora_{w}.default")) for name in layers for w in "AB"}
+        assert factors == kinds[group]  # so that the factors of a convolution over time are as fast as it is
         lora.detach()
-    # the first temporal transformer projects with Conv1d, the temporal convolutions are Conv3d
-    assert kinds == {"spatial": {nn.Linear, nn.Conv2d}, "temporal": {nn.Linear, nn.Conv1d, nn.Conv3d}}
+    # the first temporal transformer projects with Conv1d, the temporal convolutions are 3-D
+    assert kinds == {"spatial": {nn.Linear, nn.Conv2d}, "temporal": {nn.Linear, nn.Conv1d, TimeConv3d}}
+
+
+@pytest.mark.parametrize("group", ["spatial", "temporal"])
+def test_one_frame_gives_the_values_and_gradients_of_the_general_path(
+    tiny_system: VideoSystem, group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unet = tiny_system.unet
+    awake(unet)
+    lora = attached(unet, group, rank=2)
+    randomise(lora)
+    arguments = torch.randn(2, 4, 1, 4, 4), torch.tensor([500, 20]), torch.randn(2, 5, 32), torch.tensor([8, 8])
+
+    def call(windows: Windows | None) -> list[Tensor]:
+        output = unet(*arguments, windows=windows)
+        return [output.detach(), *torch.autograd.grad(output.square().sum(), lora.parameters())]
+
+    fast = call(None)
+    monkeypatch.setattr(TimeConv3d, "forward", nn.Conv3d.forward)
+    general = call(Windows(length=1, stride=1))  # in a window, one token is not told apart
+    torch.testing.assert_close(fast, general, atol=1e-4, rtol=1e-4)
+    assert any(gradient.abs().max() > 0.1 for gradient in general[1:])
 
 
 def test_attention_means_the_four_projections(tiny_system: VideoSystem) -> None:

@@ -1,6 +1,7 @@
 """Embeddings, attention and blocks: hand-computed values, and relations that hold whatever the weights are."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from perturb.nn import (
     attention,
     sinusoid,
 )
+from perturb.nn.resblock import TimeConv3d
 from tests.unit.nn_case import TEXT, WIDTH, B, H, T, W, awake
 
 # embeddings -----------------------------------------------------------------------------------------------------------
@@ -62,6 +64,19 @@ def test_attention_is_a_softmax_over_keys(relative_length: int | None, causal: b
     module = Attention(width=6, heads=2, head_dim=5, relative_length=relative_length, causal=causal)
     x = torch.randn(3, 4, 6)
     expected = module.out(naive_attention(module, x, x, module.key, module.value))
+    torch.testing.assert_close(module(x), expected)
+
+
+@pytest.mark.parametrize("relative_length", [None, 2])
+def test_a_token_alone_is_its_value_and_the_gradients_of_its_logit_are_zero(relative_length: int | None) -> None:
+    module, x = Attention(width=6, heads=2, head_dim=5, relative_length=relative_length), torch.randn(3, 1, 6)
+    expected = module.out(naive_attention(module, x, x, module.key, module.value))
+    torch.testing.assert_close(module(x), expected)
+    parameters = list(module.parameters())
+    ours, theirs = (torch.autograd.grad(y.square().sum(), parameters) for y in (module(x), expected))
+    torch.testing.assert_close(ours, theirs)
+    module.query.requires_grad_(False)
+    module.key.requires_grad_(False)
     torch.testing.assert_close(module(x), expected)
 
 
@@ -137,6 +152,19 @@ def test_temporal_convolution_by_hand() -> None:
         y = y * y.sigmoid()
     flat = rearrange(x + y, "b c t h w -> (b t) c h w")
     torch.testing.assert_close(block(rearrange(x, "b c t h w -> (b t) c h w"), T), flat)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_convolution_over_time_is_torch_s_own(frames: int, kernel: int) -> None:
+    """Values and gradients, also those of the taps that only see padding."""
+    conv = TimeConv3d(4, 6, (kernel, 1, 1), padding=(kernel // 2, 0, 0))
+    x = torch.randn(B, 4, frames, H, W, requires_grad=True)
+    found = []
+    for forward in (conv, partial(nn.Conv3d.forward, conv)):
+        y = forward(x)
+        found.append((y, *torch.autograd.grad(y.square().sum(), [x, *conv.parameters()])))
+    torch.testing.assert_close(*found)
 
 
 def test_temporal_convolution_drops_only_in_training() -> None:

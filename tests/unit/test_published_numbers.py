@@ -1,84 +1,322 @@
-"""What experiments/coupling says is what its prompts.csv.gz gives, by whoever computes it again."""
+"""What README and experiments/ say is what their committed tables give, by whoever computes it again.
 
-import csv
-import gzip
+A claim is a piece of a README with # for every number, and what each of them should be. Numbers are compared to the
+digits that are printed.
+"""
+
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from perturb.analysis.statistics.contrast import weights
-from perturb.analysis.statistics.endpoints import PairEndpoints, decide, horizon
+from perturb.analysis.coupling.design import Condition
+from perturb.analysis.coupling.fits import times
+from perturb.analysis.statistics.contrast import Nested, slope_weights
+from perturb.analysis.statistics.endpoints import Decision, Horizon, PairEndpoints, decide
 from perturb.analysis.statistics.endpoints import Path as Model
+from perturb.analysis.statistics.estimates import Estimate
+from perturb.analysis.table import cell
 
-FOLDER = Path(__file__).parents[2] / "experiments" / "coupling"
-STEPS = (0, 20, 50, 100, 200, 300)
-Rows = list[dict[str, str]]
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="experiments/ is not part of an installed package")
-
-
-@pytest.fixture(scope="module")
-def rows() -> Rows:
-    with gzip.open(FOLDER / "prompts.csv.gz", "rt", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+ROOT = Path(__file__).parents[2] / "experiments"
+NUMBER = r"([+−]?(?:\d+(?:\.\d+)?|\.\d+))"
+Claim = tuple[str, Sequence[float]]
+pytestmark = pytest.mark.skipif(not ROOT.is_dir(), reason="experiments/ is not part of an installed package")
 
 
-@pytest.fixture(scope="module")
-def readme() -> str:
-    return " ".join((FOLDER / "README.md").read_text(encoding="utf-8").split())
+def table(name: str) -> pd.DataFrame:
+    return pd.read_csv(ROOT / name, keep_default_na=False, na_values=[""], low_memory=False)
 
 
-def values(rows: Rows, training: str, group: str, metric: str) -> np.ndarray:
-    """s p k: LoRA seed, prompt, step."""
-    found = {
-        (int(row["lora_seed"]), row["prompt"], int(row["step"])): float(row[metric])
-        for row in rows
-        if (row["training"], row["group"], row["kind"]) == (training, group, "lora")
-    }
-    prompts = sorted({prompt for _, prompt, _ in found})
-    return np.array([[[found[s, p, k] for k in STEPS] for p in prompts] for s in range(3)])
+def readme(folder: str) -> str:
+    return " ".join((ROOT / folder / "README.md").read_text(encoding="utf-8").split())
 
 
-def test_the_table_of_motion_quality(rows: Rows, readme: str) -> None:
-    number = r"(\.\d+) \(\d+ %\)"
-    table = re.findall(rf"\| (\d+) \| {number} \| {number} \| {number} \| {number} \|", readme)
-    assert [int(step) for step, *_ in table] == list(STEPS)
-    cells = [(training, group) for group in ("spatial", "temporal") for training in ("full", "partial")]
-    for k, (_, *printed) in enumerate(table):
-        for text, cell in zip(printed, cells, strict=True):
-            assert values(rows, *cell, "motion_quality")[..., k].mean() == pytest.approx(float(text), abs=0.0007), cell
-
-
-def test_the_slope_and_its_interval_over_prompts(rows: Rows, readme: str) -> None:
-    w = weights([step / 100 for step in STEPS], "slope")
-    full, partial = (values(rows, training, "spatial", "motion_quality") @ w for training in ("full", "partial"))
-    assert (-full.mean(), -partial.mean()) == pytest.approx((0.091, 0.067), abs=0.0005)
-    difference = (full - partial).mean(axis=0)
-    half = 2.0395 * difference.std(ddof=1) / 32**0.5  # t(0.975, 31)
-    ends = difference.mean(), difference.mean() - half, difference.mean() + half
-    assert ends == pytest.approx((-0.024, -0.035, -0.013), abs=0.0006)
-    assert "DiD = −.024 (95 % −.035 to −.013 over prompts" in readme
-
-
-def test_the_endpoints_declared_since(rows: Rows, readme: str) -> None:
-    models = [
-        Model(
-            values(rows, training, "spatial", "motion_quality"),
-            values(rows, training, "spatial", "path_jerk"),
-            STEPS,
-            horizon(None, None, len(STEPS)),
+def says(folder: str, claim: Claim) -> None:
+    """Find the claim in the README of a folder and compare its numbers with those computed."""
+    text, computed = claim
+    found = re.search(NUMBER.join(map(re.escape, text.split("#"))), readme(folder))
+    assert found, f"{folder}/README.md does not say: {text}"
+    for printed, value in zip(found.groups(), computed, strict=True):
+        decimals = len(printed.partition(".")[2])
+        # half a digit, and what six printed digits of a csv leave out
+        assert float(printed.replace("−", "-")) == pytest.approx(value, abs=0.5001 * 10**-decimals + 2e-6), (
+            text,
+            value,
         )
-        for training in ("full", "partial")
-    ]
-    found = decide([PairEndpoints.of(*models)])
-    with (FOLDER / "endpoints.csv").open(encoding="utf-8", newline="") as file:
-        written = {row["endpoint"]: row for row in csv.DictReader(file)}
-    kept, steadier = written["motion kept, full − partial"], written["P(full keeps a steadier path)"]
-    ends = found.difference.mean, found.difference.low, found.difference.high
-    assert ends == pytest.approx([float(kept[name]) for name in ("mean", "low", "high")], abs=2e-6)
-    assert (kept["verdict"], found.kind) == ("one pair", "one pair")
-    assert found.superiority is not None
-    assert found.superiority.mean == pytest.approx(float(steadier["mean"]), abs=1e-6)
-    assert "M_F keeps 28 % of its motion and M_P 28 %: +.001 (95 % −.030 to +.031" in readme
-    assert "in 44 % of comparisons (20 to 68 %)" in readme
+
+
+# coupling -------------------------------------------------------------------------------------------------------------
+
+
+def by_prompt(rows: pd.DataFrame, metric: str) -> tuple[np.ndarray, tuple[int, ...]]:
+    """s p k of one model of one pair, over the trajectories that are whole, and its steps."""
+    wide = rows.groupby(["lora_seed", "prompt", "step"])[metric].mean().unstack()
+    seeds, prompts = (wide.index.unique(level) for level in (0, 1))
+    return wide.to_numpy().reshape(len(seeds), len(prompts), -1), tuple(wide.columns)
+
+
+def decisions() -> Iterator[tuple[Condition, Decision]]:
+    """The endpoints of every condition of experiments/coupling, from its prompts.csv.gz and runs.csv alone."""
+    rows, runs = table("coupling/prompts.csv.gz"), table("coupling/runs.csv")
+    for frame in (rows, runs):
+        for name in ("pair", "images"):  # tables of one pair and image set may lack them
+            frame[name] = frame[name].fillna("") if name in frame else ""
+    ends = runs.set_index("run")["path_ends"] if "path_ends" in runs else {}
+    rows = rows[rows.kind == "lora"]
+    for (group, policy, images), mine in rows.groupby(["group", "policy", "images"]):
+        pairs = []
+        for _, pair in mine.groupby("pair"):
+            sides = [pair[pair.training == training] for training in ("full", "partial")]
+            shared = set(sides[0].lora_seed) & set(sides[1].lora_seed)
+            models = []
+            for side in (side[side.lora_seed.isin(shared)] for side in sides):
+                quality, steps = by_prompt(side, "motion_quality") if shared else (np.empty((0, 0, 1)), (0,))
+                if not quality.size:
+                    break
+                last = ends[side.run.iloc[0]] if len(ends) else steps[-1]
+                horizon = Horizon(steps.index(int(last)), converged(runs, side.run))
+                models.append(Model(quality, by_prompt(side, "path_jerk")[0], steps, horizon))
+            if len(models) == 2:
+                pairs.append(PairEndpoints.of(*models))
+        yield Condition(str(group), str(policy), str(images)), decide(pairs)
+
+
+def converged(runs: pd.DataFrame, names: pd.Series) -> bool | None:
+    """Whether the path of a model ends because its fit has converged; None where runs do not record it."""
+    mine = runs[runs.run.isin(names)]
+    if "own_loss" not in mine or mine.own_loss.isna().any():
+        return None
+    return bool(mine.model_converged.all())
+
+
+def written() -> pd.DataFrame:
+    rows = table("coupling/endpoints.csv")
+    rows["condition"] = (
+        [str(Condition(r.group, r.policy, r.images if isinstance(r.images, str) else "")) for r in rows.itertuples()]
+        if "images" in rows
+        else "spatial"
+    )
+    return rows.set_index(["condition", "endpoint"])
+
+
+def test_the_endpoints_are_those_of_the_scores_of_every_clip() -> None:
+    rows, found = written(), dict(decisions())
+    for condition, decision in found.items():
+        if str(condition) in rows.index.get_level_values(0):
+            mine = rows.loc[str(condition)]
+            estimates = {
+                "motion kept, full − partial": decision.difference,
+                "motion kept, full": decision.full,
+                "motion kept, partial": decision.partial,
+                "P(full keeps a steadier path)": decision.superiority,
+            }
+            for name, estimate in estimates.items():
+                assert estimate is not None
+                ends = [mine.loc[name, end] for end in ("mean", "low", "high")]
+                assert (estimate.mean, estimate.low, estimate.high) == pytest.approx(ends, abs=1e-5), (condition, name)
+            verdict = str(mine.verdict.iloc[0])
+            assert decision.kind in verdict
+    assert set(rows.index.get_level_values(0)) <= set(map(str, found))
+
+
+def test_the_readme_has_the_answer_of_every_condition() -> None:
+    """The rows that `perturb.report --format md` writes, from endpoints.csv."""
+    rows = written()
+    if "images" not in rows:
+        pytest.skip("tables of one pair and one image set")
+    for condition, mine in rows.groupby(level=0, sort=False):
+        one = mine.droplevel(0)
+        mean = one["mean"]
+        primary, steadier = one.loc["motion kept, full − partial"], mean["P(full keeps a steadier path)"]
+        shown = not set(str(primary.verdict).split(": ")) & {"floor", "unmeasured"}
+        difference = cell(Estimate(primary["mean"], primary.high - primary["mean"], 1), 3, "+") if shown else "–"
+        sides = [None if pd.isna(x) else float(x) for x in (primary.distance_full, primary.distance_partial)]
+        distance = ", ".join(dict.fromkeys(map(times, sides)))
+        cells = [condition, *(f"{mean[f'motion kept, {side}']:.0%}" for side in ("full", "partial")), difference]
+        cells += [f"{steadier:.0%}" if shown else "–", str(primary.pairs), primary.converged, distance, primary.verdict]
+        assert f"| {' | '.join(map(str, cells))} |" in readme("coupling")
+
+
+def test_the_first_study_of_coupling_before_pairs_were_compared() -> None:
+    """The table of motion quality, and the slope that was declared then."""
+    if "images" in written():
+        pytest.skip("its numbers are no longer published")
+    rows = table("coupling/prompts.csv.gz")
+    sides = [(t, g) for g in ("spatial", "temporal") for t in ("full", "partial")]
+    values = {
+        side: by_prompt(rows[(rows.training == side[0]) & (rows.group == side[1])], "motion_quality") for side in sides
+    }
+    steps = values["full", "spatial"][1]
+    four = rf" {NUMBER} \(\d+ %\) \|" * 4
+    printed = re.findall(rf"\| (\d+) \|{four}", readme("coupling"))
+    assert [int(step) for step, *_ in printed] == list(steps)
+    for k, (_, *numbers) in enumerate(printed):
+        # made on another machine than prompts.csv.gz: they differ by up to .0002
+        assert [float(n) for n in numbers] == pytest.approx([values[s][0][..., k].mean() for s in sides], abs=7e-4)
+    w = slope_weights([step / 100 for step in steps])
+    full, partial = (values[training, "spatial"][0] @ w for training in ("full", "partial"))
+    over = Nested.of(full - partial).over_prompts
+    assert (-full.mean(), -partial.mean()) == pytest.approx((0.091, 0.067), abs=6e-4)
+    assert (over.mean, over.low, over.high) == pytest.approx((-0.024, -0.035, -0.013), abs=6e-4)
+    assert "DiD = −.024 (95 % −.035 to −.013 over prompts" in readme("coupling")
+    share = written().loc["spatial"]
+    kept, steadier = share.loc["motion kept, full − partial"], share.loc["P(full keeps a steadier path)"]
+    says("coupling", ("+# (95 % # to # over prompts and LoRA seeds)", [kept["mean"], kept.low, kept.high]))
+    says(
+        "coupling",
+        ("in # % of comparisons (# to # %)", [100 * x for x in (steadier["mean"], steadier.low, steadier.high)]),
+    )
+
+
+# the other experiments ------------------------------------------------------------------------------------------------
+
+
+def first_study() -> Iterator[Claim]:
+    kept, starts = {}, []
+    for group in ("spatial", "temporal"):
+        for training in ("full", "partial"):
+            rows = table(f"first_study/scores_{group}_{training}.csv").query("metric == 'motion_quality'")
+            mean = rows.groupby("step")["value"].mean()
+            kept[group, training] = mean / mean[0]
+            starts.append(mean[0])
+    yield "own start (# for M_F, # for M_P;", starts[:2]
+    for step in (20, 50, 100, 200, 300):
+        yield f"| {step} | # | # | # | # |", [share[step] for share in kept.values()]
+
+
+def landscape() -> Iterator[Claim]:
+    surfaces = table("landscape/surfaces.csv").query("metric == 'motion_quality'")
+    y = surfaces.set_index(["training", "spatial", "temporal"])["mean"]
+    kept = {t: (lambda s, u, t=t: y[t, s, u] / y[t, 0, 0]) for t in ("full", "partial")}
+    for name, s in (("½", 0.5), ("1", 1.0)):
+        cells = [kept[t](s, u) for t in kept for u in (0.0, 0.5, 1.0)]
+        yield f"| {name} | # | # | # | | {name} | # | # | # |", cells
+    cells = [kept[t](0.0, u) for t in kept for u in (0.5, 1.0)]
+    yield "| α_S = 0 | 1 | # | # | | α_S = 0 | 1 | # | # |", cells
+    both = [100 * x for t in kept for x in (kept[t](0.5, 0.5), kept[t](0.5, 0.0) * kept[t](0.0, 0.5))]
+    yield "leaves # % of the motion in the full model where the product of what each leaves alone is # %", both[:2]
+    yield "and # % instead of # % in the partial one", both[2:]
+    rows = table("landscape/interactions.csv").query("metric == 'motion_quality'")
+    mean = rows[rows.spatial == "mean"].set_index(["training", "scale"])
+    one, two, gap = (mean.loc[(t, "product")] for t in ("full", "partial", "full − partial"))
+    over = ["interaction", "low", "high", "seed_low", "seed_high", "p"]
+    yield "average # (95 % # to # over prompts, # to # over LoRA seeds, p = #)", one[over].tolist()
+    yield "and # (# to #; # to #; p = #)", two[over].tolist()
+    yield "on average** (J #, # to #, p = #)", gap[["interaction", "low", "high", "p"]].tolist()
+    yield "above 0 in both (# and # on average)", [mean.loc[(t, "raw")].interaction for t in ("full", "partial")]
+    cells = rows[(rows.scale == "product") & (rows.training == "full − partial") & (rows.spatial != "mean")]
+    cells = cells.set_index([cells.spatial.astype(float), cells.temporal.astype(float)])
+    for text, at in (
+        ("(at α_S = ¼, α_T = ½: #, # to #, Holm p = #", (0.25, 0.5)),
+        ("at ½ and ¼: #, # to #, Holm p = #", (0.5, 0.25)),
+        ("(at ½ and 1: #, # to #, Holm p = #", (0.5, 1.0)),
+    ):
+        yield text, cells.loc[at][["interaction", "low", "high", "p_holm"]].tolist()
+    looks = table("landscape/surfaces.csv").query("metric == 'colourfulness'")
+    c = looks.set_index(["training", "spatial", "temporal"])["mean"]
+    yield "by # at α_T = 1, against # in the full one", [c[t, 0, 1] - c[t, 0, 0] for t in ("partial", "full")]
+
+
+def layers() -> Iterator[Claim]:
+    rows = table("layers/ablation.csv").query("metric == 'motion_quality'")
+    change = rows.set_index(["training", "group", "scale", "part"])["change"]
+    energy = table("layers/energy.csv").set_index(["training", "group"])
+
+    def costs(group: str, part: str) -> list[float]:
+        return [-100 * change[t, group, "relative", part] for t in ("full", "partial")]
+
+    def holds(group: str, block: str) -> list[float]:
+        rows = [energy.loc[(t, group)] for t in ("full", "partial")]
+        return [100 * of[of.block == block].share.sum() for of in rows]
+
+    def pairs(*columns: list[float]) -> list[float]:
+        return [value for both in zip(*columns, strict=True) for value in both]
+
+    convolution = pairs(costs("spatial", "up convolution"), costs("spatial", "all"))
+    yield "cost # % of the motion in the full model (all of Δ: # %) and # % in the partial one (# %)", convolution
+    yield "in the full model even gives # % back", [-costs("spatial", "attention")[0]]
+    outer = holds("spatial", "outer")[:1] + costs("spatial", "outer")
+    yield "hold # % of ‖Δ‖² and cost # % (full) and # % (partial)", outer
+    yield "The middle holds # % and # %, and costs # %", holds("spatial", "middle") + costs("spatial", "middle")[:1]
+    first = holds("temporal", "outer") + pairs(costs("temporal", "outer"), costs("temporal", "all"))
+    text = (
+        "with # % and # % of ‖Δ‖² it costs # % of the motion in the full model (all of Δ: # %) and # % in the partial"
+    )
+    yield f"{text} one (# %)", first
+    yield "where # % and # % of the energy is, costs # % and # %", holds("temporal", "up") + costs("temporal", "up")
+    yield "(`other`) cost # % in space, in the full one # %", costs("spatial", "other")[::-1]
+    yield "costs the partial model more, # % against # %", costs("temporal", "up")[::-1]
+    raw = [change["full", group, "raw", part] for group in ("temporal", "spatial") for part in ("all",)]
+    yield "middle and outer #, all #), in its space", [_sum(change, "temporal"), raw[0]]
+    yield "they exceed it (#, all #)", [_sum(change, "spatial"), raw[1]]
+
+
+def _sum(change: pd.Series, group: str) -> float:
+    return float(sum(change["full", group, "raw", part] for part in ("up", "down", "middle", "outer")))
+
+
+def finetuning() -> Iterator[Claim]:
+    rows = table("finetuning/table.csv").fillna({"group": ""}).set_index(["start", "strategy", "group"])
+    start = {s: rows.loc[(s, "none", "")] for s in ("full", "partial")}
+    direct, lora = ({s: rows.loc[(s, strategy, "spatial")] for s in start} for strategy in ("direct", "LoRA"))
+    ends = [value for s in start for value in (start[s].image_distance, direct[s].image_distance)]
+    yield "(distance # → # from M_F, # → # from M_P", ends
+    trace = [value for s in start for value in (start[s].watermark_trace, direct[s].watermark_trace)]
+    yield "(trace # → #, # → #)", trace
+    lost = [x for s in start for x in (direct[s].motion_quality_change, start[s].motion_quality)]
+    yield "(# of #, # of #)", lost
+    yield "worst for motion** (# and #)", [lora[s].motion_quality_change for s in start]
+    sizes = [100 * side[s].magnitude for s in start for side in (lora, direct)]
+    yield "‖Δ‖/‖θ‖ (# against # %, # against # %)", sizes
+    bounds = [x for s in start for x in (-direct[s].motion_quality_change, direct[s].motion_quality_change_half_width)]
+    yield "loses # ± # and M_P # ± #", bounds
+    yield "they keep # % and # %", [100 * direct[s].motion_quality / start[s].motion_quality for s in start]
+
+
+def votes() -> Iterator[Claim]:
+    rows = table("votes/power.csv")
+    power = rows.set_index(["preference", "raters", "prompts"]).excludes_half
+    for raters in (5, 10, 20):
+        for prompts in (16, 32, 64):
+            text = f"| {raters} × {prompts} | # | # | # | # |"
+            yield text, [100 * power[p, raters, prompts] for p in (0.6, 0.65, 0.73, 0.87)]
+    yield "covers in # to # % of all lines", [100 * rows.covers.min(), 100 * rows.covers.max()]
+    size = 100 * power[0.5]
+    yield "it excludes one half in # to # %", [size.min(), size.max()]
+
+
+def statistics() -> Iterator[Claim]:
+    rows = table("statistics/endpoints.csv")
+    floor = rows.scenario == "all on the floor"
+    starts = rows[rows.scenario.str.startswith("different starts")]
+    yield "rejects in # to # % of studies", [100 * starts.primary_rejects.min(), 100 * starts.primary_rejects.max()]
+    yield "covers in # to # %. On a common", [100 * starts.interval_covers.min(), 100 * starts.interval_covers.max()]
+    yield "too rarely (# to #)", [rows[floor].interval_covers.min(), rows[floor].interval_covers.max()]
+    yield ": # to # % of such studies", [100 * rows[floor].floor.min(), 100 * rows[floor].floor.max()]
+    yield "and # to # % reject", [100 * rows[floor].primary_rejects.min(), 100 * rows[floor].primary_rejects.max()]
+    yield "wrong in at most # %", [100 * rows.verdict.max()]
+
+
+def metric_calibration() -> Iterator[Claim]:
+    for row in table("metric_calibration/agreement.csv").itertuples():
+        kind = {"web": "", "low": " (blur, noise, mark)", "high": " (textured)"}[row.grade]
+        yield f"| {row.grade}{kind} | # | # px | #° |", [row.spearman, row.end_point_error, row.direction_error]
+    rows = table("metric_calibration/families.csv").query("use == 'held out'")
+    for family, mine in rows.groupby("family"):
+        m, o = ([f(mine[c]) for f in (np.median, np.min, np.max)] for c in ("motion_quality", "object_motion"))
+        whole = f"| {family} | # (# to #) | # (# to #) |"
+        if f"| {family} | " in readme("metric_calibration"):  # a still has nothing to tell
+            from_zero = re.search(re.escape(f"| {family} |") + r"[^|]*\| \.00 \(to", readme("metric_calibration"))
+            yield (f"| {family} | # (# to #) | # (to #) |", [*m, o[0], o[2]]) if from_zero else (whole, [*m, *o])
+
+
+EXPERIMENTS = (first_study, landscape, layers, finetuning, votes, statistics, metric_calibration)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda each: each.__name__)
+def test_every_number_of_an_experiment(experiment) -> None:
+    for claim in experiment():
+        says(experiment.__name__, claim)

@@ -129,9 +129,8 @@ def test_the_conversion_that_the_message_names_gives_an_adapter_that_is_read_rig
         ("modules_to_save", ["conv"]),
         ("lora_bias", True),
         ("use_dora", True),
-        ("use_rslora", True),
-        ("rank_pattern", {"conv": 4}),
-        ("alpha_pattern", {"conv": 4}),
+        ("rank_pattern", {"conv": "4"}),
+        ("alpha_pattern", {"(": 4}),
         ("trainable_token_indices", [1]),
         ("layer_replication", [[0, 1]]),
         ("alora_invocation_tokens", [1]),
@@ -167,7 +166,7 @@ def test_settings_that_change_nothing_are_read(key: str, value: Any, folder: Pat
         f"{LAYER}.lora_magnitude_vector",
         f"{LAYER}.modules_to_save.weight",
         f"{LAYER}.base_layer.bias",
-        "lora_unet_conv.lora_down.weight",
+        "lora_unet_conv.dora_scale",
     ],
 )
 def test_a_tensor_that_would_be_dropped_is_named(name: str, folder: Path):

@@ -50,11 +50,18 @@ def test_rows_of_schema_1_name_a_step(tmp_path: Path):
 
 
 def test_train_rows_keep_missing_values(tmp_path: Path):
-    rows = [TrainRow(1, 0.25, 1e-3, 0.5), TrainRow(0, None, None, None, 0.0)]
+    rows = [TrainRow(1, 0.25, 1e-3, 0.5), TrainRow(0, None, None, None, 0.0, 0.75)]
     path = tmp_path / "train.csv"
     path.write_text(train_csv(rows))
-    assert path.read_text() == "step,loss,learning_rate,gradient_norm,magnitude\n0,,,,0.0\n1,0.25,0.001,0.5,\n"
+    header = "step,loss,learning_rate,gradient_norm,magnitude,probe_loss"
+    assert path.read_text() == f"{header}\n0,,,,0.0,0.75\n1,0.25,0.001,0.5,,\n"
     assert read_train(path) == rows[::-1]
+
+
+def test_a_train_csv_from_before_the_losses_of_probe_steps_is_read(tmp_path: Path):
+    path = tmp_path / "train.csv"
+    path.write_text("step,loss,learning_rate,gradient_norm,magnitude\n0,,,,0.0\n")
+    assert read_train(path) == [TrainRow(0, None, None, None, 0.0)]
 
 
 def test_wrong_columns_are_named(tmp_path: Path):

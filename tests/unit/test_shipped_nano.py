@@ -19,10 +19,10 @@ CARDS = {
     "nano_full": "full/training.json",
     "nano_partial": "partial/training.json",
 }
-GONE = {"latent_std", "loop.dropout", "loss.gamma"}
+GONE = {"latent_std", "loop.dropout", "loss.gamma", "logging.tensorboard", "logging.wandb", "logging.project"}
 """Settings of the recorded trainings that had no effect and are no more, as the model card says."""
 
-FILES_ONLY = {"data.prefetch", "data.threads", "data.max_broken_fraction"}
+FILES_ONLY = {"data.prefetch", "data.threads", "data.max_broken_fraction", "tracker", "project"}
 TRAINED = {
     ("spatial", "conditioning"): {"group": "spatial", "time_embedding": True},
     ("spatial", "temporal", "conditioning"): {"group": "both", "time_embedding": True},

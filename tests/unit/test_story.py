@@ -16,7 +16,7 @@ from perturb.errors import UserError
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.study import story
 from perturb.study.sample import Generator, SampleConfig
-from perturb.study.story import Story, by_frame
+from perturb.study.story import Story, scripted
 
 PROMPTS = [Prompt("line000", "a red circle moving left slowly"), Prompt("line001", "a blue square moving up fast")]
 SCRIPT = [Line(0, PROMPTS[0].text), Line(3, PROMPTS[1].text)]
@@ -25,7 +25,7 @@ FIFO = FIFOSampler(guidance=2.0, eta=1.0, window=4, partitions=2)
 
 def told(system: VideoSystem, sampler: Sampler, path: Path, script: list[Line] = SCRIPT, seed: int = 0) -> Story:
     generate = Generator(system, sampler, PROMPTS, SampleConfig(frames=6), image=None)
-    return Story(generate, by_frame(generate.cond, script, 6), "clip", seed, path, 8, {"texts": "two"})
+    return Story(generate, scripted(generate.cond, script, 6), "clip", seed, path, 8, {"texts": "two"})
 
 
 def test_a_script_by_hand(tmp_path: Path):
@@ -48,11 +48,11 @@ def test_a_script_by_hand(tmp_path: Path):
 
 def test_each_frame_is_told_its_line(tiny_system: VideoSystem, tmp_path: Path):
     generate = Generator(tiny_system, FIFO, PROMPTS, SampleConfig(frames=6), image=None)
-    cond = by_frame(generate.cond, SCRIPT, 6)
+    cond = scripted(generate.cond, SCRIPT, 6)
     assert len(cond) == 1
     assert all(torch.equal(cond.text[0, frame], generate.cond.text[int(frame >= 3)]) for frame in range(6))
     with pytest.raises(UserError, match=r"goes on to frame 3; sample\.frames is 3"):
-        by_frame(generate.cond, SCRIPT, 3)
+        scripted(generate.cond, SCRIPT, 3)
 
 
 class Killed(Exception):

@@ -267,7 +267,7 @@ def test_a_disk_that_fills_up_elsewhere_is_named_by_the_command(
 
     monkeypatch.setattr("perturb.train._train_unet", fill)
     paths = [f"{name}={tmp_path / name}" for name in ("work", "output")]
-    config = composed("experiment=train/nano_full", "logging.tensorboard=false", *paths)
+    config = composed("experiment=train/nano_full", "tracker=null", *paths)
     assert exit_code(lambda: train(config)) == 2
     expected = r"error: the disk is full, or .*: .*No space left.* [GM]B free\)\. Make room, then give the same command"
     assert re.search(expected, capsys.readouterr().err)

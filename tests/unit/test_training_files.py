@@ -20,7 +20,7 @@ from perturb.training.config import DataConfig, TrainConfig
 from perturb.training.data import training_data, validation
 from perturb.training.files import held_out
 from perturb.world.export import encode_png
-from tests.unit.training_case import QUIET, drawn, loop
+from tests.unit.training_case import drawn, loop
 
 CLIPS = {"kind": "clips", "grade": "low", "count": 1, "seed": 1}
 
@@ -57,7 +57,7 @@ def configured(files: Path, data: dict[str, Any], **changes: Any) -> TrainConfig
         ],
         "loop": {"learning_rate": 1e-3},
         "loss": {"text_dropout": 0.0},
-        "logging": {"tensorboard": False},
+        "tracker": None,
         "device": "cpu",
         "seed": 1,
     }
@@ -79,7 +79,7 @@ def seams(files: Path) -> dict[str, Any]:
 
 def test_joint_training_mixes_clips_and_stills_and_names_what_is_broken(files: Path, tiny_system: VideoSystem):
     config = configured(files, seams(files))
-    accelerator = make_accelerator(loop(), device="cpu", folder=files / "work", logging=QUIET)
+    accelerator = make_accelerator(loop(), device="cpu", folder=files / "work")
     data = training_data(config, tiny_system, accelerator)
     batches = data.batches(0)
     seen = [drawn(batches, step, range(2)) for step in range(12)]
@@ -101,7 +101,7 @@ def test_a_training_that_goes_on_in_a_later_stage_still_knows_what_was_broken_be
     files: Path, tiny_system: VideoSystem
 ):
     config = configured(files, {"video": seams(files)["video"], "max_broken_fraction": 1.0})
-    accelerator = make_accelerator(loop(), device="cpu", folder=files / "work", logging=QUIET)
+    accelerator = make_accelerator(loop(), device="cpu", folder=files / "work")
     first = training_data(config, tiny_system, accelerator)
     whole = first.batches(0)
     for step in range(3):
@@ -115,7 +115,7 @@ def test_a_training_that_goes_on_in_a_later_stage_still_knows_what_was_broken_be
 
 def test_a_later_stage_has_its_own_size_and_its_own_draws(files: Path, tiny_system: VideoSystem):
     config = configured(files, {"images": seams(files)["images"], "as_video": "repeat"})
-    accelerator = make_accelerator(loop(), device="cpu", folder=files / "work", logging=QUIET)
+    accelerator = make_accelerator(loop(), device="cpu", folder=files / "work")
     data = training_data(config, tiny_system, accelerator)
     first, second = (drawn(data.batches(number), 0, range(2)) for number in (0, 1))
     assert (first[0].shape[2:], second[0].shape[2:]) == ((4, 4, 4), (2, 2, 4))
@@ -125,7 +125,7 @@ def test_a_later_stage_has_its_own_size_and_its_own_draws(files: Path, tiny_syst
 def test_held_out_samples_and_their_losses_are_the_same_every_time(files: Path, tiny_system: VideoSystem):
     wanted = {"every": 1, "images": seams(files)["images"], "count": 2, "timesteps": [100, 900]}
     config = configured(files, {"images": seams(files)["images"]}, validation=wanted)
-    accelerator = make_accelerator(loop(), device="cpu", folder=files / "work", logging=QUIET)
+    accelerator = make_accelerator(loop(), device="cpu", folder=files / "work")
     measure = validation(config, tiny_system, accelerator)
     assert measure is not None
     first = measure(1)
@@ -157,7 +157,7 @@ def test_every_process_measures_on_the_same_held_out_samples(
 
 
 def test_the_embedded_world_is_told_of_stills_what_was_asked_for(files: Path, tiny_system: VideoSystem):
-    accelerator = make_accelerator(loop(), device="cpu", folder=files / "work", logging=QUIET)
+    accelerator = make_accelerator(loop(), device="cpu", folder=files / "work")
     world = {"kind": "stills", "grade": "web", "count": 2, "seed": 1}
     for still_fps, told in ((None, 8), (3, 3)):
         config = configured(files, {"world": world, "still_fps": still_fps})
@@ -173,7 +173,7 @@ def test_the_embedded_world_is_told_of_stills_what_was_asked_for(files: Path, ti
 
 
 def test_sizes_that_do_not_fit_and_no_data_are_refused(files: Path, tiny_system: VideoSystem):
-    accelerator = make_accelerator(loop(), device="cpu", folder=files / "work", logging=QUIET)
+    accelerator = make_accelerator(loop(), device="cpu", folder=files / "work")
     stages = [{"steps": 1, "batch_size": 2, "height": 40}]
     with pytest.raises(UserError, match=r"stages\[0\]\.height is 40; allowed for tiny: multiples of 16"):
         training_data(configured(files, {}, stages=stages), tiny_system, accelerator)

@@ -32,7 +32,7 @@ def configured(init: Path | None, **changes: Any) -> TrainConfig:
         "stages": [{"steps": 1, "batch_size": 1}],
         "loop": {"learning_rate": 1e-3},
         "loss": {},
-        "logging": {"tensorboard": False},
+        "tracker": None,
         "seed": 1,
     }
     return read(TrainConfig, values | changes)

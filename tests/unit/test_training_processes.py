@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from perturb.errors import UserError
-from perturb.loop.config import LoggingConfig
 from perturb.loop.journal import Journal, csv_text
 from perturb.loop.processes import check_world, make_accelerator
+from perturb.loop.trackers import make_tracker
 from tests.unit.loop_case import Distance, made
-from tests.unit.training_case import QUIET, loop
+from tests.unit.training_case import loop
 
 
 def test_fewer_processes_than_were_started_are_an_error(monkeypatch: pytest.MonkeyPatch):
@@ -29,7 +29,7 @@ def test_fewer_processes_than_were_started_are_an_error(monkeypatch: pytest.Monk
 )
 def test_what_the_cpu_cannot_do_is_said(tmp_path: Path, changes: dict[str, Any], message: str):
     with pytest.raises(UserError, match=message):
-        make_accelerator(loop(**changes), device="cpu", folder=tmp_path, logging=QUIET)
+        make_accelerator(loop(**changes), device="cpu", folder=tmp_path)
 
 
 def test_half_precision_computes_in_it_and_keeps_float32_weights(tmp_path: Path):
@@ -58,10 +58,11 @@ def test_wandb_gets_the_rows_when_it_is_installed_and_asked_for(tmp_path: Path, 
 
     wandb: Any = types.ModuleType("wandb")
     wandb.__spec__ = types.SimpleNamespace()
-    wandb.init = lambda project: projects.append(project) or Run()
-    projects: list[str] = []
+    wandb.init = lambda project, **run: projects.append((project, run["id"])) or Run()
+    projects: list[tuple[str, str]] = []
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    logging = LoggingConfig(tensorboard=False, wandb=True, project="mine")
-    journal = Journal(tmp_path, make_accelerator(loop(), device="cpu", folder=tmp_path, logging=logging), csv_text)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    tracker = make_tracker("wandb", project="mine", folder=tmp_path)
+    journal = Journal(tmp_path, make_accelerator(loop(), device="cpu", folder=tmp_path, tracker=tracker), csv_text)
     journal.write("train", {"step": 3, "loss": 0.5})
-    assert (projects, logged) == (["mine"], [({"train/loss": 0.5}, 3)])
+    assert (projects, logged) == ([("mine", tmp_path.name)], [({"train/loss": 0.5}, 3)])

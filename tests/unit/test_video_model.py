@@ -17,7 +17,7 @@ from perturb.data.prompts import load_prompts
 from perturb.diffusion import DDIMSampler
 from perturb.errors import UserError
 from perturb.models.base import VideoModel
-from perturb.perturbation.files import layer_names, read
+from perturb.perturbation.files import read
 from perturb.run import study
 from perturb.store.paths import conf_dir
 from perturb.store.records import read_scores, read_train
@@ -40,7 +40,14 @@ def values(tmp_path: Path) -> dict[str, Any]:
         (tmp_path / "images" / f"{index}.txt").write_text(caption)
     (tmp_path / "prompts.txt").write_text("a red star\na blue circle\n")
     changes = ["images=folder", f"images.folder={tmp_path / 'images'}", f"prompts.file={tmp_path / 'prompts.txt'}"]
-    changes += ["probe_steps=[0,4]", "fit.batch_size=2", "fit.learning_rate=1e-1", "perturbation.rank=2"]
+    changes += [
+        f"runs_dir={tmp_path}",
+        "probe_steps=[0,4]",
+        "fit.batch_size=2",
+        "fit.learning_rate=1e-1",
+        "perturbation.rank=2",
+        "own_images=null",
+    ]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed: Any = OmegaConf.to_container(compose("config", overrides=changes), resolve=True)
     return composed | {"system": {"_target_": "tests.unit.foreign_model.Foreign", "device": "cpu"}}
@@ -56,7 +63,7 @@ def test_a_foreign_model_is_fitted_sampled_and_scored(values: dict[str, Any], tm
     manifest = run.manifest()
     assert manifest.partition == {"spatial": SPACE, "temporal": TIME, "conditioning": WORDS, "image": 0}
     assert manifest.frozen["unchanged"] is True
-    assert layer_names(read(run.adapter(step_id(4)))[1]) == {"time"}
+    assert read(run.adapter(step_id(4))).factors.keys() == {"time"}
     rows = read_train(run.train_log)
     assert rows[0].magnitude == 0 != rows[-1].magnitude
     before, after = (np.load(run.clip(step_id(step), "p001", 0)).astype(int) for step in (0, 4))
@@ -80,10 +87,13 @@ def test_groups_are_those_the_user_names(values: dict[str, Any], tmp_path: Path)
     run = studied(values, RunDir(tmp_path / "run"), group="late", partition={"groups": groups})
     assert run.manifest().partition == {"early": WORDS + SPACE, "late": TIME}
     adapter = run.adapter(step_id(4)) / "adapter_model.safetensors"
-    both = studied(values, RunDir(tmp_path / "own"), group="temporal").adapter(step_id(4)) / "adapter_model.safetensors"
+    own = studied(values, RunDir(tmp_path / "own"), group="temporal")
+    both = own.adapter(step_id(4)) / "adapter_model.safetensors"
     ours, theirs = load_file(adapter), load_file(both)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    clips = [[each.clip(step_id(step), "p001", 0) for each in (run, own)] for step in (0, 4)]
+    assert [one.samefile(other) for one, other in clips] == [True, False]  # the untouched model is sampled once
     with pytest.raises(UserError, match="group is 'temporal'; allowed: early, late"):
         studied(values, RunDir(tmp_path / "no"), group="temporal", partition={"groups": groups})
     assert not (tmp_path / "no").exists()

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from perturb.loop.config import LoggingConfig, LoopConfig, StageConfig
+from perturb.loop.config import LoopConfig, StageConfig
 from perturb.loop.processes import make_accelerator
 from perturb.loop.task import Batches, Validation
 from perturb.models.videocrafter.system import VideoSystem
@@ -18,7 +18,7 @@ from perturb.training.diffusion import Run, Trace, train_diffusion
 from perturb.training.recipes import Trained
 
 FULL = Trained(group="both", time_embedding=True, fps_embedding=True)
-QUIET = LoggingConfig(tensorboard=False)
+
 BATCH, SEED = 4, 3
 CAPTIONS = ["a red circle", "a blue square", "a green star"]
 
@@ -61,7 +61,7 @@ def train_tiny(
 ) -> Trace:
     """Train ``system`` in place by batches of four; on made-up latents where none are given."""
     data = batches or made_up_batches(system, text_ids=trained.text_encoder)
-    accelerator = make_accelerator(loop, device="cpu", folder=work, logging=QUIET)
+    accelerator = make_accelerator(loop, device="cpu", folder=work)
     prepare(accelerator)
     run = Run(
         trained=trained,

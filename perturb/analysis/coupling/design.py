@@ -1,10 +1,13 @@
 """Which cell of a coupling study each run fills; checked to be one study before anything is compared.
 
-A cell is training × perturbed group × policy for stills × kind of perturbation; it holds one run per LoRA seed.
+A cell is training × condition × kind of perturbation; a condition is perturbed group × image set D_I × policy for
+stills. It holds, by pair of twins, one run per LoRA seed. A pair has one checkpoint per training.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -12,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from perturb.analysis.load import Measure, Run, Study, check_alike
+from perturb.analysis.notation import leaf
 from perturb.analysis.statistics.contrast import Trajectories
-from perturb.analysis.statistics.estimates import trajectories
 from perturb.errors import UserError
 from perturb.store.records import SET_PROMPT, SET_SEED
 
@@ -21,108 +24,188 @@ TRAININGS = ("full", "partial")
 GROUPS = ("spatial", "temporal")
 POLICIES = ("single_frame", "repeat")
 LORA, RANDOM = KINDS = ("lora", "random")
+OUR_WORLD = "perturb.world, "
+"""What the names of the embedded image sets begin with."""
 SAME_NORM = 0.01
 """How far, relatively, the ‖Δ‖/‖θ‖ of a control may be from that of its reference: rounding, no more."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What is perturbed, and how a still stands in for a video while that is fitted."""
+    """What is perturbed, on which images, and how a still stands in for a video while that is fitted."""
 
     group: str
     policy: str
+    images: str = ""
 
     def __str__(self) -> str:
         usual = (self.group, self.policy) == (GROUPS[0], POLICIES[0])  # a still is enough where time is not moved
-        return self.group if usual else f"{self.group}, {self.policy.replace('_', ' ')}"
+        parts = [self.group, "" if usual else self.policy.replace("_", " "), self.image_set]
+        return ", ".join(filter(None, parts))
+
+    @property
+    def image_set(self) -> str:
+        """The images in short: ``high grade``."""
+        return self.images.removeprefix(OUR_WORLD)
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether it is one of those that the headline is about: space, with a still as one frame."""
+        return (self.group, self.policy) == (GROUPS[0], POLICIES[0])
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Runs that differ in their LoRA seed alone."""
+    """Runs that differ in their pair of twins and in their LoRA seed alone."""
 
     training: str
     condition: Condition
     kind: str
 
     def __str__(self) -> str:
-        return " · ".join(self.columns.values())
+        return " · ".join(filter(None, self.columns.values()))
 
     @property
     def columns(self) -> dict[str, str]:
-        """The four names that make a cell."""
+        """The names that make a cell."""
         where = self.condition
-        return {"training": self.training, "group": where.group, "policy": where.policy, "kind": self.kind}
+        names = {"training": self.training, "group": where.group, "policy": where.policy, "images": where.images}
+        return names | {"kind": self.kind}
 
 
 @dataclass(frozen=True)
-class Design:
-    """A complete study: ``runs`` maps every cell to its runs by LoRA seed, in one order of cells and of seeds.
+class Sample:
+    """What all runs of a condition share: probe steps, (prompt, noise seed) of every clip, measures."""
 
-    ``clips`` are the (prompt, noise seed) that every run has; ``measures`` are those of every run.
-    """
-
-    runs: Mapping[Cell, Mapping[int, Run]]
-    scores: Mapping[str, pd.DataFrame]
     steps: tuple[int, ...]
     clips: tuple[tuple[str, int], ...]
     measures: tuple[Measure, ...]
 
+
+Pairs = Mapping[str, Mapping[int, Run]]
+"""By pair (its label, empty where it has none) and LoRA seed."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """A study: ``runs`` maps every cell to its runs, in one order of cells, pairs and seeds."""
+
+    runs: Mapping[Cell, Pairs]
+    scores: Mapping[str, pd.DataFrame]
+    samples: Mapping[Condition, Sample]
+
     @staticmethod
     def of(study: Study) -> "Design":
-        """Sort the runs into cells. Raises UserError for runs that do not make one complete study, and says which."""
-        scores = study.frames
+        """Sort the runs into cells. Raises UserError for runs that do not make one study, and says which."""
+        scores = {run.manifest.run_id: study.of(run) for run in study.runs}
         runs = _by_cell(study.runs, scores)
-        _check_grid(runs)
-        check_alike((run, _shared(run, scores[run.manifest.run_id])) for run in study.runs)
+        _check_checkpoints(runs)
+        samples = {}
+        for condition in dict.fromkeys(cell.condition for cell in runs):
+            mine = [run for cell in runs if cell.condition == condition for run in _flat(runs[cell])]
+            check_alike((run, _shared(run, scores[run.manifest.run_id])) for run in mine)
+            rows = scores[mine[0].manifest.run_id]
+            samples[condition] = Sample(_steps(rows), _clips(rows), mine[0].measures)
         _check_doses(study.runs, scores)
-        first = study.runs[0]
-        rows = scores[first.manifest.run_id]
-        return Design(runs, scores, _steps(rows), _clips(rows), first.measures)
+        found = Design(runs, scores, samples)
+        if not found.conditions:
+            given = "; ".join(
+                f"{cell} · seeds {sorted({s for r in by.values() for s in r})}" for cell, by in runs.items()
+            )
+            raise UserError(
+                f"No pair of twins: no condition has both trainings with one LoRA seed (fit.seed). There are: {given}. "
+                "Run what is missing, or give its folder too."
+            )
+        return found
 
-    def seeds(self, cell: Cell) -> tuple[int, ...]:
-        """The LoRA seeds of a cell, ascending."""
-        return tuple(self.runs[cell])
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Those under which some pair has both of its models, in order."""
+        found = (cell.condition for cell in self.runs if cell.kind == LORA)
+        return tuple(condition for condition in dict.fromkeys(found) if self.twins(condition))
 
-    def conditions(self, kind: str) -> tuple[Condition, ...]:
-        """The conditions of a kind of perturbation, in order."""
-        return tuple(cell.condition for cell in self.runs if (cell.training, cell.kind) == (TRAININGS[0], kind))
+    def twins(self, condition: Condition) -> dict[str, tuple[int, ...]]:
+        """By pair, the LoRA seeds that both of its models have; only pairs that have some."""
+        first, second = (self.runs.get(Cell(training, condition, LORA), {}) for training in TRAININGS)
+        seeds = {pair: tuple(seed for seed in first[pair] if seed in second[pair]) for pair in first if pair in second}
+        return {pair: shared for pair, shared in seeds.items() if shared}
 
-    def trajectories(self, cell: Cell, metric: str, seeds: Iterable[int] | None = None) -> Trajectories:
-        """One metric of a cell, of all its LoRA seeds or of the given ones."""
-        runs = [self.runs[cell][seed] for seed in (self.seeds(cell) if seeds is None else seeds)]
-        tables = [trajectories(self.scores[run.manifest.run_id], metric) for run in runs]
-        is_set = any((table.index.get_level_values("prompt_id") == SET_PROMPT).any() for table in tables)
-        rows = [(SET_PROMPT, SET_SEED)] if is_set else list(self.clips)
+    def members(self, cell: Cell) -> dict[str, tuple[int, ...]]:
+        """By pair, the LoRA seeds that a cell is read from: those of both twins; of a control all there are."""
+        if cell.kind == LORA:
+            return self.twins(cell.condition)
+        return {pair: tuple(seeds) for pair, seeds in self.runs.get(cell, {}).items()}
+
+    def of_pair(self, cell: Cell, pair: str, seeds: Iterable[int]) -> list[Run]:
+        """The runs of one pair in a cell."""
+        return [self.runs[cell][pair][seed] for seed in seeds]
+
+    def trajectories(self, cell: Cell, pair: str, seeds: Iterable[int], metric: str) -> Trajectories:
+        """One metric of one pair in a cell; all NaN where it was not measured."""
+        tables = [self._values[run.manifest.run_id].get(metric) for run in self.of_pair(cell, pair, seeds)]
+        is_set = any(table is not None and (SET_PROMPT, SET_SEED) in table.index for table in tables)
+        sample = self.samples[cell.condition]
+        rows = [(SET_PROMPT, SET_SEED)] if is_set else list(sample.clips)
         index = pd.MultiIndex.from_tuples(rows, names=["prompt_id", "seed"])
-        return Trajectories(
-            values=np.stack([table.reindex(index).to_numpy(dtype=float) for table in tables]),
-            prompts=tuple(prompt for prompt, _ in rows),
-            steps=self.steps,
-            dose=np.array([[run.magnitude[step] for step in self.steps] for run in runs]),
-            seeds=tuple(self.seeds(cell) if seeds is None else seeds),
-        )
+        absent = np.full((len(rows), len(sample.steps)), np.nan)
+        read = [absent if t is None else t.reindex(index, columns=list(sample.steps)).to_numpy(float) for t in tables]
+        return Trajectories(np.stack(read), tuple(prompt for prompt, _ in rows))
+
+    @cached_property
+    def _values(self) -> dict[str, dict[str, pd.DataFrame]]:
+        """By run and metric: (prompt, noise seed) × step."""
+        return {
+            run: {
+                str(metric): table.droplevel("metric")
+                for metric, table in rows.pivot(
+                    index=["metric", "prompt_id", "seed"], columns="step", values="value"
+                ).groupby(level="metric")
+            }
+            for run, rows in self.scores.items()
+        }
 
 
-def _by_cell(runs: Iterable[Run], scores: Mapping[str, pd.DataFrame]) -> dict[Cell, dict[int, Run]]:
-    """Every run in its cell, cells and seeds in order. A control takes the policy of the run whose norm it has."""
+def _flat(pairs: Pairs) -> list[Run]:
+    return [run for seeds in pairs.values() for run in seeds.values()]
+
+
+def _by_cell(runs: Iterable[Run], scores: Mapping[str, pd.DataFrame]) -> dict[Cell, dict[str, dict[int, Run]]]:
+    """Every run in its cell, in order. A control takes image set and policy of the run whose norm it has."""
     known = {run.manifest.run_id: run for run in runs}
-    found: dict[Cell, dict[int, Run]] = {}
+    found: dict[Cell, dict[str, dict[int, Run]]] = {}
     for run in known.values():
         source = _reference(run, known, scores) if run.manifest.perturbation.get("kind") == RANDOM else run
         row = scores[run.manifest.run_id].iloc[0]
-        cell = Cell(str(row.training), Condition(str(row.group), _policy(source)), _kind(run))
+        images = leaf(source.manifest.images.get("source", ""))
+        cell = Cell(str(row.training), Condition(str(row.group), _policy(source), images), _kind(run))
         _check_allowed(run, "training", cell.training, TRAININGS)
         _check_allowed(run, "group", cell.condition.group, GROUPS)
-        seeds = found.setdefault(cell, {})
+        seeds = found.setdefault(cell, {}).setdefault(pair_of(run), {})
         if other := seeds.get(seed := int(row.lora_seed)):
             raise UserError(
-                f"{other.directory.path} and {run.directory.path} are both {cell} with LoRA seed {seed}. Give one of "
-                "them."
+                f"{other.directory.path} and {run.directory.path} are both {cell} with LoRA seed {seed} of one pair. "
+                "Give one of them; runs of another pair of twins need another pair=NAME."
             )
         seeds[seed] = run
-    order = [Cell(t, Condition(g, p), k) for k, g, p, t in product(KINDS, GROUPS, POLICIES, TRAININGS)]
-    return {cell: dict(sorted(found[cell].items())) for cell in order if cell in found}
+    far = {cell.condition.images: _distance(_flat(pairs)) for cell, pairs in found.items() if cell.kind == LORA}
+    sets = sorted({cell.condition.images for cell in found}, key=lambda name: (far.get(name, math.inf), name))
+    order = [Cell(t, Condition(g, p, i), k) for k, g, p, i, t in product(KINDS, GROUPS, POLICIES, sets, TRAININGS)]
+    return {
+        cell: {pair: dict(sorted(found[cell][pair].items())) for pair in sorted(found[cell])}
+        for cell in order
+        if cell in found
+    }
+
+
+def _distance(runs: Iterable[Run]) -> float:
+    """The least distance of D_I that any of the runs records; inf where none does."""
+    ratios = (run.manifest.distance.get("ratio") for run in runs)
+    return min((ratio for ratio in ratios if ratio is not None), default=math.inf)
+
+
+def pair_of(run: Run) -> str:
+    """The label of the pair of twins that a run is of; empty where it has none."""
+    return str(run.manifest.system.get("pair") or "")
 
 
 def _kind(run: Run) -> str:
@@ -160,34 +243,36 @@ def _check_allowed(run: Run, what: str, given: object, allowed: tuple[str, ...])
         raise UserError(f"{run.directory.path}: its {what} is {given!r}; a coupling study has {', '.join(allowed)}.")
 
 
-def _check_grid(runs: Mapping[Cell, Mapping[int, Run]]) -> None:
-    """Within a kind, both trainings × every condition seen × every LoRA seed seen."""
-    missing = []
-    for kind in KINDS:
-        cells = [cell for cell in runs if cell.kind == kind]
-        conditions = dict.fromkeys(cell.condition for cell in cells)
-        seeds = sorted({seed for cell in cells for seed in runs[cell]})
-        for training, condition, seed in product(TRAININGS, conditions, seeds):
-            cell = Cell(training, condition, kind)
-            if seed not in runs.get(cell, {}):
-                missing.append(f"{cell} · seed {seed}")
-    if missing:
-        raise UserError(
-            f"{len(missing)} runs are missing: {'; '.join(missing)}. Every condition needs both trainings and the same "
-            "LoRA seeds (fit.seed); run what is missing, or leave out what has no counterpart."
-        )
+def _check_checkpoints(runs: Mapping[Cell, Pairs]) -> None:
+    """Within a pair a training has one checkpoint, and no other pair has it: one pair would count as two."""
+    placed = [
+        (cell.training, pair, run) for cell, pairs in runs.items() for pair in pairs for run in pairs[pair].values()
+    ]
+    where = "of pair {}" if len({pair for _, pair, _ in placed}) > 1 else "(name pairs of twins: pair=NAME)"
+    check_alike(
+        (run, {f"checkpoint of the {training} model {where.format(pair)}": run.manifest.system.get("sha256")})
+        for training, pair, run in placed
+    )
+    known: dict[tuple[str, str], str] = {}
+    for training, pair, run in placed:
+        sha = run.manifest.system.get("sha256")
+        if sha and (other := known.setdefault((training, sha), pair)) != pair:
+            raise UserError(
+                f"{run.directory.path}: the pairs {other!r} and {pair!r} have one {training} checkpoint, so they are "
+                "one pair. Give its runs one label (pair=NAME)."
+            )
 
 
 def _shared(run: Run, rows: pd.DataFrame) -> dict[str, Any]:
-    """What all runs of a study have in common: prompts, noises, steps, clips, metrics, a checkpoint per training."""
+    """What all runs of a condition have in common: prompts, noises, steps, clips, metrics, and D_I."""
     manifest = run.manifest
-    return {
+    fitted = {name: manifest.images.get(name) for name in ("count", "sha256")}
+    return ({} if _kind(run) == RANDOM else {"image set": fitted}) | {
         "probe steps": _steps(rows),
         "prompts": manifest.prompts,
         "prompts and noise seeds": _clips(rows),
         "clip settings": manifest.clips,
         "metrics": tuple(measure.name for measure in run.measures),
-        f"checkpoint of the {rows.training.iloc[0]} model": manifest.system.get("sha256"),
     }
 
 
@@ -198,7 +283,7 @@ def _check_doses(runs: Iterable[Run], scores: Mapping[str, pd.DataFrame]) -> Non
         steps = _steps(scores[run.manifest.run_id])
         if steps[0] != 0 or len(steps) < 2:
             raise UserError(
-                f"{run.directory.path} was scored at the steps {list(steps)}; a slope needs step 0 and at least one "
+                f"{run.directory.path} was scored at the steps {list(steps)}; a study needs step 0 and at least one "
                 "more. Set probe_steps and run it again."
             )
         if unknown := [step for step in steps if step not in run.magnitude]:

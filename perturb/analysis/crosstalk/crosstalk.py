@@ -5,6 +5,7 @@ or of either sign on clean clips.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -35,9 +36,9 @@ def strongest(table: pd.DataFrame) -> pd.DataFrame:
     return table.loc[table.strength == last, list(COLUMNS)]
 
 
-def matrix_csv(table: pd.DataFrame) -> str:
-    """`strongest` as csv, changes to three digits."""
-    return strongest(table).to_csv(index=False, float_format="%.3g")
+def matrix_csv(tables: Sequence[pd.DataFrame]) -> str:
+    """`strongest` of all tables as csv, changes to three digits."""
+    return pd.concat([strongest(table) for table in tables]).to_csv(index=False, float_format="%.3g")
 
 
 def scales(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:

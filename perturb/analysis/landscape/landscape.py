@@ -22,7 +22,6 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from perturb.analysis.coupling.comparisons import SEED
 from perturb.analysis.replicates import (
     BOTH_MODELS,
     SCALES,
@@ -33,7 +32,7 @@ from perturb.analysis.replicates import (
 )
 from perturb.analysis.statistics.contrast import Floats, Nested, holm, share
 from perturb.analysis.statistics.resampling import without_dust
-from perturb.analysis.statistics.significance import PairedTest
+from perturb.analysis.statistics.significance import SEED, PairedTest
 from perturb.analysis.table import cell
 
 INNER_MEAN = "mean"

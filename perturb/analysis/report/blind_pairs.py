@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perturb.analysis.coupling.design import LORA, RANDOM, TRAININGS, Condition
+from perturb.analysis.coupling.design import LORA, RANDOM, TRAININGS, Condition, pair_of
 from perturb.analysis.load import Run, Study, check_alike
-from perturb.analysis.notation import symbol
+from perturb.analysis.notation import leaf, symbol
 from perturb.analysis.report.content import name
 from perturb.analysis.report.player import Key
 from perturb.errors import UserError
@@ -147,13 +147,15 @@ def _shared(run: Run) -> dict[str, Any]:
 
 
 def _condition(study: Study, run: Run) -> str:
-    """What was perturbed and how: ``spatial``, ``random Δ, temporal, repeat``; a control has its reference's policy."""
+    """What was perturbed and how: ``spatial``, ``random Δ, temporal, repeat``; a control has its reference's images."""
     perturbation = run.manifest.perturbation
     by_id = {other.manifest.run_id: other for other in study.runs}
     source = by_id.get(str((perturbation.get("reference") or {}).get("run")), run)
-    where = Condition(str(study.of(run).group.iloc[0]), str(source.manifest.images.get("as_video", "")))
-    kind = str(perturbation.get("kind"))
-    return f"{ {LORA: '', RANDOM: 'random Δ, '}.get(kind, f'{kind}, ') }{where}"
+    images = source.manifest.images
+    policy, stills = str(images.get("as_video", "")), leaf(images.get("source", ""))
+    where = Condition(str(study.of(run).group.iloc[0]), policy, stills)
+    kind, pair = str(perturbation.get("kind")), pair_of(run)
+    return f"{ {LORA: '', RANDOM: 'random Δ, '}.get(kind, f'{kind}, ') }{where}{f', {pair}' * bool(pair)}"
 
 
 def _label(study: Study, run: Run) -> str:

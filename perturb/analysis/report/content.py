@@ -3,16 +3,15 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
-from perturb.analysis.coupling.comparisons import Results, Row
+from perturb.analysis.coupling.curves import Results
 from perturb.analysis.coupling.design import Design
-from perturb.analysis.coupling.endpoints import of_design
-from perturb.analysis.coupling.stepwise import Stepwise
+from perturb.analysis.coupling.fits import Fit, times
 from perturb.analysis.load import Run, Study, find_runs, load
+from perturb.analysis.notation import leaf
 from perturb.analysis.result import Result
-from perturb.analysis.statistics.endpoints import Decision
 from perturb.errors import UserError
 
 FOLDERS = re.compile(r"(?<![\w.<])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\",;:()]+[/\\])+(?=[^\s/\\])")
@@ -20,25 +19,11 @@ FOLDERS = re.compile(r"(?<![\w.<])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\",;:()]+[/\\]
 
 
 @dataclass(frozen=True)
-class Coupling:
-    """A complete study and its numbers, step by step too."""
-
-    results: Results
-    stepwise: Stepwise
-    decision: Decision
-
-    @property
-    def primary(self) -> Row:
-        """The one contrast declared in advance."""
-        return next(row for row in self.results.rows if row.is_primary)
-
-
-@dataclass(frozen=True)
 class Report:
     """All runs, one by one; ``coupling`` is None where they make no study, and ``reason`` then says why."""
 
     runs: tuple[Result, ...]
-    coupling: Coupling | None
+    coupling: Results | None
     reason: str
 
     @staticmethod
@@ -52,10 +37,9 @@ class Report:
         if len(runs) == 1:
             return Report(runs, None, "One run holds one model; a contrast needs its twin under the same perturbation.")
         try:
-            results = Results.of(Design.of(Study(curves, study.frames)))
+            return Report(runs, Results.of(Design.of(Study(curves, study.frames))), "")
         except UserError as error:
             return Report(runs, None, _named(study, str(error)))
-        return Report(runs, Coupling(results, Stepwise.of(results), of_design(results.design)), "")
 
 
 def name(run: Run) -> str:
@@ -72,30 +56,24 @@ def without_folders(text: object) -> str:
     return FOLDERS.sub("", str(text))
 
 
-def leaf(path: object) -> str:
-    """A path cut to its last part where it is absolute: folders may have spaces, which no pattern can tell from text.
-
-    >>> leaf("/home/me/my models/model.ckpt"), leaf("package:weights/nano/full")
-    ('model.ckpt', 'package:weights/nano/full')
-    """
-    text = str(path)
-    absolute = PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
-    return re.split(r"[/\\]", text)[-1] if absolute else text
-
-
 def run_facts(result: Result) -> dict[str, Any]:
     """One line of the table of runs: which model was perturbed, how, how far, and how complete it is."""
     manifest, counts = result.run.manifest, result.counts
     perturbation, system = manifest.perturbation, manifest.system
     magnitude = max(result.run.magnitude.values(), default=None)
+    fit = Fit.of([result.run]) if result.is_curve else None
     return {
         "run": name(result.run),
+        "pair": str(system.get("pair") or ""),
         "model": f"{system.get('spec', 'unnamed')}, {result.training}",
         "weights": leaf(system.get("checkpoint", "")),
         "sha256": str(system.get("sha256", ""))[:12],
         "perturbed": result.group,
         "by": str(perturbation.get("kind", "")),
         "stills": str(manifest.images.get("as_video", "")).replace("_", " "),
+        "D_I": leaf(manifest.images.get("source", "")),
+        "distance": times(fit.distance) if fit else "",
+        "fit": fit.words if fit else "",
         "seed": perturbation.get("seed", ""),
         "largest ‖Δ‖/‖θ‖": "unknown" if magnitude is None else f"{magnitude:.2%}",
         "values": counts.expected,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from perturb.analysis.coupling.comparisons import PRIMARY_METRIC
 from perturb.analysis.crosstalk.crosstalk import scales, written
+from perturb.analysis.statistics.endpoints import PRIMARY
 
 MATRIX = "crosstalk.csv"
 """Written by `python -m perturb.analysis.crosstalk experiments/metric_calibration/table.csv … --matrix`."""
@@ -42,14 +42,14 @@ def matrix(infos: Iterable[Mapping[str, Any]]) -> Matrix:
     pitfalls = {info["name"]: str(info.get("pitfalls", "")) for info in infos}
     table = table.loc[table.metric.isin(list(pitfalls))]
     names = tuple(table.drop_duplicates("metric").metric)
-    return Matrix(pitfalls.get(PRIMARY_METRIC, ""), names, tuple(_rows(table)))
+    return Matrix(pitfalls.get(PRIMARY, ""), names, tuple(_rows(table)))
 
 
 def _rows(table: pd.DataFrame) -> Iterator[tuple[str, tuple[Cell, ...]]]:
     absolute, largest = scales(table)
     for distortion, rows in table.groupby("distortion", sort=False):
-        first, changes = rows.iloc[0], rows.set_index("metric").change
-        shares = (changes / largest).clip(-1, 1)
+        first, changes = rows.iloc[0], rows.set_index("metric").change.reindex(largest.index)
+        shares = (changes / largest).clip(-1, 1).fillna(0)  # learned metrics do not meet all distortions
         cells = (
             Cell(
                 written(changes[name], absolute=bool(absolute[name])),

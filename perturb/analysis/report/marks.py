@@ -20,8 +20,8 @@ LORA_LINE, RANDOM_LINE = "LoRA", "random"
 HEIGHT = 210
 STEP, DOSE, VALUE = "step:Q", "dose:Q", "mean:Q"
 SHARE = alt.Axis(format=".0%", tickMinStep=0.01)
-WORDS = {"training", "kind", "what", "when", "contrast", "state"}
-BOUNDS = ("training", "kind", "step", "dose", "mean", "low", "high", "seed low", "seed high")
+WORDS = {"training", "kind", "what", "when", "state", "condition", "pair"}
+BOUNDS = ("training", "kind", "step", "dose", "mean", "low", "high")
 Rows = list[dict[str, Any]]
 
 
@@ -138,10 +138,9 @@ def tips(names: Sequence[str]) -> list[alt.Tooltip]:
     return [alt.Tooltip(f"{name}:N") if name in WORDS else alt.Tooltip(f"{name}:Q", format=".4~g") for name in names]
 
 
-def bounds(estimate: Estimate, prefix: str = "") -> dict[str, float | None]:
-    """Mean, low and high of an estimate; with a prefix only its interval."""
-    mean = {} if prefix else {"mean": known(estimate.mean)}
-    return mean | {f"{prefix}low": known(estimate.low), f"{prefix}high": known(estimate.high)}
+def bounds(estimate: Estimate) -> dict[str, float | None]:
+    """Mean, low and high of an estimate."""
+    return {"mean": known(estimate.mean), "low": known(estimate.low), "high": known(estimate.high)}
 
 
 def known(value: float) -> float | None:

@@ -13,6 +13,7 @@ from perturb.analysis.report.crosstalk import matrix
 from perturb.analysis.report.marks import Panel, Section
 from perturb.analysis.report.pictures import Picture, drawn
 from perturb.analysis.report.player import Settings, player
+from perturb.analysis.report.ranking import leading_panel, of_ranking, ranking_of, table
 from perturb.analysis.report.verdict import verdict
 
 SYMBOL = re.compile(r"\bM_([FPI])((?:&#39;)*)")
@@ -21,14 +22,17 @@ PRIMES = ("", "′", "″", "‴")
 
 def page(report: Report, settings: Settings, pictures: tuple[Picture, ...] = ()) -> str:
     """The whole page. ``pictures`` are figures made elsewhere, shown after the charts."""
+    ranking = ranking_of(report.runs[0]) if len(report.runs) == 1 else None
     leading, sections = _charts(report)
+    leading = leading if ranking is None else leading_panel(ranking)
     panels = [panel for section in sections for panel in section.panels]
     return (
         environment()
         .get_template("page.html")
         .render(
             title=_title(report),
-            verdict=verdict(report),
+            verdict=verdict(report) if ranking is None else of_ranking(ranking, report.runs[0]),
+            ranking=None if ranking is None else table(ranking),
             leading=leading,
             sections=sections,
             specs=[panel.spec for panel in ([leading] if leading else []) + panels],

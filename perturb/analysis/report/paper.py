@@ -1,6 +1,5 @@
 """A report for a paper or a README: Markdown with png beside it, and a LaTeX table (booktabs). Texts are escaped."""
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,10 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from perturb.analysis.coupling import figure as coupling_figure
-from perturb.analysis.coupling import stepwise_figure
-from perturb.analysis.coupling.comparisons import LEADING, PRIMARY_METRIC, Row
-from perturb.analysis.coupling.design import LORA
-from perturb.analysis.coupling.stepwise import Kept
+from perturb.analysis.coupling.endpoints import HEADER, footnote
 from perturb.analysis.figure import summary_figure
 from perturb.analysis.load import Measure, Point
 from perturb.analysis.notation import title
@@ -21,15 +17,12 @@ from perturb.analysis.plots import save
 from perturb.analysis.report.content import Report, name, run_facts, shared_facts
 from perturb.analysis.report.drawn import figures
 from perturb.analysis.report.verdict import verdict
-from perturb.analysis.report.words import contrast_in_words
 from perturb.analysis.result import Result
-from perturb.analysis.statistics.significance import FOOTNOTE
-from perturb.analysis.table import cell, decimals, number
+from perturb.analysis.statistics.endpoints import PRIMARY
+from perturb.analysis.table import cell, decimals
 from perturb.store.rundir import write_atomic
 
-INTERVALS = "± half-width of the 95 % interval over prompts × LoRA seeds"
 OVER_PROMPTS = "± half-width of the 95 % Student-t interval over prompts"
-ADJUSTED = "by Holm, and by Benjamini and Hochberg, within a family and a reading"
 NUMBER = re.compile(r"~?[+−]?\d[\d.]*([±%]\S*)?|–|")
 MARKDOWN = re.compile(r"([\\`*_\[\]|#~$])")
 LATEX = {
@@ -92,58 +85,11 @@ def write_latex(report: Report, output: Path) -> list[Path]:
 
 
 def tables(report: Report) -> Iterator[Table]:
-    """Of a study its contrasts and what each cell keeps; otherwise what changed in each run."""
-    if not report.coupling:
-        yield from map(_run_table, report.runs)
-        return
-    yield from (_run_table(run) for run in report.runs if not run.is_curve)
-    yield Table(
-        ["motion quality", "first", "second", "first − second", "± over seeds", "p", "p Holm", "p BH"],
-        list(_contrasts(report.coupling.results.rows)),
-        f"First and second: full and partial, or LoRA and its control. Difference {INTERVALS}, then over LoRA seeds "
-        f"alone. {FOOTNOTE} Adjusted: {ADJUSTED}.",
-    )
-    yield Table(
-        ["motion quality kept", "share of the start", "half lost by", "IQM at the end"],
-        list(map(_kept, report.coupling.stepwise.kept)),
-        f"Share: mean along the steps {INTERVALS}. Half lost: the first probe step at which the mean is at most half "
-        "of its start. IQM: interquartile mean over clips.",
-    )
-
-
-def _contrasts(rows: Iterable[Row]) -> Iterator[list[str]]:
-    """Every reading of full − partial under LoRA; of the controls the leading one alone."""
-    title = ""
-    for row in rows:
-        family = row.comparison.family
-        if row.comparison.metric != PRIMARY_METRIC or (family not in ("primary", "motion") and row.reading != LEADING):
-            continue
-        if (mine := contrast_in_words(row.comparison)) != title:
-            title = mine
-            yield [title]
-        yield _contrast(row)
-
-
-def _contrast(row: Row) -> list[str]:
-    found = row.contrast
-    digits = decimals([found.first, found.second])
-    seeds = found.difference.over_seeds
-    return [
-        f"{row.reading.unit} (leading reading)" if row.is_primary else row.reading.unit,
-        *(number(value, digits) for value in (found.first, found.second)),
-        cell(found.difference.over_both, digits, sign="+"),
-        f"{seeds.half_width:.{digits}f}" if seeds.n > 1 else "–",
-        *map(found.test.printed, (found.test.p, row.p_holm, row.p_bh)),
-    ]
-
-
-def _kept(kept: Kept) -> list[str]:
-    return [
-        f"{kept.cell.training}, {kept.cell.condition}{'' if kept.cell.kind == LORA else ' (random Δ)'}",
-        cell(kept.retention.over_both, 2) if kept.retention else "–",
-        _step(kept.by_share),
-        f"{kept.iqm[-1].value:.3f}",
-    ]
+    """Of a study its answer, condition by condition; otherwise what changed in each run."""
+    if report.coupling:
+        found = report.coupling.findings
+        yield Table(HEADER, [finding.cells for finding in found], footnote(found))
+    yield from (_run_table(run) for run in report.runs if not (report.coupling and run.is_curve))
 
 
 def _run_table(result: Result) -> Table:
@@ -166,7 +112,7 @@ def _run_table(result: Result) -> Table:
 
 def _state_table(result: Result) -> Table:
     """A row per state: its size, motion quality, and how it differs from the first state."""
-    levels, changes = result.levels.get(PRIMARY_METRIC), result.changes.get(PRIMARY_METRIC)
+    levels, changes = result.levels.get(PRIMARY), result.changes.get(PRIMARY)
 
     def line(point: Point) -> list[str]:
         size = result.run.magnitude.get(point)
@@ -179,27 +125,19 @@ def _state_table(result: Result) -> Table:
         [
             f"{name(result.run)} ({title(result.run.manifest)})",
             "‖Δ‖/‖θ‖ in %",
-            PRIMARY_METRIC.replace("_", " "),
+            PRIMARY.replace("_", " "),
             "change",
         ],
         [line(point) for point in result.points],
-        f"By {', '.join(result.run.coordinates)}. Means {INTERVALS}; the change is paired by prompt and noise.",
+        f"By {', '.join(result.run.coordinates)}. Means {OVER_PROMPTS}; the change is paired by prompt and noise.",
     )
-
-
-def _step(value: float) -> str:
-    if math.isnan(value):
-        return "–"
-    return f"step {value:.0f}" if math.isfinite(value) else "never"
 
 
 def _figures(report: Report) -> Iterable[tuple[str, Figure]]:
     others = [run for run in report.runs if not run.is_curve]
     own = ((label.replace(" ", "_"), figure) for label, figure in figures(others))
     if report.coupling:
-        results = report.coupling.results
-        study = chain(coupling_figure.figures(results), stepwise_figure.figures(results, report.coupling.stepwise))
-        return chain(study, own)
+        return chain(coupling_figure.figures(report.coupling), own)
     return chain(((run.run.manifest.run_id, summary_figure(run)) for run in report.runs), own)
 
 

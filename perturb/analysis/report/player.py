@@ -6,19 +6,20 @@ Axis letters: t frames, h w pixels. One sprite per run and clip, a row of frames
 import base64
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from perturb.analysis import style
-from perturb.analysis.coupling.comparisons import PRIMARY_METRIC
-from perturb.analysis.coupling.design import KINDS, LORA, TRAININGS, Cell
+from perturb.analysis.coupling.design import KINDS, LORA, TRAININGS, Cell, Design
 from perturb.analysis.load import Point
 from perturb.analysis.notation import model_in_words, symbol
+from perturb.analysis.replicates import ADAPTER
 from perturb.analysis.report.content import Report, name
 from perturb.analysis.result import Result
+from perturb.analysis.statistics.endpoints import PRIMARY
 from perturb.analysis.statistics.estimates import trajectories
 from perturb.analysis.strips import read_clip
 from perturb.errors import UserError
@@ -98,26 +99,36 @@ def player(report: Report, settings: Settings) -> dict[str, Any]:
         "fps": float(manifest.clips.get("fps", 8)),
         "prompts": manifest.prompts,
         "measures": [{"name": m.name, "label": m.label} for m in measures],
-        "primary": PRIMARY_METRIC,
+        "primary": PRIMARY,
     }
 
 
 def _pairs(report: Report) -> Iterator[Pair]:
-    """Full beside partial, in every condition, of the first LoRA seed; of one run, its start beside it."""
+    """Full beside partial, in every condition, of the first pair and LoRA seed; of one run, its start beside it."""
     if report.coupling:
-        design = report.coupling.results.design
         results = {result.run.manifest.run_id: result for result in report.runs}
-        for kind in KINDS:
-            for condition in design.conditions(kind):
-                cells = [Cell(training, condition, kind) for training in TRAININGS]
-                seed = design.seeds(cells[0])[0]
-                full, partial = (_side(results[design.runs[cell][seed].manifest.run_id]) for cell in cells)
-                control = "" if kind == LORA else "random Δ, "
-                yield Pair(f"{control}{condition}, LoRA seed {seed}", (full, partial))
+        for title, runs in _twins(report.coupling.design):
+            yield Pair(title, (_side(results[runs[0]]), _side(results[runs[1]])))
     elif len(report.runs) == 1:
         (result,) = report.runs
         start = Side(result.named(result.points[0]), "not perturbed", style.QUIET, result, only=result.points[0])
-        yield Pair(name(result.run), (start, _side(result)))
+        other = _side(result)
+        if result.run.coordinates == (ADAPTER,):
+            start = replace(start, label="without", words="an adapter")
+            other = Side("with", "the adapter below", style.MOTION, result)
+        yield Pair(name(result.run), (start, other))
+
+
+def _twins(design: Design) -> Iterator[tuple[str, list[str]]]:
+    """By kind and condition, the first run of both models in one pair and LoRA seed, and what they are called."""
+    for kind in KINDS:
+        for condition in design.conditions:
+            first, second = (design.runs.get(Cell(t, condition, kind), {}) for t in TRAININGS)
+            shared = [(p, s) for p in first for s in first[p] if s in second.get(p, {})]
+            if shared:
+                pair, seed = shared[0]
+                title = f"{'' if kind == LORA else 'random Δ, '}{condition}, {f'{pair}, ' * bool(pair)}LoRA seed {seed}"
+                yield title, [side[pair][seed].manifest.run_id for side in (first, second)]
 
 
 def _side(result: Result) -> Side:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 
 import altair as alt
 
-from perturb.analysis.coupling.comparisons import PRIMARY_METRIC
 from perturb.analysis.load import Point
 from perturb.analysis.notation import symbol
 from perturb.analysis.report.content import name
@@ -24,6 +23,7 @@ from perturb.analysis.report.marks import (
     with_player,
 )
 from perturb.analysis.result import Result
+from perturb.analysis.statistics.endpoints import PRIMARY
 
 
 def leading_panel(result: Result) -> Panel:
@@ -62,7 +62,7 @@ def sections(result: Result) -> Iterator[Section]:
 
 
 def _motion(result: Result) -> list[alt.Chart]:
-    return _layers(result, _rows(result, PRIMARY_METRIC), "motion quality")
+    return _layers(result, _rows(result, PRIMARY), "motion quality")
 
 
 def _layers(result: Result, rows: Rows, title: str, chosen: str = "true") -> list[alt.Chart]:

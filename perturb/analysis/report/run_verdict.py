@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator
 
-from perturb.analysis.coupling.comparisons import PRIMARY_METRIC
-from perturb.analysis.coupling.stepwise import COLLAPSE
+from perturb.analysis.coupling.fits import Fit, times
 from perturb.analysis.load import Point
 from perturb.analysis.notation import in_words
 from perturb.analysis.report.words import Figure, Verdict, absent, between, capital
 from perturb.analysis.result import Result
+from perturb.analysis.statistics.endpoints import CONVERGED, FLOOR, PRIMARY
 from perturb.analysis.table import decimals, number
 
+COLLAPSE = "collapse"
 LEAK = "Spatial damage leaks into measures of motion; read a loss of motion together with the visual measures."
 
 
@@ -20,6 +21,7 @@ def of_run(result: Result, reason: str) -> Verdict:
     words = in_words(result.training, result.group)
     cautions = [
         "Prompts and noises do not cover the randomness of fitting: another seed gives another Δ.",
+        *_floor(result),
         LEAK,
         *absent((result,)),
     ]
@@ -32,7 +34,7 @@ def of_run(result: Result, reason: str) -> Verdict:
 
 def _of_states(result: Result) -> Verdict:
     first, *others = result.points
-    changes = result.changes.get(PRIMARY_METRIC)
+    changes = result.changes.get(PRIMARY)
     moved = [point for point in others if changes and changes.at(point).excludes_zero]
     sentences = (
         f"Beyond its 95 % interval motion quality differs from that of {result.named(first)} in {len(moved)} of "
@@ -51,7 +53,7 @@ def _of_states(result: Result) -> Verdict:
 
 def _measured(result: Result) -> dict[Point, float]:
     """Motion quality of the states where it has a value."""
-    levels = result.levels.get(PRIMARY_METRIC)
+    levels = result.levels.get(PRIMARY)
     return {point: levels.at(point).mean for point in result.points if levels.at(point).n} if levels else {}
 
 
@@ -64,7 +66,7 @@ def _range(result: Result) -> str:
 
 def change(result: Result) -> str:
     """``motion quality falls from 0.43 to 0.12``, or between what it lies in states along no steps."""
-    levels, first, last = result.levels.get(PRIMARY_METRIC), result.points[0], result.points[-1]
+    levels, first, last = result.levels.get(PRIMARY), result.points[0], result.points[-1]
     if not levels or not levels.measured:
         return "motion quality was not measured"
     if not result.is_curve:
@@ -72,7 +74,7 @@ def change(result: Result) -> str:
     start, end = levels.at(first), levels.at(last)
     if first == last:
         return f"motion quality is {number(start.mean, 2)} at step {first}, the only one"
-    moved = result.changes[PRIMARY_METRIC].at(last)
+    moved = result.changes[PRIMARY].at(last)
     if not moved.excludes_zero:
         return f"motion quality does not measurably change ({number(start.mean, 2)} to {number(end.mean, 2)})"
     verb = "falls" if moved.mean < 0 else "rises"
@@ -92,9 +94,21 @@ def _looks(result: Result) -> Iterator[str]:
         yield f"Of the look, what changed beyond its 95 % interval: {', '.join(said)}."
 
 
+def _floor(result: Result) -> Iterator[str]:
+    """Whether so little motion is left that a comparison with another model could show nothing."""
+    levels = result.levels.get(PRIMARY)
+    if levels and levels.measured and (start := levels.at(result.points[0]).mean) > 0:
+        kept = levels.at(result.points[-1]).mean / start
+        if kept < FLOOR:
+            yield (
+                f"On the floor: {kept:.0%} of the motion is left at step {result.points[-1]}. Where both models keep "
+                f"less than {FLOOR:.0%}, which of them keeps more is inconclusive."
+            )
+
+
 def _run_figures(result: Result) -> Iterator[Figure]:
     first, last = result.points[0], result.points[-1]
-    moved = result.changes[PRIMARY_METRIC].at(last) if PRIMARY_METRIC in result.changes else None
+    moved = result.changes[PRIMARY].at(last) if PRIMARY in result.changes else None
     if moved and moved.n and first != last:
         yield Figure(
             f"Change of motion quality to step {last}",
@@ -103,6 +117,12 @@ def _run_figures(result: Result) -> Iterator[Figure]:
         )
     if (magnitude := result.run.magnitude.get(last)) is not None:
         yield Figure("Size of Δ at the end", f"{100 * magnitude:.1f} %", "‖Δ‖/‖θ‖ of the perturbed weights")
+    fit = Fit.of([result.run])
+    yield Figure("Fit", fit.words, f"converged: loss on D_I within {CONVERGED:g} × that on the model's own stills")
+    reason = (
+        result.run.manifest.distance.get("reason") or "loss of the untouched model on it over that on its own stills"
+    )
+    yield Figure("Distance of D_I", times(fit.distance), reason)
     collapse = result.levels.get(COLLAPSE)
     if collapse and collapse.measured:
         yield Figure(

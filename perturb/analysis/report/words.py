@@ -4,8 +4,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from perturb.analysis.coupling.comparisons import Comparison
-from perturb.analysis.coupling.design import LORA
 from perturb.analysis.result import Result
 from perturb.analysis.statistics.estimates import Estimate
 from perturb.analysis.table import number
@@ -35,27 +33,6 @@ def between(estimate: Estimate, digits: int, sign: str = "+") -> str:
     if math.isnan(estimate.half_width):
         return "no interval"
     return f"{number(estimate.low, digits, sign)} to {number(estimate.high, digits, sign)}"
-
-
-def contrast_in_words(comparison: Comparison) -> str:
-    """``full − partial: spatial``; with controls ``… (random Δ)`` and ``LoRA − random: full, spatial``."""
-    first, shared = comparison.first, comparison.columns
-    if not shared["kind"]:
-        return f"LoRA − random: {shared['training']}, {first.condition}"
-    return f"{comparison.name}: {first.condition}{'' if first.kind == LORA else ' (random Δ)'}"
-
-
-def p_value(p: float) -> str:
-    """``p = 0.0006``, ``p < 0.0001``, ``no p``.
-
-    >>> p_value(0.0006), p_value(0.00002), p_value(0.2512), p_value(math.nan)
-    ('p = 0.0006', 'p < 0.0001', 'p = 0.251', 'no p')
-    """
-    if math.isnan(p):
-        return "no p"
-    if p < 0.0001:
-        return "p < 0.0001"
-    return f"p = {p:.4f}" if p < 0.01 else f"p = {p:.3f}"
 
 
 def absent(runs: tuple[Result, ...]) -> Iterator[str]:

@@ -4,18 +4,19 @@ Frames are float `t h w c` in [0, 1] until `clip`.
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from perturb.metrics.base import Clip
 from perturb.metrics.calibration.clips import CLEAN, clip, pan, rotation, shape, zoom
-from perturb.metrics.calibration.distortions import DISTORTIONS, watermarked
+from perturb.metrics.calibration.distortions import DISTORTIONS, Distortion, watermarked
 
 PAN = 2.0  # px per frame: what other camera motions of the same texture are compared with
 TEXTURES = tuple(range(20, 28))
 MARK = 0.2  # opacity of the mark whose trace is looked for
+FEW = ("pan of 4 px", "disc, 4 px, on black", "disc, 5 px up, on texture")  # for what is slow
 CAMERA = (
     ("pan", "px per frame", (0.5, 1.0, 2.0, 4.0, 6.0), lambda speed, seed: pan((speed, 0), seed)),
     ("zoom", "per frame", (0.02, 0.05, 0.1), zoom),
@@ -41,17 +42,27 @@ def cases() -> Iterator[Case]:
         for strength in strengths:
             yield Case(name, strength, unit, panned, _clips([move(strength, seed) for seed in TEXTURES], "texture"))
     for distortion in DISTORTIONS:
-        seeds = [zlib.crc32(f"{distortion.name} {name}".encode()) for name in CLEAN]
         for strength in distortion.strengths:
-            spoiled = [
-                distortion.alter(frames, strength, seed) for frames, seed in zip(CLEAN.values(), seeds, strict=True)
-            ]
-            yield Case(distortion.name, strength, distortion.unit, clean, _clips(spoiled, "clean"))
+            yield _distorted(distortion, strength, CLEAN, clean)
 
 
-def clean_clips() -> list[Clip]:
+def few_cases() -> Iterator[Case]:
+    """Every distortion of three of the clips, at its weakest and its strongest."""
+    clean = clean_clips(FEW)
+    for distortion in DISTORTIONS:
+        for strength in dict.fromkeys((distortion.strengths[0], distortion.strengths[-1])):
+            yield _distorted(distortion, strength, FEW, clean)
+
+
+def _distorted(distortion: Distortion, strength: float, names: Iterable[str], clean: Sequence[Clip]) -> Case:
+    seeds = {name: zlib.crc32(f"{distortion.name} {name}".encode()) for name in names}
+    spoiled = [distortion.alter(CLEAN[name], strength, seed) for name, seed in seeds.items()]
+    return Case(distortion.name, strength, distortion.unit, clean, _clips(spoiled, "clean"))
+
+
+def clean_clips(names: Iterable[str] = CLEAN) -> list[Clip]:
     """The clips of `clips.CLEAN`, each a prompt of its own."""
-    return _clips(list(CLEAN.values()), "clean")
+    return _clips([CLEAN[name] for name in names], "clean")
 
 
 def marked_clips() -> list[Clip]:

@@ -6,13 +6,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from perturb.metrics.base import Context
+from perturb.metrics.base import Context, Metric, SetMetric
 from perturb.metrics.calibration.clips import clip
 from perturb.metrics.calibration.families import FAMILIES, GROUNDS, SIZES, Member, members
 from perturb.metrics.calibration.footage import footage
 from perturb.metrics.embedded.motion import MOTION
 from perturb.metrics.embedded.tracks import TRACKS
+from perturb.metrics.scoring.engine import score_clips
 
+FEW_GROUNDS = ("texture 91", "page")  # the second shows printed text
 METRICS = tuple(info.name for metric in (MOTION, TRACKS) for info in metric.infos)
 SHOWN = (
     *("motion_quality", "object_motion", "collapse", "cuts", "camera_speed"),
@@ -40,6 +42,20 @@ def score(member: Member) -> Scored:
     return Scored(member.use, member.family, member.name, f"{width}×{height}×{frames}", values)
 
 
+def score_learned(metrics: Sequence[Metric | SetMetric], member: Member) -> Scored:
+    """What learned metrics say of one clip by itself; those that compare it with others say nothing."""
+    frames, height, width = member.frames.shape[:3]
+    rows = score_clips(metrics, [clip(member.frames)], Context())
+    values = {info.name: value.value for one, info, value in rows if one is not None and value.value is not None}
+    return Scored(member.use, member.family, member.name, f"{width}×{height}×{frames}", values)
+
+
+def few_members() -> Iterator[Member]:
+    """All families on two held-out backgrounds at the larger size."""
+    for family in FAMILIES:
+        yield from (one for one in members(family, "held out", SIZES[-1]) if one.name in FEW_GROUNDS)
+
+
 def every_member() -> Iterator[Member]:
     """All families on all backgrounds at both sizes, and the footage."""
     for size in SIZES:
@@ -49,24 +65,24 @@ def every_member() -> Iterator[Member]:
     yield from (member for member, _ in footage())
 
 
-def families_csv(rows: Iterable[Scored]) -> str:
+def families_csv(rows: Iterable[Scored], names: Sequence[str] = METRICS) -> str:
     """One line per clip."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("use", "family", "member", "size", *METRICS))
+    writer.writerow(("use", "family", "member", "size", *names))
     for row in rows:
-        writer.writerow([row.use, row.family, row.member, row.size, *(f"{row.values[name]:.4g}" for name in METRICS)])
+        writer.writerow([row.use, row.family, row.member, row.size, *(f"{row.values[name]:.4g}" for name in names)])
     return text.getvalue()
 
 
-def families_markdown(rows: Sequence[Scored]) -> str:
+def families_markdown(rows: Sequence[Scored], names: Sequence[str] = SHOWN) -> str:
     """One line per family: the median over its members of all sizes, and their range."""
     groups: dict[tuple[str, str], list[Scored]] = {}
     for row in rows:
         groups.setdefault((row.family, row.use), []).append(row)
-    lines = [["family", "backgrounds", "clips", *SHOWN], ["---", "---", *("--:" for _ in range(len(SHOWN) + 1))]]
+    lines = [["family", "backgrounds", "clips", *names], ["---", "---", *("--:" for _ in range(len(names) + 1))]]
     for (family, use), group in groups.items():
-        cells = [_cell([row.values[name] for row in group]) for name in SHOWN]
+        cells = [_cell([row.values[name] for row in group]) for name in names]
         lines.append([family, use, str(len(group)), *cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -3,13 +3,13 @@
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from statistics import median
 
 from perturb.metrics import Clip, Context, Metric, MetricInfo, SetMetric, Value, Watermark, embedded_metrics
 from perturb.metrics.base import Gathered, Sets
-from perturb.metrics.calibration.cases import Case, cases, marked_clips, originals, stills
+from perturb.metrics.calibration.cases import FEW, Case, cases, clean_clips, few_cases, marked_clips, originals, stills
 
 NOTHING = 1e-3
 """A metric that is below this on some clean clip has no relative change; its change is a difference."""
@@ -50,11 +50,20 @@ Scores = Mapping[str, Sequence[Value]]
 def calibrate() -> list[Row]:
     """Every case × every embedded metric that needs no weights."""
     metrics = [metric for metric in embedded_metrics() if not any(info.needs for info in metric.infos)]
+    return _table(metrics, cases(), originals())
+
+
+def calibrate_learned(metrics: Sequence[Metric | SetMetric]) -> list[Row]:
+    """A few cases × metrics that are slow; step 0 are the few clean clips alone."""
+    return _table(metrics, few_cases(), clean_clips(FEW))
+
+
+def _table(metrics: Sequence[Metric | SetMetric], those: Iterable[Case], original: Sequence[Clip]) -> list[Row]:
     infos = [info for metric in metrics for info in metric.infos]
-    score = _Scorer(metrics)
+    score = _Scorer(metrics, original)
     clean: dict[int, Scores] = {}
     compared = []
-    for case in cases():
+    for case in those:
         if id(case.clean) not in clean:
             clean[id(case.clean)] = score(case.clean)
         compared.append((case, clean[id(case.clean)], score(case.altered)))
@@ -74,8 +83,7 @@ def _has_shares(info: MetricInfo, clean: Sequence[Scores]) -> bool:
 class _Scorer:
     """Scores clips against the clean ones as step 0; the trace of a mark against the clean ones under a mark."""
 
-    def __init__(self, metrics: Sequence[Metric | SetMetric]) -> None:
-        original = originals()
+    def __init__(self, metrics: Sequence[Metric | SetMetric], original: Sequence[Clip]) -> None:
         self.context = Context({clip.sample: clip for clip in original})
         self.clip_metrics = [metric for metric in metrics if isinstance(metric, Metric)]
         self.set_metrics = [

@@ -22,6 +22,7 @@ CLIP_LARGE = hub("openai/clip-vit-large-patch14")
 HEAD = WeightFile(
     "sa_0_4_vit_l_14_linear.pth",
     "https://github.com/LAION-AI/aesthetic-predictor/raw/main/sa_0_4_vit_l_14_linear.pth",
+    licence="MIT (LAION-AI/aesthetic-predictor)",
 )
 
 

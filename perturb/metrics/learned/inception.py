@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION = WeightFile(
-    INCEPTION_FILE, f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
+    INCEPTION_FILE,
+    f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}",
+    licence="Apache-2.0 (torch-fidelity; after TensorFlow's network)",
+    digest="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
 )
 FEATURES = 2048
 SPLITS = 10

@@ -21,13 +21,48 @@ from perturb.metrics.base import Clip, Context, MetricInfo, Value
 from perturb.metrics.embedded.perceptual import paired
 from perturb.metrics.learned.files import frozen, state_dict
 from perturb.metrics.learned.network import Learned, pixels, through, values
-from perturb.metrics.learned.weights import WeightFile
+from perturb.metrics.learned.weights import WeightFile, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 TITLES = {"alex": "AlexNet", "vgg": "VGG-16"}
 FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
+DIGESTS = {
+    "alex": "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+    "vgg": "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+}
+
+
+def lpips_infos(prefix: str, title: str, source: str, needed: Weights, *, fooled: str = "") -> tuple[MetricInfo, ...]:
+    """Drift and flicker by one network; ``fooled``: what is known of its pitfalls beside those of both."""
+    needs, both = (needed.name,), f" {fooled}" if fooled else ""
+    return (
+        MetricInfo(
+            f"{prefix}_drift",
+            "drift",
+            "1",
+            (0.0, None),
+            "down",
+            needs,
+            f"mean {title} with the clip of the same prompt and noise at step 0",
+            source,
+            depends=("size",),
+            pitfalls=f"Frame by frame: the same scene moving at another speed counts as drift.{both}",
+        ),
+        MetricInfo(
+            f"{prefix}_flicker",
+            "motion",
+            "1",
+            (0.0, None),
+            "band",
+            needs,
+            f"mean {title} of adjacent frames",
+            source,
+            depends=("fps", "size"),
+            pitfalls=f"Two-sided: motion raises it as flicker does, and a static clip has 0.{both}",
+        ),
+    )
 
 
 class Lpips(Learned["nn.Module"]):
@@ -40,35 +75,12 @@ class Lpips(Learned["nn.Module"]):
             raise UserError(f"the trunk of LPIPS is {net!r}; allowed: {', '.join(FILES)}")
         super().__init__(device=device, weights=weights, chunk=chunk)
         self.net = net
-        self.weights = (WeightFile(FILES[net], f"https://download.pytorch.org/models/{FILES[net]}"),)
+        url = f"https://download.pytorch.org/models/{FILES[net]}"
+        self.weights = (WeightFile(FILES[net], url, licence="BSD-3-Clause (torchvision)", digest=DIGESTS[net]),)
         self.prefix = "lpips" if net == "alex" else "lpips_vgg"
 
-        needs, title = (self.weights[0].name,), TITLES[net]
-        self.infos = (
-            MetricInfo(
-                f"{self.prefix}_drift",
-                "drift",
-                "1",
-                (0.0, None),
-                "down",
-                needs,
-                f"mean LPIPS v0.1 ({title}) with the clip of the same prompt and noise at step 0",
-                "Zhang et al. 2018 (lpips)",
-                depends=("size",),
-                pitfalls="Frame by frame: the same scene moving at another speed counts as drift.",
-            ),
-            MetricInfo(
-                f"{self.prefix}_flicker",
-                "motion",
-                "1",
-                (0.0, None),
-                "band",
-                needs,
-                f"mean LPIPS v0.1 ({title}) of adjacent frames",
-                "Zhang et al. 2018 (lpips)",
-                depends=("fps", "size"),
-                pitfalls="Two-sided: motion raises it as flicker does, and a static clip has 0.",
-            ),
+        self.infos = lpips_infos(
+            self.prefix, f"LPIPS v0.1 ({TITLES[net]})", "Zhang et al. 2018 (lpips)", self.weights[0]
         )
 
     def load(self, paths: Sequence[Path], device: str) -> nn.Module:

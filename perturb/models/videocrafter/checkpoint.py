@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,8 +13,8 @@ from torch import nn
 from perturb.errors import UserError
 from perturb.models.videocrafter.diffusers_folder import is_diffusers, read_diffusers
 from perturb.models.videocrafter.encoders import fresh_position_ids
-from perturb.models.videocrafter.files import read_weights, weight_files
-from perturb.models.videocrafter.folder import TOKENIZER, flat_shapes, is_folder, read_folder, write_folder
+from perturb.models.videocrafter.files import read_json, read_weights, weight_files
+from perturb.models.videocrafter.folder import SPEC_FILE, TOKENIZER, flat_shapes, is_folder, read_folder, write_folder
 from perturb.models.videocrafter.keymap import EXTRA, Components, extra_keys, renamed, to_components
 from perturb.models.videocrafter.keymap.diffusion import SCHEDULE_TABLES, diffusion_buffers
 from perturb.models.videocrafter.published import SPECS, get_spec
@@ -54,7 +55,7 @@ class Source:
     def tokenizer(self) -> Tokenizer:
         """What the text encoder was trained with: CLIP's own, or the words of a small model."""
         if self.spec.text.tokenizer == "clip":
-            return ClipTokenizer(self.spec.text.tokens)
+            return ClipTokenizer.of(self.spec.text)
         if TOKENIZER not in self.files:
             raise UserError(f"{self.spec.name} needs a tokenizer.json, which official files cannot hold; use a folder")
         return FileTokenizer(self.files[TOKENIZER], self.spec.text.tokens)
@@ -104,10 +105,18 @@ def load_system(
     memory-mapped and cost no memory of their own. ``expect_finite=False`` accepts NaN and infinite weights.
     ``provenance`` gets path, SHA-256, format and spec, of a distilled model also its file and its guidance projection.
     """
-    if dtype not in DTYPES:
-        raise UserError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
-    place = _device(device)
+    place = check_place(device, dtype)
     source = open_checkpoint(checkpoint, spec, unet=unet, guidance_seed=guidance_seed)
+    system = assembled(source, checkpoint, place=place, dtype=dtype, expect_finite=expect_finite)
+    if unet is not None:
+        system.provenance["unet"] = str(unet)
+    return system
+
+
+def assembled(
+    source: Source, checkpoint: str | Path, *, place: torch.device, dtype: str, expect_finite: bool = True
+) -> VideoSystem:
+    """The system of what was read from ``checkpoint``; see `load_system`."""
     if expect_finite:
         check_finite(source, checkpoint)
     modules = _with_weights(source, DTYPES[dtype])
@@ -121,10 +130,51 @@ def load_system(
             "format": source.format,
             "spec": source.spec.name,
         }
-        | ({} if source.guidance is None else {"unet": str(unet), "guidance": source.guidance}),
+        | ({} if source.guidance is None else {"guidance": source.guidance}),
     )
     system.extra = source.components[EXTRA]
     return system.to(place)
+
+
+def empty_system(
+    checkpoint: str | None,
+    spec: str | ModelSpec | None = None,
+    *,
+    unet: str | Path | None = None,
+    guidance_seed: int | None = None,
+    device: str | torch.device = "meta",
+    dtype: str = "float32",
+    expect_finite: bool = True,
+    keys: tuple[str, str] = ("system.checkpoint", "+system.spec"),
+) -> VideoSystem:
+    """What `load_system` would load, frozen, with random weights, or none on the meta device; it reads no words.
+
+    Raises UserError where neither the checkpoint nor ``spec`` says what it is; ``keys`` are what they are called there.
+    """
+    del expect_finite, unet, guidance_seed
+    if checkpoint is not None and is_folder(folder := resolve(checkpoint)):
+        known = ModelSpec.from_dict(read_json(folder / SPEC_FILE)["spec"])
+    elif spec is not None or (checkpoint is not None and is_diffusers(resolve(checkpoint))):
+        spec = spec or "modelscope"
+        known = get_spec(spec) if isinstance(spec, str) else spec
+    else:
+        given = f"{keys[0]}={checkpoint} is no folder of ours (is it trained yet?); " if checkpoint else ""
+        raise UserError(
+            f"the architecture is unknown: {given}give {keys[0]}, a folder with {SPEC_FILE} (as "
+            f"package:weights/nano/image), or {keys[1]}=t2v_512_v2 or another published name"
+        )
+    return unread(known, device, dtype)
+
+
+def unread(spec: ModelSpec, device: str | torch.device, dtype: str) -> VideoSystem:
+    """The system of ``spec`` as `empty_system` has it."""
+    parts: dict[str, Any] = skeleton(spec, str(device))
+    for module in parts.values():
+        module.requires_grad_(False)
+    parts["unet"].to(DTYPES[dtype])
+    return VideoSystem(
+        **parts, spec=spec, tokenizer=lambda prompts: torch.zeros(len(prompts), spec.text.tokens, dtype=torch.long)
+    ).to(device)
 
 
 def save_system(
@@ -252,7 +302,10 @@ def check_schedule(source: Source, path: Path) -> None:
             )
 
 
-def _device(device: str | torch.device) -> torch.device:
+def check_place(device: str | torch.device, dtype: str) -> torch.device:
+    """The device, or UserError where it or the dtype cannot be used: before anything is read."""
+    if dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:

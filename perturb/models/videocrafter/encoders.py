@@ -57,7 +57,7 @@ class TextEncoder(nn.Module):
             num_hidden_layers=spec.layers,
             num_attention_heads=spec.heads,
             max_position_embeddings=spec.tokens,
-            hidden_act="gelu",
+            hidden_act=spec.activation,
             # Only for the pooled output, which is not read; CLIP's own defaults lie outside a small vocabulary.
             bos_token_id=spec.vocab_size - 2,
             eos_token_id=spec.vocab_size - 1,

@@ -6,8 +6,6 @@ Every reader returns a flat ``{key: tensor}``; the tensors are views of the mapp
 from __future__ import annotations
 
 import json
-import re
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,19 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from perturb.errors import UserError
+from perturb.store.torch_files import ALLOWED, load_torch
 
 INDEX = "model.safetensors.index.json"
 WRAPPERS = ("_forward_module.", "_orig_mod.", "module.")  # DeepSpeed, torch.compile, DistributedDataParallel
-LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before version 1.6
-FOREIGN = {
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"\x1f\x8b": "a gzip archive (unpack it first)",
-    b"version https://git-lfs": "a git-lfs pointer (run `git lfs pull` to get the weights themselves)",
-    b"<": "an HTML or XML page (the download answered with a web page, not with the file)",
-    b"GGUF": "a GGUF file",
-}
-ALLOWED = "allowed: a torch .ckpt/.pt, .safetensors, sharded safetensors with their index, or a folder with spec.json"
+NOT_WEIGHTS = ("animatediff_config",)
+"""Settings that some files keep among their tensors."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -53,7 +44,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def read_tensors(path: Path) -> dict[str, Tensor] | list[Tensor]:
     """As `read_weights` of one file, or the tensors of a torch file that holds a plain list of them, in its order."""
     if path.is_file() and not _looks_like_safetensors(path):
-        content = _torch_load(path)
+        content = load_torch(path)
         if (
             isinstance(content, list)
             and content
@@ -206,13 +197,14 @@ def _merge(files: Iterable[Path]) -> dict[str, Tensor]:
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
     """The state dict inside a torch file."""
-    content = _torch_load(path)
+    content = load_torch(path)
     for name in ("state_dict", "module"):
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
             break
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{path} holds {_describe(content)}, not a state dict")
+    content = {key: value for key, value in content.items() if key not in NOT_WEIGHTS}
     alien = [str(key) for key, value in content.items() if not isinstance(value, Tensor) or not isinstance(key, str)]
     if alien:
         raise UserError(
@@ -220,38 +212,6 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
             f"{len(content)} entries are not named tensors: {_some(alien)}"
         )
     return dict(content)
-
-
-def _torch_load(path: Path) -> Any:
-    with path.open("rb") as file:
-        head = file.read(32)
-    if not head:
-        raise UserError(f"{path} is empty (0 bytes); download or copy it again")
-    mapped = head.startswith(b"PK")
-    if not mapped and not head.startswith(LEGACY_MAGIC):
-        what = next((name for magic, name in FOREIGN.items() if head.lstrip().startswith(magic)), "of no known type")
-        raise UserError(f"{path} is not a checkpoint: it is {what}; {ALLOWED}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # A file from before torch 1.6 is no archive and cannot be mapped: it is read into memory, once.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:
-        raise UserError(_why_unreadable(path, str(error))) from error
-
-
-def _why_unreadable(path: Path, message: str) -> str:
-    wanted = re.search(r"GLOBAL\s+(\S+)", message)
-    if wanted:
-        return (
-            f"{path} was refused: besides weights it wants to import {wanted[1]!r}, which could run code. If you trust "
-            "where it comes from, save its weights alone on a machine of your own: "
-            "torch.save({'state_dict': torch.load(path, weights_only=False)['state_dict']}, new_path)"
-        )
-    reason = message.strip().splitlines()[0][:200] if message.strip() else "unexpected end of file"
-    return (
-        f"{path} cannot be read as a torch checkpoint; it is probably cut short or damaged: fetch it again ({reason})"
-    )
 
 
 def _describe(content: Any) -> str:

@@ -7,7 +7,7 @@ ours is filled or keeps its own initialisation for a reason that is named.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -92,13 +92,8 @@ def init_from_stable_diffusion(system: VideoSystem, source: str | Path) -> Stabl
     """
     _check_system(system)
     path = resolve(source)
-    if is_folder(path):
-        raise UserError(f"{path} is a folder of ours, not Stable Diffusion: load it with load_system")
-    diffusers = (path / "unet").is_dir()
-    opened, unused = (_open_diffusers if diffusers else _open_ldm)(path, system.spec)
-    check_dtypes(opened, path)
-    check_finite(opened, path)
-    check_schedule(opened, path)
+    opened, unused = open_stable_diffusion(path, system.spec)
+    diffusers = opened.format == "diffusers"
     kept = _fill(system, {name: opened.components[name] for name in WEIGHTS})
     report = StableDiffusionInit(
         source=str(source),
@@ -115,12 +110,35 @@ def init_from_stable_diffusion(system: VideoSystem, source: str | Path) -> Stabl
     return report
 
 
+def open_stable_diffusion(path: Path, spec: ModelSpec) -> tuple[Source, dict[str, tuple[str, ...]]]:
+    """What ``spec``'s image part is in ``path``, and what has no place, by the reason; UserError for what does not fit.
+
+    Of the network that is everything an image model has. The source's format is "diffusers" or "ldm".
+    """
+    if is_folder(path):
+        raise UserError(f"{path} is a folder of ours, not Stable Diffusion: load it with load_system")
+    opened, unused = (_open_diffusers if (path / "unet").is_dir() else _open_ldm)(path, spec)
+    check_dtypes(opened, path)
+    check_finite(opened, path)
+    check_schedule(opened, path)
+    return opened, unused
+
+
+def linear(state: Mapping[str, Tensor], keys: Iterable[str]) -> dict[str, Tensor]:
+    """``state`` with the 1×1 convolutions among ``keys`` that project into and out of a transformer as linear layers.
+
+    Stable Diffusion 1 has convolutions there, and 2 linear layers: the same function of the same numbers.
+    """
+    projections = [key for key in keys if key.endswith((".proj_in.weight", ".proj_out.weight")) and key in state]
+    return {**state, **{key: state[key].flatten(1) for key in projections if state[key].shape[2:] == (1, 1)}}
+
+
 def _open_ldm(path: Path, spec: ModelSpec) -> tuple[Source, dict[str, tuple[str, ...]]]:
-    state = read_weights(path)
+    unet, rules = ldm_unet(spec.unet), component_rules(spec)
+    state = linear(read_weights(path), unet)
     unused = ldm_unused(state, spec)
     without_place = {key for keys in unused.values() for key in keys}
     given = {key: tensor for key, tensor in state.items() if key not in without_place}
-    unet, rules = ldm_unet(spec.unet), component_rules(spec)
     ours = {name: module.state_dict() for name, module in skeleton(spec).items()}
     expected = {key: ours["unet"][name] for key, name in unet.items()}
     for name in ENCODERS:
@@ -134,7 +152,7 @@ def _open_ldm(path: Path, spec: ModelSpec) -> tuple[Source, dict[str, tuple[str,
         components[name] = convert_to_ours(part, rules[name])
     components[EXTRA] = {key: state[key] for key in SCHEDULE_TABLES if key in state}
     files = {file.name: file for file in weight_files(path)}
-    return Source(_plain_schedule(spec), components, files, "official"), unused
+    return Source(_plain_schedule(spec), components, files, "ldm"), unused
 
 
 def _open_diffusers(path: Path, spec: ModelSpec) -> tuple[Source, dict[str, tuple[str, ...]]]:
@@ -142,10 +160,11 @@ def _open_diffusers(path: Path, spec: ModelSpec) -> tuple[Source, dict[str, tupl
         raise UserError(
             f"{spec.name} has scale_shift_norm or resblock_updown, which no Stable Diffusion has; use a spec without"
         )
-    _check_settings(path, spec)
+    check_settings(path, diffusers_settings(spec), f"the image part of {spec.name}")
     files = {f"{name}/{file}": path / name / file for name, file in WEIGHTS.items()}
     unet, vae, text = (read_safetensors(file) for file in files.values())
     unet_keys, vae_keys = diffusers_unet(spec.unet), diffusers_vae(vae)
+    unet = linear(unet, unet_keys)
     text_keys, positions = diffusers_text(text)
     ours = {name: module.state_dict() for name, module in skeleton(spec).items()}
     unread = _unread(spec)
@@ -160,7 +179,7 @@ def _open_diffusers(path: Path, spec: ModelSpec) -> tuple[Source, dict[str, tupl
     read = {name: tensor for name, tensor in ours["text_encoder"].items() if not name.startswith(unread)}
     _check_same(components["text_encoder"], read, path / "text_encoder", spec)
     unused = {"positions counted from 0": positions} if positions else {}
-    return Source(_plain_schedule(spec), components, files, "official"), unused
+    return Source(_plain_schedule(spec), components, files, "diffusers"), unused
 
 
 def _check_system(system: VideoSystem) -> None:
@@ -191,22 +210,22 @@ def _not_zero(unet: VideoUNet) -> list[str]:
 def _check_same(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path, spec: ModelSpec) -> None:
     if listing := differences(shapes_of(given), shapes_of(expected)):
         raise UserError(
-            f"{path} does not fit the image part of {spec.name}; the published sizes are those of Stable Diffusion 2.1:"
-            f"\n{listing}"
+            f"{path} does not fit the image part of {spec.name}, whose published sizes are those of Stable Diffusion "
+            f"{'1.5' if spec.text.origin == 'openai' else '2.1'}:\n{listing}"
         )
 
 
-def _check_settings(path: Path, spec: ModelSpec) -> None:
+def check_settings(path: Path, files: Mapping[str, Mapping[str, tuple[Any, Any]]], what: str) -> None:
     """What the shapes of the tensors do not tell must be as our networks compute it, the schedule among it."""
-    if wrong := unlike(path, diffusers_settings(spec)):
+    if wrong := unlike(path, files):
         advice = "\nstable-diffusion-2-1-base predicts ε" if any("prediction_type" in line for line in wrong) else ""
-        listing = "\n".join(wrong)
-        raise UserError(f"{path} is not the image part of {spec.name}, whatever its tensors:\n{listing}{advice}")
+        raise UserError(f"{path} is not {what}, whatever its tensors:\n" + "\n".join(wrong) + advice)
 
 
 def _plain_schedule(spec: ModelSpec) -> ModelSpec:
-    """The spec that the source's noise tables must have: no Stable Diffusion was trained to zero terminal SNR."""
-    return replace(spec, schedule=replace(spec.schedule, zero_terminal_snr=False))
+    """The spec that the source's noise tables must have: those of every Stable Diffusion, not zero at the end."""
+    schedule = replace(spec.schedule, zero_terminal_snr=False, beta_schedule="scaled_linear")
+    return replace(spec, schedule=schedule)
 
 
 def _unread(spec: ModelSpec) -> tuple[str, ...]:

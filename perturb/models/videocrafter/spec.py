@@ -23,7 +23,7 @@ class UNetSpec:
     channel_mult: tuple[int, ...]
     num_res_blocks: int
     attention_resolutions: tuple[int, ...]
-    num_head_channels: int
+    num_head_channels: int | None
     context_dim: int
     temporal_length: int
     transformer_depth: int = 1
@@ -40,6 +40,17 @@ class UNetSpec:
     guidance_dim: int | None = None
     motion_cond: bool = False
     learned_image_scale: bool = False
+    num_heads: int | None = None
+    motion_length: int | None = None
+    motion_middle: bool = True
+    motion_norm: Literal["frame", "clip"] = "clip"
+    clip_norm: bool = False
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Of the attention at each level, the finest first."""
+        widths = [mult * self.model_channels for mult in self.channel_mult]
+        return tuple(self.num_heads or width // (self.num_head_channels or width) for width in widths)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +66,11 @@ class VAESpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TextSpec:
-    """CLIP text transformer; ``skip_last`` = 1 reads the penultimate layer. MLP width is 4·width."""
+    """CLIP text transformer; ``skip_last`` = 1 reads the penultimate layer. MLP width is 4·width.
+
+    ``origin`` openai: QuickGELU instead of GELU, texts padded with the end token instead of 0, and in checkpoints the
+    names of transformers instead of OpenCLIP's. Source: CLIP ViT-L/14 as Stable Diffusion 1 reads it.
+    """
 
     width: int
     heads: int
@@ -65,6 +80,12 @@ class TextSpec:
     embed_dim: int
     skip_last: int = 1
     tokenizer: Literal["clip", "file"]
+    origin: Literal["open_clip", "openai"] = "open_clip"
+
+    @property
+    def activation(self) -> str:
+        """As transformers calls it."""
+        return "quick_gelu" if self.origin == "openai" else "gelu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +130,7 @@ class ImageSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSpec:
-    """Noise schedule: β linear in √β, and the latent scale s_t falling from 1 to ``latent_scale`` (None: s_t = 1).
+    """Noise schedule: β by ``beta_schedule``, the latent scale s_t falling from 1 to ``latent_scale`` (None: s_t = 1).
 
     ``scale_table_length`` is the length of the published scale table (1400 or 1000; None where there is no table).
     ``zero_terminal_snr`` and ``prediction``: see ``perturb.diffusion.NoiseSchedule``.
@@ -122,6 +143,7 @@ class ScheduleSpec:
     scale_table_length: int | None = None
     zero_terminal_snr: bool = False
     prediction: Literal["epsilon", "v"] = "epsilon"
+    beta_schedule: Literal["scaled_linear", "linear"] = "scaled_linear"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +224,13 @@ LATER = (
     ("image", "frames"),
     ("image", "joins"),
     ("sampling", "rate"),
+    ("unet", "num_heads"),
+    ("unet", "motion_length"),
+    ("unet", "motion_middle"),
+    ("unet", "motion_norm"),
+    ("unet", "clip_norm"),
+    ("text", "origin"),
+    ("schedule", "beta_schedule"),
 )
 """Fields that came after models were saved: written only where they are not at their default."""
 

@@ -271,6 +271,7 @@ def build_schedule(spec: ScheduleSpec) -> NoiseSchedule:
         latent_scale=spec.latent_scale,
         zero_terminal_snr=spec.zero_terminal_snr,
         prediction=spec.prediction,
+        beta_schedule=spec.beta_schedule,
     )
 
 
@@ -284,7 +285,7 @@ def build_system(
     if tokenizer is None:
         if spec.text.tokenizer == "file":
             raise UserError(f"{spec.name} reads its words from a tokenizer file; pass tokenizer=FileTokenizer(path, …)")
-        tokenizer = ClipTokenizer(spec.text.tokens)
+        tokenizer = ClipTokenizer.of(spec.text)
     system = VideoSystem(
         spec=spec,
         unet=spec.build_unet(),

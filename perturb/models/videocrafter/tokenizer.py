@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from perturb.errors import UserError
+from perturb.models.videocrafter.spec import TextSpec
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as WordTokenizer
@@ -28,14 +29,19 @@ class Tokenizer(Protocol):
 
 
 class ClipTokenizer:
-    """CLIP's byte-pair encoding: start 49406, end 49407, zero padding; over-long texts are cut, their last id 49407.
+    """CLIP's byte-pair encoding: start 49406, end 49407, then ``pad``; over-long texts are cut, their last id 49407.
 
-    The first text that is cut, a caption say, is warned of. Source: OpenCLIP, whose tokenizer VideoCrafter uses (other
-    CLIP tokenizers pad with 49407 instead of 0).
+    The first text that is cut, a caption say, is warned of. Source: OpenCLIP, whose tokenizer VideoCrafter uses and
+    which pads with 0; OpenAI's, which Stable Diffusion 1 uses, pads with 49407.
     """
 
-    def __init__(self, tokens: int = 77) -> None:
-        self.tokens, self.warned = tokens, False
+    def __init__(self, tokens: int = 77, pad: int = 0) -> None:
+        self.tokens, self.pad, self.warned = tokens, pad, False
+
+    @staticmethod
+    def of(spec: TextSpec) -> ClipTokenizer:
+        """The one that the encoder was trained with."""
+        return ClipTokenizer(spec.tokens, CLIP_END if spec.origin == "openai" else 0)
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         from open_clip.tokenizer import tokenize
@@ -50,7 +56,8 @@ class ClipTokenizer:
                     "a text is longer than the %d tokens that the model reads; the rest of it is left out, as of any "
                 )
                 LOG.warning(words + "other like it: %s…", self.tokens, cut[0][:60])
-        return ids
+        ended = (ids == CLIP_END).cumsum(1) - (ids == CLIP_END).int() > 0
+        return ids.masked_fill(ended, self.pad)
 
     def lengths(self, prompts: Sequence[str]) -> list[int]:
         """How many ids each prompt needs, start and end included; `LONGEST` for more."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from typing import TypeVar
 
 from torch import Tensor
 
+import perturb.models.videocrafter.keymap.names  # noqa: F401 (registers the vocabularies of the UNet)
 from perturb.models.videocrafter.keymap.diffusion import diffusion_buffers
 from perturb.models.videocrafter.keymap.encoders import (
     IMAGE_PREFIX,
@@ -42,6 +44,7 @@ PREFIXES = {
 RENAMED = {"framestride_embed.": "fps_embedding."}
 """How the file of DynamiCrafter's 256 model spells a part of the UNet: its class's own name."""
 
+Named = TypeVar("Named")
 Components = dict[str, dict[str, Tensor]]
 Shapes = dict[str, tuple[int, ...]]
 
@@ -65,7 +68,7 @@ def part_rules(name: str, spec: PartSpec) -> tuple[Rule, ...]:
     return _same(projector_official_to_ours(spec.projector), PROJECTOR_PREFIX)
 
 
-def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def renamed(state: Mapping[str, Named]) -> dict[str, Named]:
     """``state`` with every part under the name that its class gives it."""
     names = {UNET_PREFIX + old: UNET_PREFIX + new for old, new in RENAMED.items()}
     olds = {key: old for key in state for old in names if key.startswith(old)}

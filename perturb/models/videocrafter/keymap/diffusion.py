@@ -23,6 +23,7 @@ def diffusion_buffers(spec: ScheduleSpec) -> dict[str, Tensor]:
         beta_end=spec.beta_end,
         latent_scale=spec.latent_scale,
         zero_terminal_snr=spec.zero_terminal_snr,
+        beta_schedule=spec.beta_schedule,
     )
     cumulative, posterior = schedule.alphas_cumprod_exact, schedule.posterior()
     buffers = {

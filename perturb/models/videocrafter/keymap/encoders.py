@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor
 
 from perturb.errors import UserError
+from perturb.models.videocrafter.encoders import TextEncoder
 from perturb.models.videocrafter.spec import ImageSpec, TextSpec, VAESpec
 
 VAE_PREFIX = "first_stage_model."
@@ -66,7 +67,11 @@ def vae_rules(spec: VAESpec) -> tuple[Rule, ...]:
 
 
 def text_rules(spec: TextSpec) -> tuple[Rule, ...]:
-    """OpenCLIP's text transformer → ``TextEncoder``."""
+    """The text transformer of OpenCLIP, or of transformers in Stable Diffusion 1 → ``TextEncoder``."""
+    if spec.origin == "openai":
+        with torch.device("meta"):
+            names = TextEncoder(spec).state_dict()
+        return tuple(Rule(name.replace(".", ".text_model.", 1), (name,)) for name in names)
     return (
         Rule("model.token_embedding.weight", ("transformer.embeddings.token_embedding.weight",)),
         Rule("model.positional_embedding", ("transformer.embeddings.position_embedding.weight",)),
@@ -90,6 +95,8 @@ def image_rules(spec: ImageSpec) -> tuple[Rule, ...]:
 
 def text_leftovers(spec: TextSpec) -> Shapes:
     """Official keys (with shapes) of the text encoder that the model never reads."""
+    if spec.origin == "openai":
+        return {"transformer.text_model.embeddings.position_ids": (1, spec.tokens)}
     return {"model.text_projection": (spec.width, spec.embed_dim), "model.logit_scale": ()}
 
 

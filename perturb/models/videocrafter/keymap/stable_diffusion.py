@@ -24,6 +24,7 @@ from perturb.models.videocrafter.keymap.unet import (
 from perturb.models.videocrafter.keymap.unet import (
     SPATIAL_BLOCK,
     TEMPORAL_BLOCK,
+    TEMPORAL_CONV,
     TRANSFORMER,
     UNET_PREFIX,
     unet_modules,
@@ -85,7 +86,7 @@ def ldm_unet(spec: UNetSpec) -> dict[str, str]:
 
 def ldm_renamed(spec: UNetSpec) -> dict[str, str]:
     """LDM key → VideoCrafter key (both with prefix), where the two differ: 14 in the published size."""
-    blocks = {f"{UNET_PREFIX}{old}.": f"{UNET_PREFIX}{new}." for old, new in _moved_blocks(_meta(spec)).items()}
+    blocks = {f"{UNET_PREFIX}{old}.": f"{UNET_PREFIX}{new}." for old, new in _moved_blocks(meta_unet(spec)).items()}
     return {
         new + official.removeprefix(old): official
         for official in _shared(spec)
@@ -109,34 +110,38 @@ def ldm_unused(keys: Iterable[str], spec: ModelSpec) -> dict[str, tuple[str, ...
 
 def diffusers_unet(spec: UNetSpec) -> dict[str, str]:
     """Key in diffusers' ``UNet2DConditionModel`` → parameter in ``VideoUNet``, for all that an image network has."""
-    modules = diffusers_modules(_meta(spec))
-    return {diffusers_key(ours, modules): ours for ours in _shared(spec).values()}
+    shared = set(_shared(spec).values())
+    return {key: ours for key, ours in diffusers_keys(meta_unet(spec)).items() if ours in shared}
 
 
 def diffusers_video_unet(spec: UNetSpec) -> dict[str, str]:
     """Key in diffusers' ``UNet3DConditionModel`` → parameter in ``VideoUNet``, for all of a network without fps."""
-    unet = _meta(spec)
-    modules = diffusers_modules(unet)
-    return {diffusers_key(ours, modules): ours for ours in unet.state_dict()}
+    return diffusers_keys(meta_unet(spec))
 
 
-def diffusers_modules(unet: VideoUNet) -> dict[str, str]:
-    """Our module → diffusers' name of it, in space and in time."""
+def diffusers_keys(unet: VideoUNet) -> dict[str, str]:
+    """Key in diffusers → parameter in ``VideoUNet``, for all that has one there.
+
+    As in ``UNet3DConditionModel``, or with AnimateDiff's motion modules in ``UNetMotionModel``. In the former the
+    transformer behind the first convolution has linear projections, where ours has convolutions of width 1. What both
+    lack: the embeddings of fps and guidance, image attention.
+    """
     modules = dict(ENDS)
     if unet.init_attention is not None:
-        modules |= _pairs("init_attention", "transformer_in", _transformer(unet.init_attention, TEMPORAL_BLOCK))
+        modules |= _transformer("init_attention", "transformer_in", unet.init_attention, TEMPORAL_BLOCK)
     for i, level in enumerate(Level.each(unet.down)):
         modules |= _level(f"down.{i}", f"down_blocks.{i}", level, "downsamplers")
     for i, level in enumerate(Level.each(unet.up)):
         modules |= _level(f"up.{i}", f"up_blocks.{i}", level, "upsamplers")
     modules |= _stage("middle.stage", "mid_block", 0, unet.middle.stage)
-    return modules | _resblock("middle.resblock", "mid_block", 1)
-
-
-def diffusers_key(ours: str, modules: Mapping[str, str]) -> str:
-    """diffusers' name of one of our parameters."""
-    owner, _, leaf = ours.rpartition(".")
-    return f"{modules[owner]}.{leaf}"
+    modules |= _pairs("middle.resblock", "mid_block.resnets.1", RESBLOCK)
+    modules |= _pairs("middle.resblock.temporal", "mid_block.temp_convs.1", TEMPORAL_CONV)
+    keys = {}
+    for ours, _ in unet.named_parameters():
+        owner, _, leaf = ours.rpartition(".")
+        if owner in modules:
+            keys[f"{modules[owner]}.{leaf}"] = ours
+    return keys
 
 
 def diffusers_vae(keys: Iterable[str]) -> dict[str, str]:
@@ -154,11 +159,9 @@ def diffusers_text(keys: Iterable[str]) -> tuple[dict[str, str], tuple[str, ...]
 def diffusers_settings(spec: ModelSpec) -> dict[str, dict[str, tuple[Any, Any]]]:
     """Config file → setting → (as our networks compute it, diffusers' default): what no shape of a tensor tells."""
     unet, schedule = spec.unet, spec.schedule
-    # diffusers' attention_head_dim is the number of heads at each level
-    heads = [unet.model_channels * mult // unet.num_head_channels for mult in unet.channel_mult]
     return {
         "unet/config.json": {
-            "attention_head_dim": (heads, 8),
+            "attention_head_dim": (list(unet.heads), 8),  # which diffusers calls what is the number of heads
             "norm_num_groups": (unet.norm_groups, 32),
             "norm_eps": (1e-5, 1e-5),
             "act_fn": ("silu", "silu"),
@@ -171,7 +174,7 @@ def diffusers_settings(spec: ModelSpec) -> dict[str, dict[str, tuple[Any, Any]]]
             "scaling_factor": (spec.vae.scale_factor, 0.18215),
         },
         "text_encoder/config.json": {
-            "hidden_act": ("gelu", "quick_gelu"),
+            "hidden_act": (spec.text.activation, "quick_gelu"),
             "num_attention_heads": (spec.text.heads, 8),
             "layer_norm_eps": (1e-5, 1e-5),
         },
@@ -185,7 +188,9 @@ def diffusers_settings(spec: ModelSpec) -> dict[str, dict[str, tuple[Any, Any]]]
     }
 
 
-def _meta(spec: UNetSpec) -> VideoUNet:
+@functools.lru_cache(maxsize=8)
+def meta_unet(spec: UNetSpec) -> VideoUNet:
+    """The network without memory for its weights, to be read only: everybody gets the same one."""
     with torch.device("meta"):
         return VideoUNet(**asdict(spec))
 
@@ -193,7 +198,7 @@ def _meta(spec: UNetSpec) -> VideoUNet:
 @functools.lru_cache(maxsize=8)
 def _shared(spec: UNetSpec) -> Mapping[str, str]:
     """VideoCrafter's key → our parameter, for all that an image network has too."""
-    absent = {name for names in without_counterpart(_meta(spec)).values() for name in names}
+    absent = {name for names in without_counterpart(meta_unet(spec)).values() for name in names}
     return {official: ours for official, ours in unet_official_to_ours(spec).items() if ours not in absent}
 
 
@@ -226,22 +231,26 @@ def _level(ours: str, theirs: str, level: Level, resample: str) -> dict[str, str
 
 
 def _stage(ours: str, theirs: str, index: int, stage: Stage) -> dict[str, str]:
-    """A residual block and, where the resolution attends, a spatial and a temporal transformer."""
-    modules = _resblock(f"{ours}.resblock", theirs, index)
-    if stage.spatial is not None and stage.temporal is not None:
-        space, time = _transformer(stage.spatial, SPATIAL_BLOCK), _transformer(stage.temporal, TEMPORAL_BLOCK)
-        modules |= _pairs(f"{ours}.spatial", f"{theirs}.attentions.{index}", space)
-        modules |= _pairs(f"{ours}.temporal", f"{theirs}.temp_attentions.{index}", time)
+    """A residual block and its temporal convolution, and the transformers that there are."""
+    modules = _pairs(f"{ours}.resblock", f"{theirs}.resnets.{index}", RESBLOCK)
+    modules |= _pairs(f"{ours}.resblock.temporal", f"{theirs}.temp_convs.{index}", TEMPORAL_CONV)
+    if stage.spatial is not None:
+        modules |= _transformer(f"{ours}.spatial", f"{theirs}.attentions.{index}", stage.spatial, SPATIAL_BLOCK)
+    if stage.temporal is not None:
+        place = f"{theirs}.{'motion_modules' if stage.temporal.positions else 'temp_attentions'}.{index}"
+        modules |= _transformer(f"{ours}.temporal", place, stage.temporal, TEMPORAL_BLOCK)
     return modules
 
 
-def _resblock(ours: str, theirs: str, index: int) -> dict[str, str]:
-    return _pairs(ours, f"{theirs}.resnets.{index}", RESBLOCK) | _pairs(ours, f"{theirs}.temp_convs.{index}", TEMPORAL)
-
-
-def _transformer(block: SpatialTransformer | TemporalTransformer, inner: Mapping[str, str]) -> dict[str, str]:
-    blocks = range(len(block.blocks))
-    return TRANSFORMER | {f"blocks.{i}.{a}": f"transformer_blocks.{i}.{b}" for i in blocks for a, b in inner.items()}
+def _transformer(
+    ours: str, theirs: str, made: SpatialTransformer | TemporalTransformer, block: Mapping[str, str]
+) -> dict[str, str]:
+    table = dict(TRANSFORMER)
+    for depth in range(len(made.blocks)):
+        table |= {
+            f"blocks.{depth}.{a}": f"transformer_blocks.{depth}.{b}" for a, b in block.items() if "image." not in a
+        }
+    return _pairs(ours, theirs, table)
 
 
 def _pairs(ours: str, theirs: str, table: Mapping[str, str]) -> dict[str, str]:

@@ -21,6 +21,16 @@ PROJECTOR_PREFIX = "image_proj_model."
 
 # Each table: our module (relative to the block) → the official one.
 EMBEDDING = {"expand": "0", "mix": "2"}
+TEMPORAL_CONV = {
+    "layers.0.norm": "conv1.0",
+    "layers.0.conv": "conv1.2",  # the first layer has no dropout
+    "layers.1.norm": "conv2.0",
+    "layers.1.conv": "conv2.3",
+    "layers.2.norm": "conv3.0",
+    "layers.2.conv": "conv3.3",
+    "layers.3.norm": "conv4.0",
+    "layers.3.conv": "conv4.3",
+}
 RESBLOCK = {
     "norm_in": "in_layers.0",
     "conv_in": "in_layers.2",
@@ -28,15 +38,8 @@ RESBLOCK = {
     "norm_out": "out_layers.0",
     "conv_out": "out_layers.3",
     "skip": "skip_connection",
-    # "temopral" is how the published checkpoints spell it; the first layer has no dropout, so its convolution is 2.
-    "temporal.layers.0.norm": "temopral_conv.conv1.0",
-    "temporal.layers.0.conv": "temopral_conv.conv1.2",
-    "temporal.layers.1.norm": "temopral_conv.conv2.0",
-    "temporal.layers.1.conv": "temopral_conv.conv2.3",
-    "temporal.layers.2.norm": "temopral_conv.conv3.0",
-    "temporal.layers.2.conv": "temopral_conv.conv3.3",
-    "temporal.layers.3.norm": "temopral_conv.conv4.0",
-    "temporal.layers.3.conv": "temopral_conv.conv4.3",
+    # "temopral" is how the published checkpoints spell it
+    **{f"temporal.{ours}": f"temopral_conv.{official}" for ours, official in TEMPORAL_CONV.items()},
 }
 ATTENTION = {
     "query": "to_q",
@@ -85,7 +88,11 @@ RESAMPLER_LAYER = {
 def unet_official_to_ours(spec: UNetSpec) -> dict[str, str]:
     """Official checkpoint key (with its prefix) → parameter name in ``VideoUNet``; a bijection for this spec."""
     with torch.device("meta"):
-        unet = VideoUNet(**asdict(spec))
+        return unet_keys(VideoUNet(**asdict(spec)))
+
+
+def unet_keys(unet: VideoUNet) -> dict[str, str]:
+    """`unet_official_to_ours` of a network."""
     return _bijection(unet, _unet_pairs(unet), UNET_PREFIX)
 
 
@@ -165,14 +172,14 @@ def _unet_pairs(unet: VideoUNet) -> dict[str, str]:
         pairs[f"fps_embedding.{ours}"] = f"fps_embedding.{official}"
     pairs |= {f"guidance_embedding.{ours}": official for ours, official in GUIDANCE.items()}
     if unet.init_attention is not None:
-        pairs |= _inside("init_attention", "init_attn.0", unet.init_attention)
+        pairs |= inside("init_attention", "init_attn.0", unet.init_attention)
     for official, members in _numbered(unet).items():
         for position, ours in enumerate(members):
-            pairs |= _inside(ours, f"{official}.{position}", unet.get_submodule(ours))
+            pairs |= inside(ours, f"{official}.{position}", unet.get_submodule(ours))
     return pairs
 
 
-def _inside(ours: str, official: str, block: nn.Module) -> dict[str, str]:
+def inside(ours: str, official: str, block: nn.Module) -> dict[str, str]:
     """The pairs below one block, by its class."""
     if isinstance(block, SpatialTransformer | TemporalTransformer):
         inner = SPATIAL_BLOCK if isinstance(block, SpatialTransformer) else TEMPORAL_BLOCK

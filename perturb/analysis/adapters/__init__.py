@@ -1,0 +1,1 @@
+"""Given adapters side by side: the motion that each keeps, and the look that it gains."""

@@ -1,1 +1,0 @@
-"""Motion kept where two perturbations came equally far."""

@@ -1,0 +1,71 @@
+"""ColorVideoVDP: how visible is the difference from the clip of step 0 to people who watch both? Axes: t h w c."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from perturb.metrics.base import Clip, Context, MetricInfo, Value, score_each
+from perturb.metrics.embedded.perceptual import paired
+from perturb.metrics.learned.network import Learned
+from perturb.metrics.learned.weights import packaged
+
+CVVDP = packaged(
+    "cvvdp",
+    "pycvvdp/vvdp_data/cvvdp_parameters.json",
+    "ef4dedb44f11f33f509ea3d6d204bb23b03917259b8efbc077009ce53211762b",
+)
+DISPLAY = "standard_fhd"  # a 24-inch monitor of 1920×1080 at .6 m: 38 pixels per degree
+BEST = 10.0  # JOD of no difference
+
+
+class ColorVideoVdp(Learned[Any]):
+    """Just-objectionable differences from the step-0 clip."""
+
+    paired = True
+    weights = (CVVDP,)
+    infos = (
+        MetricInfo(
+            "cvvdp_drift",
+            "drift",
+            "JOD",
+            (0.0, None),
+            "down",
+            (CVVDP.name,),
+            "10 - ColorVideoVDP (JOD) of the clip against that of the same prompt and noise at step 0",
+            "Mantiuk et al. 2024 (cvvdp), display standard_fhd",
+            depends=("fps", "size"),
+            pitfalls="",
+        ),
+    )
+
+    def identity(self) -> Mapping[str, Any]:
+        """As of every learned metric, and the package's version: it is the metric."""
+        return {**super().identity(), "cvvdp": version("cvvdp")}
+
+    def load(self, paths: Sequence[Path], device: str) -> Any:
+        """The package's metric; what importing it adds to the search path of modules is taken off again."""
+        import torch
+
+        before = list(sys.path)
+        try:
+            from pycvvdp import cvvdp
+        finally:
+            sys.path[:] = before
+        return cvvdp(display_name=DISPLAY, device=torch.device(device), quiet=True)
+
+    def __call__(self, clips: Sequence[Clip], context: Context) -> Mapping[str, Sequence[Value]]:
+        import torch
+
+        network = self.network()
+
+        def measure(clip: Clip) -> Mapping[str, float]:
+            own, original = paired(clip, context)
+            with torch.inference_mode():
+                found, _ = network.predict(own, original, dim_order="FHWC", frames_per_second=clip.fps)
+            return {"cvvdp_drift": BEST - float(found)}
+
+        return score_each(self.infos, clips, measure)

@@ -1,0 +1,1 @@
+"""AnimateDiff: Stable Diffusion 1.5 with motion modules; the public partially trained model."""

@@ -1,0 +1,54 @@
+"""The scores of a study for a tracker: per state the mean of every metric, the loss on D_I, and the frames of clips."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from statistics import fmean
+
+import numpy as np
+from accelerate import PartialState
+from accelerate.tracking import GeneralTracker
+from einops import rearrange
+
+from perturb.store.records import read_scores
+from perturb.store.rundir import RunDir
+from perturb.store.states import STEP, State
+
+SHOWN = 4
+"""Clips of a state whose frames are shown, one row each."""
+
+
+def track_scores(tracker: GeneralTracker, run: RunDir) -> None:
+    """Log each state of a scored run at its step along the fit, or at its number where it has none; ends the tracker.
+
+    Trackers without pictures get none.
+    """
+    PartialState()  # accelerate's trackers ask it which process they are in
+    tracker.start()
+    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in read_scores(run.scores):
+        if row.value is not None:
+            values[row.state][row.metric].append(row.value)
+    for number, state in enumerate(run.states()):
+        step = int(state.coordinates.get(STEP, number))
+        tracker.log(_logged(state, values[state.id]), step=step)
+        if hasattr(tracker, "log_images") and (sheet := _frames(run, state)) is not None:
+            tracker.log_images({"clips": sheet[None]}, step=step, **_form(tracker))
+    tracker.finish()
+
+
+def _logged(state: State, values: Mapping[str, list[float]]) -> dict[str, float]:
+    means = {f"score/{metric}": fmean(numbers) for metric, numbers in values.items()}
+    measured = {"state/magnitude": state.magnitude, "state/loss": state.loss}
+    return means | {name: value for name, value in measured.items() if value is not None}
+
+
+def _frames(run: RunDir, state: State) -> np.ndarray | None:
+    paths = sorted(run.clips(state.id).glob("*.npy"))[:SHOWN]
+    clips = [np.load(path) for path in paths]
+    return rearrange(np.stack(clips), "b t h w c -> (b h) (t w) c") if clips else None
+
+
+def _form(tracker: GeneralTracker) -> dict[str, str]:
+    return {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
