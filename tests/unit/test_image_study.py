@@ -9,12 +9,12 @@ from fit_stills import Stills
 from image_models import built, dynamicrafter_spec, image_spec
 from PIL import Image
 
-from perturb.cli.cost import empty_system, sampling_cost
 from perturb.cli.identity import images_of_prompts
-from perturb.cli.plan import needed
+from perturb.cli.plan import batch_of, forward_cost, needed
 from perturb.data.prompts import Prompt, load_prompts
 from perturb.diffusion import DDIMSampler
 from perturb.errors import UserError
+from perturb.models.videocrafter.checkpoint import unread
 from perturb.models.videocrafter.spec import ModelSpec
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import LoraPerturbation
@@ -23,7 +23,7 @@ from perturb.store.rundir import RunDir
 from perturb.store.tensors import hash_modules, moved
 from perturb.study.fit import FitConfig, fit
 from perturb.study.fit_data import FitData
-from perturb.study.sample import ClipFormat, Generator, SampleConfig
+from perturb.study.sample import Generator, SampleConfig
 
 TEXTS = ("a red circle moving left slowly", "a blue square moving up fast")
 
@@ -73,6 +73,21 @@ def test_a_text_model_refuses_a_table_with_images(table: Path, tiny_system: Vide
         generator(tiny_system, load_prompts(table))
 
 
+def test_the_image_is_cut_or_stretched_as_the_model_was_taught(table: Path, tiny_spec: ModelSpec):
+    """A picture of black sides and a grey middle: cut to a square, the middle alone is left."""
+    pixels = np.zeros((32, 96, 3), np.uint8)
+    pixels[:, 32:64] = 128
+    Image.fromarray(pixels).save(table.parent / "pictures" / "a.png")
+    cut, stretched = built(dynamicrafter_spec(tiny_spec)), built(image_spec(tiny_spec))
+    prompts = load_prompts(table)[:1]
+    first, second = (generator(system, prompts)._pixels(prompts[0].images) for system in (cut, stretched))
+    assert first is not None
+    assert second is not None
+    assert first.shape == second.shape == (1, 3, 32, 32)
+    torch.testing.assert_close(first[0, :, :, 2:-2], torch.full((3, 32, 28), 128 / 255 * 2 - 1))
+    assert second[0, :, :, :8].max() < -0.99  # the black side is still there
+
+
 def test_two_images_are_the_ends_of_a_clip(table: Path, tiny_spec: ModelSpec):
     table.write_text(f"prompt,image,last_image\n{TEXTS[0]},pictures/a.png,pictures/c.png\n{TEXTS[1]},pictures/b.png,\n")
     prompts = load_prompts(table)
@@ -101,11 +116,13 @@ def test_a_run_is_another_one_when_an_image_changes(table: Path):
 
 def test_a_plan_reckons_with_images(table: Path, tiny_spec: ModelSpec):
     spec = dynamicrafter_spec(tiny_spec)
-    assert sampling_cost(empty_system(spec), ClipFormat.of(SampleConfig(), spec)).flop > 0
+    system = unread(spec, "meta", "float32")
+    batch = batch_of(system, spec.latent_shape(4, 32, 32), 2, 8)
+    assert forward_cost(system, lambda: system.denoise(batch.x0, batch.t, batch.cond)).flop > 0
     prompts = {"file": str(table), "limit": None, "columns": None}
-    assert needed({"prompts": prompts, "image": None}, spec) == []
+    assert needed({"prompts": prompts, "image": None}, takes_image=True) == []
     table.write_text(f"prompt,image\n{TEXTS[0]},pictures/a.png\n{TEXTS[1]},\n")
-    (line,) = needed({"prompts": prompts, "image": None}, spec)
+    (line,) = needed({"prompts": prompts, "image": None}, takes_image=True)
     assert line.startswith("image=…  is not given")
 
 

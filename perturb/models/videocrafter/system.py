@@ -108,6 +108,11 @@ class VideoSystem:
         return self.image_encoder is not None
 
     @property
+    def crops_image(self) -> bool:
+        """As DynamiCrafter's code does, and VideoCrafter's does not."""
+        return self.spec.image is not None and self.spec.image.joins is not None
+
+    @property
     def gradient_checkpointing(self) -> bool:
         """Whether the UNet computes the activations of its blocks again in the backward pass."""
         return self.unet.gradient_checkpointing
@@ -210,10 +215,7 @@ class VideoSystem:
         return self._told(prompts, fps, self.embed_image(image if image.ndim == 4 else image[:, :, 0]), latents)
 
     def unconditional(self, count: int, fps: int | Tensor, negative: str = "") -> Conditioning:
-        """The other side of classifier-free guidance: the negative prompt, the null image if any, the same fps.
-
-        Latents of an image are not part of it: those of the guided side are joined on both (`guidance.beside`).
-        """
+        """The other side of guidance: the negative prompt, the null image, the same fps. Latents: see `beside`."""
         tokens = None if self.image_encoder is None else self.null_image_embedding()
         row = self._told([negative], torch.zeros(1, dtype=torch.long), tokens)
         return dataclasses.replace(row.index([0] * count), fps=self._fps(count, fps))
