@@ -216,8 +216,7 @@ class VideoSystem:
 
     def unconditional(self, count: int, fps: int | Tensor, negative: str = "") -> Conditioning:
         """The other side of guidance: the negative prompt, the null image, the same fps. Latents: see `beside`."""
-        tokens = None if self.image_encoder is None else self.null_image_embedding()
-        row = self._told([negative], torch.zeros(1, dtype=torch.long), tokens)
+        row = self._told([negative], 0, None if self.image_encoder is None else self.null_image_embedding())
         return dataclasses.replace(row.index([0] * count), fps=self._fps(count, fps))
 
     def _told(
