@@ -145,7 +145,8 @@ class Generator:
 
     def _pixels(self, files: Sequence[str]) -> Tensor | None:
         """1 3 h w of one image, 1 3 2 h w of a first and a last one."""
-        images = [load_conditioning_image(file, self.format.height, self.format.width) for file in files]
+        size, crop = (self.format.height, self.format.width), self.model.crops_image
+        images = [load_conditioning_image(file, *size, crop=crop) for file in files]
         return torch.stack(images, dim=2) if len(images) > 1 else next(iter(images), None)
 
     def __call__(self, batch: Sequence[tuple[int, int]], advance: Callable[[float], None]) -> np.ndarray:

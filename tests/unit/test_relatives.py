@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,11 +58,18 @@ def video_crafter(tmp_path_factory: pytest.TempPathFactory, spec: ModelSpec) -> 
     return official(tmp_path_factory.mktemp("v2") / "model.ckpt", random_state(spec))
 
 
-@pytest.fixture
-def folder(tmp_path: Path, video_crafter: Path) -> Path:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, video_crafter: Path, spec: ModelSpec) -> Path:
     """VideoCrafter2 at one frame rate as diffusers keeps it."""
-    convert(video_crafter, tmp_path / "diffusers", to="diffusers", fps=FPS)
-    return tmp_path / "diffusers"
+    folder = tmp_path_factory.mktemp("written") / "diffusers"
+    convert(video_crafter, folder, spec=spec, to="diffusers", fps=FPS)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, written: Path) -> Path:
+    """The same, to be changed."""
+    return shutil.copytree(written, tmp_path / "diffusers")
 
 
 def given(spec: ModelSpec) -> tuple[Tensor, Tensor, Tensor]:
