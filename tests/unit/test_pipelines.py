@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import diffusers as published
 import pytest
@@ -25,6 +25,7 @@ from perturb.models.pipelines.load import empty_system, load_pipeline
 from perturb.models.pipelines.model import PipelineModel
 from perturb.models.pipelines.objective import Objective, edm, flow, objective, variance_preserving
 from perturb.models.pipelines.sampler import PipelineSampler
+from perturb.models.pipelines.schedule import PipelineSchedule
 from perturb.study.fit_data import FitConfig, FitData
 from tests.unit.fit_stills import Stills
 from tests.unit.tiny_pipelines import FAMILIES, SIZE, save
@@ -132,10 +133,8 @@ def test_a_perfect_network_has_no_loss(name: str, models: dict[str, PipelineMode
     batch = Batch(x0, t, noise, cond)
     with answering(model.network, perfect):
         torch.testing.assert_close(model.loss(batch), torch.zeros(2))
-    told = model.schedule.objective.told[t].tolist()
-    assert seen == pytest.approx(
-        told, abs=1.0 if model.schedule.objective.name == "flow" else 1e-5
-    )  # UniPC's are whole
+    told = model.objective.told[t].tolist()
+    assert seen == pytest.approx(told, abs=1.0 if model.objective.name == "flow" else 1e-5)  # UniPC's are whole
     assert model.loss(batch).min() > 0.1
 
 
@@ -158,16 +157,16 @@ def test_what_a_network_is_told_is_what_the_pipeline_tells_it(name: str, models:
     with answering(model.network, listen):
         model.sample(x[0], request, None, generator=generator, steps=1, guidance=scale)
     first = model.pipeline.scheduler.timesteps[0]
-    o = model.schedule.objective
+    o, schedule = model.objective, cast(PipelineSchedule, model.schedule)
     level = (o.told - first).abs().argmin()[None]
-    model.schedule.objective = dataclasses.replace(o, told=first.expand(len(o.told)))
+    schedule.objective = dataclasses.replace(o, told=first.expand(len(o.told)))
     try:
         channels = x.shape[1]
         shown = torch.cat([model._ours(rows[:1]) for rows in seen])[:1, :channels]
         other = beside(model.unconditional(1, 8), cond)
         ours = [model.denoise(shown, level, side) for side in (other, cond)]
     finally:
-        model.schedule.objective = o
+        schedule.objective = o
     theirs = list(said[0].chunk(2)) if len(said) == 1 else said[::-1]
     for mine, its in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, model._ours(its)[:, :channels].float(), atol=1e-5, rtol=1e-4)
