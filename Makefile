@@ -11,7 +11,7 @@ PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 COMMA := ,
 SPACE := $(COMMA:,=) $(COMMA:,=)
 
-.PHONY: venv lock study test test-runs test-units lint nano clean
+.PHONY: venv lock study test test-runs test-units lint docs nano clean
 
 venv: .venv/.installed
 
@@ -54,6 +54,11 @@ lint: venv
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# The site, in site/; a warning of mkdocs is an error.
+docs: venv
+	@$(PIP) --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # The shipped weights from nothing, into runs/train/nano: hours. What is finished is not trained again. The last two are
 # independent of each other.
