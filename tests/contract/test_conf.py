@@ -80,7 +80,12 @@ def test_the_shipped_prompts_are_32_different_ones():
     assert len({prompt.text for prompt in prompts}) == len(prompts) == 32
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_pipeline_of_diffusers_needs_its_folder_where_others_need_a_checkpoint():
+    lacking = [line.partition("=")[0] for line in needed(composed("config", "system=diffusers"), takes_image=False)]
+    assert lacking == ["system.pipeline", "images.folder", "prompts.file"]
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name != "diffusers"])  # whose folder says what it is
 def test_published_systems_bring_their_spec_and_nothing_of_the_embedded_world(name: str):
     values = composed("config", f"system={name}")
     model = empty(read(RunConfig, values).system, "meta")
