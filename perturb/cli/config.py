@@ -10,6 +10,7 @@ from perturb.data.prompts import PromptsConfig
 from perturb.device import pick_device
 from perturb.errors import UserError
 from perturb.loop.rank import local_rank
+from perturb.models.execution import channels_last, compile_network, offload
 from perturb.models.partition import Partition
 from perturb.perturbation.base import parts
 from perturb.structured import MISSING_VALUE, Target, build
@@ -18,6 +19,9 @@ from perturb.study.sample import SampleConfig
 
 if TYPE_CHECKING:
     from perturb.models.base import VideoModel
+
+EXECUTION = {"channels_last": channels_last, "compile": compile_network, "offload": offload}
+"""What a system's configuration may ask of a model of any family."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +119,24 @@ class NamesConfig:
 def load(system: Target) -> VideoModel:
     """The system of a configuration on the device it names; ``auto`` is a GPU where there is one, else the CPU.
 
-    Of several processes on a machine each has a GPU of its own.
+    Of several processes on a machine each has a GPU of its own. `EXECUTION`: see `models.execution`.
     """
     device = pick_device(system.get("device", "auto"))
-    return build("system", system | {"device": f"cuda:{local_rank()}" if device == "cuda" else device})
+    model = build("system", _known(system) | {"device": f"cuda:{local_rank()}" if device == "cuda" else device})
+    for name, prepare in EXECUTION.items():
+        if system.get(name):
+            prepare(model)
+    return model
+
+
+def _known(system: Target) -> Target:
+    """What the loader of a family takes."""
+    return {key: value for key, value in system.items() if key not in EXECUTION}
+
+
+def has_empty(system: Target) -> bool:
+    """Whether the family of a configured model can make it without its files (`empty`)."""
+    return hasattr(import_module(system["_target_"].rpartition(".")[0]), "empty_system")
 
 
 def empty(system: Target, device: str) -> VideoModel:
@@ -127,9 +145,9 @@ def empty(system: Target, device: str) -> VideoModel:
     A family has it beside its loader: ``empty_system``, with the same arguments.
     """
     module, _, name = system["_target_"].rpartition(".")
-    if not hasattr(import_module(module), "empty_system"):
+    if not has_empty(system):
         raise UserError(f"plan=true cannot tell what {name} would load: {module} has no empty_system beside it")
-    known = {key: None if value == MISSING_VALUE else value for key, value in system.items()}
+    known = {key: None if value == MISSING_VALUE else value for key, value in _known(system).items()}
     return build("system", known | {"_target_": f"{module}.empty_system", "device": device})
 
 

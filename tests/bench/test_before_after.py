@@ -1,4 +1,4 @@
-"""Another checkout's speed against this one's: both in one process, by turns, medians of the ratio. By hand:
+"""Another checkout's speed against this one's, and an adapter's cost: in one process, by turns. By hand:
 
 PERTURB_BENCH_BEFORE=/path/of/the/other/checkout OMP_NUM_THREADS=1 pytest -m slow -s tests/bench/test_before_after.py
 """
@@ -9,7 +9,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -64,65 +63,92 @@ def restored() -> Iterator[None]:
     sys.path[:] = path
 
 
-def compare(what: str, make: Callable[[Version], Callable[[], Any]]) -> None:
-    """Print both medians, and the median and the range of the ratios of neighbouring turns."""
-    versions = [Version(Path(str(BEFORE)).resolve()), Version(HERE)]
-    calls = [(version, make(version)) for version in versions]
-    seconds: list[list[float]] = [[], []]
+def timed(what: str, calls: dict[str, Callable[[], Any]]) -> None:
+    """Print the fastest turn of each in processor seconds, which other work disturbs least; and the median ratios."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(ROUNDS + 1):
-        for (version, call), times in zip(calls, seconds, strict=True):
-            version.enter()
+        for name, call in calls.items():
             start = time.process_time()
             call()
             if turn:  # the first warms up
-                times.append(time.process_time() - start)
-    ratios = sorted(before / after for before, after in zip(*seconds, strict=True))
-    before, after = map(statistics.median, seconds)
-    print(
-        f"\n{what}: {before:.3f} → {after:.3f} s of processor, {statistics.median(ratios):.2f} times as fast "
-        f"({ratios[0]:.2f} to {ratios[-1]:.2f}); load {os.getloadavg()[0]:.1f}",
-        flush=True,
-    )
+                seconds[name].append(time.process_time() - start)
+    first = next(iter(seconds.values()))
+    for name, times in seconds.items():
+        median = statistics.median(begun / ended for begun, ended in zip(first, times, strict=True))
+        best = min(first) / min(times)
+        print(f"\n{what}, {name}: {min(times):.4f} s, {best:.3f} × as fast (median of the turns {median:.3f})", end="")
+    print(f"; load {os.getloadavg()[0]:.1f}", flush=True)
+
+
+def compare(what: str, make: Callable[[Version], Callable[[], Any]]) -> None:
+    """`timed` of what each version makes."""
+    versions = {"before": Version(Path(str(BEFORE)).resolve()), "after": Version(HERE)}
+    calls = {name: (version, make(version)) for name, version in versions.items()}
+
+    def within(version: Version, call: Callable[[], Any]) -> Callable[[], Any]:
+        return lambda: (version.enter(), call())
+
+    timed(what, {name: within(*call) for name, call in calls.items()})
 
 
 def system_of(version: Version) -> Any:
     return version("models.videocrafter.checkpoint").load_system("package:weights/nano/full")
 
 
-@pytest.mark.parametrize("group", ["none", "spatial", "temporal"])
+def samples(system: Any, count: int, frames: int) -> tuple[Any, ...]:
+    return (
+        torch.randn(count, 4, frames, 8, 8),
+        torch.zeros(count, dtype=torch.long),
+        system.conditioning([""] * count, 8),
+    )
+
+
 @pytest.mark.parametrize("clips", [1, 8])
-def test_guided_forward(group: str, clips: int) -> None:
-    """As in sampling: with the perturbation merged where a version can."""
-
+def test_guided_forward(clips: int) -> None:
     def make(version: Version) -> Callable[[], Any]:
-        system, lora = system_of(version), version("perturbation").LoraPerturbation(4, 4.0)
-        if group != "none":
-            lora.attach(system.unet, system.partition(), group, 0)
-        sides = version("cli.cost").inputs(system, (4, 8, 8, 8), 2 * clips)
-        merged = lora.merged() if group != "none" and version.root == HERE else nullcontext()
-        merged.__enter__()
-        return torch.no_grad()(lambda: system.denoise(*sides))
+        system = system_of(version)
+        return _forward(system, samples(system, 2 * clips, 8))
 
-    compare(f"guided forward of {clips} clips, perturbed: {group}", make)
+    compare(f"guided forward of {clips} clips", make)
 
 
 @pytest.mark.parametrize(("group", "frames"), [("spatial", 1), ("temporal", 1), ("spatial", 8), ("all weights", 8)])
 def test_fitting_step(group: str, frames: int) -> None:
     def make(version: Version) -> Callable[[], Any]:
-        system, lora = system_of(version), version("perturbation").LoraPerturbation(4, 4.0)
+        system, lora = system_of(version), version("perturbation").LoraPerturbation(8)
         if group == "all weights":
             trained = list(system.unet.requires_grad_(True).parameters())
         else:
             lora.attach(system.unet, system.partition(), group, 0)
             trained = lora.parameters()
         optimiser = torch.optim.AdamW(trained)
-        samples = version("cli.cost").inputs(system, (4, frames, 8, 8), 32 // frames)
+        batch = samples(system, 32 // frames, frames)
 
         def step() -> None:
             optimiser.zero_grad()
-            system.denoise(*samples).square().mean().backward()
+            system.denoise(*batch).square().mean().backward()
             optimiser.step()
 
         return step
 
     compare(f"fitting step of {32 // frames} samples of {frames} frames, trained: {group}", make)
+
+
+@pytest.mark.parametrize("group", ["spatial", "temporal"])
+def test_an_adapter_costs_nothing_while_clips_are_sampled(group: str) -> None:
+    """A guided forward of 8 clips as loaded, with the adapter's layers, and with the adapter merged; and the merge."""
+    version = Version(HERE)
+    plain, layers, merged = (system_of(version) for _ in range(3))
+    sides = samples(plain, 16, 8)
+    for system in (layers, merged):
+        lora = version("perturbation").LoraPerturbation(8)
+        lora.attach(system.unet, system.partition(), group, 0)
+    start = time.process_time()
+    with lora.merged():
+        print(f"\nmerged in {time.process_time() - start:.4f} s", end="")
+        calls = {"plain": plain, "with its layers": layers, "merged": merged}
+        timed(f"adapter in {group}", {name: _forward(system, sides) for name, system in calls.items()})
+
+
+def _forward(system: Any, sides: tuple[Any, ...]) -> Callable[[], Any]:
+    return torch.no_grad()(lambda: system.denoise(*sides))

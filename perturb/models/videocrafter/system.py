@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from perturb.diffusion import Conditioning, NoiseSchedule, draw, epsilon_loss, sample_generator
 from perturb.errors import UserError
 from perturb.models.base import Batch
+from perturb.models.execution import place_of
 from perturb.models.partition import Partition
 from perturb.models.videocrafter.encoders import (
     ImageEncoder,
@@ -127,8 +128,8 @@ class VideoSystem:
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet is; all parts are there."""
-        return next(self.unet.parameters()).device
+        """Where the parts compute."""
+        return place_of(self.unet)
 
     @property
     def dtype(self) -> torch.dtype:

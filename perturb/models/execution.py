@@ -1,0 +1,73 @@
+"""How a model runs, of whatever family: its kernels' layout, compiled, its parts on the device only while they work."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+
+from perturb.models.base import VideoModel
+
+
+class Compiled:
+    """The forward of a network by torch.compile wherever no gradient is wanted: one graph, anew for every shape.
+
+    On a GPU it is replayed as a CUDA graph. What cannot be compiled runs as it is, and the reason goes to stderr.
+    """
+
+    def __init__(self, forward: Callable[..., Tensor], *, replayed: bool) -> None:
+        self.plain, self.replayed = forward, replayed
+        mode = "reduce-overhead" if replayed else "default"
+        self.fast: Callable[..., Tensor] | None = torch.compile(forward, fullgraph=True, dynamic=False, mode=mode)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Tensor:
+        """What the network gives."""
+        if self.fast is None or torch.is_grad_enabled():
+            return self.plain(*arguments, **named)
+        try:
+            output = self.fast(*arguments, **named)
+        except TorchDynamoException as error:
+            self.fast = None
+            print(f"warning: system.compile=true is not followed: {str(error).splitlines()[0]}", file=sys.stderr)
+            return self.plain(*arguments, **named)
+        return output.clone() if self.replayed else output  # the next replay writes where this one did
+
+
+def compile_network(model: VideoModel) -> None:
+    """Have the network of a model `Compiled`, in place."""
+    network = model.network
+    network.forward = Compiled(network.forward, replayed=model.device.type == "cuda")
+
+
+def channels_last(model: VideoModel) -> None:
+    """Lay out the kernels o i h w of 2-D convolutions as o h w i, in place: the same values, nearer to each other."""
+    for kernel in model.network.parameters():
+        if kernel.ndim == 4:
+            kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
+
+
+def offload(model: VideoModel) -> None:
+    """Keep the parts of a model on the CPU, each on its device from its first call until the next part's.
+
+    An autoencoder that can then takes one frame at a time.
+    """
+    from accelerate import cpu_offload_with_hook  # takes a second: for those who ask for it
+
+    device, parts = model.device, model.modules()
+    before = None
+    # in the order in which a clip needs them: what encodes, the network, the autoencoder
+    for name in sorted(parts, key=lambda name: (parts[name] is model.network) + 2 * (name == "vae")):
+        if isinstance(slicing := getattr(parts[name], "enable_slicing", None), Callable):
+            slicing()
+        _, before = cpu_offload_with_hook(parts[name], device, before)
+        before.offload()
+
+
+def place_of(network: nn.Module) -> torch.device:
+    """Where a network computes, though `offload` may keep it elsewhere meanwhile."""
+    hook = getattr(network, "_hf_hook", None)
+    return next(network.parameters()).device if hook is None else torch.device(hook.execution_device)
