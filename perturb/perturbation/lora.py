@@ -248,7 +248,7 @@ class LoraPerturbation:
         return self._layers
 
 
-def _put(network: nn.Module, name: str, layer: nn.Module) -> None:
+def _put(network: nn.Module, name: str, layer: nn.Module | LoraLayer) -> None:
     """Set the submodule of that full name."""
     parent, _, child = name.rpartition(".")
     setattr(network.get_submodule(parent), child, layer)
