@@ -11,7 +11,7 @@ PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 COMMA := ,
 SPACE := $(COMMA:,=) $(COMMA:,=)
 
-.PHONY: venv lock study test test-runs test-units lint nano clean
+.PHONY: venv lock study study-full study-partial test test-runs test-units lint docs nano clean
 
 venv: .venv/.installed
 
@@ -35,9 +35,15 @@ lock:
 		> constraints.new
 	mv constraints.new constraints.txt
 
-# The main job: one perturbation study on the shipped twin. ARGS="experiment=temporal_full" runs another.
+# The main job: which of the shipped twins keeps more of its motion under a spatial perturbation? Both models side by
+# side, one thread each, and one report. ARGS=… goes to both.
 study: venv
-	$(BIN)/python -m perturb.run experiment=spatial_full $(ARGS)
+	@$(MAKE) --no-print-directory --jobs 2 study-full study-partial
+	@$(BIN)/python -m perturb.analysis.coupling runs/study --output runs/study/tables
+	@$(BIN)/python -m perturb.report runs/study --output runs/study/report.html
+
+study-full study-partial: study-%: venv
+	@$(BIN)/python -m perturb.run experiment=spatial_$* runs_dir=runs/study threads=1 $(ARGS)
 
 # Side by side on two cores, one thread each; what each says is printed when it ends.
 test: venv
@@ -54,6 +60,11 @@ lint: venv
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# The site, in site/; a warning of mkdocs is an error.
+docs: venv
+	@$(PIP) --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # The shipped weights from nothing, into runs/train/nano: hours. What is finished is not trained again. The last two are
 # independent of each other.

@@ -34,7 +34,7 @@ WORDS = "--words"
 """What a shell completes: the commands, and every choice of the configuration."""
 
 
-def main() -> object:
+def main() -> int | None:
     """The command: 0, or the exit code of what was called."""
     name, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if name in COMMANDS:

@@ -9,19 +9,22 @@ from perturb.errors import UserError
 from perturb.store.download import download_hub, hub_files
 from perturb.store.paths import resolve
 
-MODELS = {
-    "dynamicrafter_256": "Doubiiu/DynamiCrafter",
-    "dynamicrafter_512": "Doubiiu/DynamiCrafter_512",
-    "dynamicrafter_1024": "Doubiiu/DynamiCrafter_1024",
-    "dynamicrafter_interpolation": "Doubiiu/DynamiCrafter_512_Interp",
-    "videocrafter1": "VideoCrafter/Text2Video-512",
-    "videocrafter1_1024": "VideoCrafter/Text2Video-1024",
-    "videocrafter1_i2v": "VideoCrafter/Image2Video-512",
-    "videocrafter2": "VideoCrafter/VideoCrafter2",
-}
-"""A system of conf/system → the repository in which its authors publish it, as their README names it."""
-
 FILE = "model.ckpt"
+MODELS = {
+    "animatediff": ("guoyww/animatediff", "v3_sd15_mm.ckpt", "motion"),
+    "dynamicrafter_256": ("Doubiiu/DynamiCrafter", FILE, "checkpoint"),
+    "dynamicrafter_512": ("Doubiiu/DynamiCrafter_512", FILE, "checkpoint"),
+    "dynamicrafter_1024": ("Doubiiu/DynamiCrafter_1024", FILE, "checkpoint"),
+    "dynamicrafter_interpolation": ("Doubiiu/DynamiCrafter_512_Interp", FILE, "checkpoint"),
+    "t2v_turbo_v1": ("jiachenli-ucsb/T2V-Turbo-VC2", "unet_lora.pt", "unet"),
+    "t2v_turbo_v2": ("jiachenli-ucsb/T2V-Turbo-v2", "unet_no_mg.pt", "unet"),
+    "t2v_turbo_v2_mg": ("jiachenli-ucsb/T2V-Turbo-v2", "unet_mg.pt", "unet"),
+    "videocrafter1": ("VideoCrafter/Text2Video-512", FILE, "checkpoint"),
+    "videocrafter1_1024": ("VideoCrafter/Text2Video-1024", FILE, "checkpoint"),
+    "videocrafter1_i2v": ("VideoCrafter/Image2Video-512", FILE, "checkpoint"),
+    "videocrafter2": ("VideoCrafter/VideoCrafter2", FILE, "checkpoint"),
+}
+"""A system of conf/system → the repository and file of its authors, as their README names them; the key it is for."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,15 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fetch(name: str, output: Path | None, *, plan: bool) -> None:
     if name not in MODELS:
         raise UserError(f"{name!r} is no published model that can be fetched; allowed: {', '.join(MODELS)}")
-    files = hub_files(MODELS[name], [FILE])
+    repository, file, key = MODELS[name]
+    files = hub_files(repository, [file])
     if not files.sizes:
-        raise UserError(
-            f"{files.repository} has no {FILE} (any more); look at https://huggingface.co/{files.repository}"
-        )
+        raise UserError(f"{repository} has no {file} (any more); look at https://huggingface.co/{repository}")
     print(files)
     if not plan:
-        place = download_hub(files, output or Path("checkpoints") / name) / FILE
-        print(f"{place}\nuse it: python -m perturb.run system={name} system.checkpoint={place} …")
+        place = download_hub(files, output or Path("checkpoints") / name) / file
+        print(f"{place}\nuse it: python -m perturb.run system={name} system.{key}={place} …")
 
 
 if __name__ == "__main__":

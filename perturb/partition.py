@@ -17,20 +17,23 @@ if TYPE_CHECKING:
     from perturb.models.base import VideoModel
     from perturb.models.partition import Partition
 
+FILES = ("checkpoint", "motion", "unet")
+"""Arguments of a system that name files with tensors of its network."""
+
 # torch takes seconds to import: --help and plain mistakes do not wait for it.
 
 
 def partition(values: dict[str, Any]) -> None:
     """Print counts of every group, or the names in one; with ``output`` write a list for other code."""
-    from perturb.cli.config import NamesConfig, empty
+    from perturb.cli.config import NamesConfig, empty, has_empty, load
     from perturb.models.partition import Partition
     from perturb.structured import MISSING_VALUE, read
 
     config = read(NamesConfig, {key: values[key] for key in ("system", "partition", "group", "names", "output")})
-    known = config.system.get("checkpoint", MISSING_VALUE) != MISSING_VALUE
-    if known or config.group or config.output:  # counts alone need no file
+    known, unread = MISSING_VALUE not in config.system.values(), has_empty(config.system)
+    if known or config.group or config.output or not unread:  # counts alone need no file
         check_paths(values)
-    system = empty(config.system, "meta")
+    system = empty(config.system, "meta") if unread else load(config.system)
     groups = config.partition.groups
     found = system.partition() if groups is None else Partition.named(system.network, groups)
     if config.group is not None:
@@ -53,10 +56,11 @@ def _names(config: NamesConfig, system: VideoModel) -> dict[str, str]:
     from perturb.models.names import names_in, vocabularies
 
     books = vocabularies(system.network)
-    if config.names == "ours":
+    if config.names == "ours" or (config.names == "checkpoint" and not books):  # of diffusers' own classes
         return {}
     if config.names == "checkpoint":
-        originals = _keys(resolve(config.system["checkpoint"]))
+        files = (config.system.get(key) for key in FILES)
+        originals = {name: key for file in files if file for name, key in _keys(resolve(file)).items()}
         return {ours: originals[key] for ours, key in names_in(originals, system.network).items()}
     if config.names not in books:
         allowed = ", ".join(("checkpoint", "ours", *books))

@@ -48,7 +48,7 @@ def run(values: dict[str, Any]) -> None:
 def study(config: RunConfig, run: RunDir) -> None:
     """Load the system, perturb one group of it on images, sample in each state, score; resumes what was begun.
 
-    Several processes fit together; the one that writes the run does the rest.
+    Several processes fit together, then take batches of clips and states to score by turns.
     """
     from perturb.cli.config import load, partition_of
     from perturb.cli.provenance import origin, record
@@ -88,8 +88,6 @@ def study(config: RunConfig, run: RunDir) -> None:
             tracker=_tracker(config, run),
         )
     part()
-    if not run.writes:
-        return
     states = [state.id for state in made]
     shared = SharedClips.of(config.runs_dir, origin(run, config, system=system, generate=generate))
     with run.stage("sample"):
@@ -99,7 +97,7 @@ def study(config: RunConfig, run: RunDir) -> None:
     labels = Labels(run.path.name, config.training, config.group, config.fit.seed)
     with run.stage("score"):  # the runs of a folder share what was measured: the unperturbed clips are the same in all
         score(metrics, sampled, run, labels=labels, images=images, cache=score_cache(config.runs_dir))
-    if (tracker := _tracker(config, run)) is not None:
+    if run.writes and (tracker := _tracker(config, run)) is not None:
         from perturb.study.tracking import track_scores
 
         track_scores(tracker, run)

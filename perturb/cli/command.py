@@ -109,8 +109,8 @@ def path_problems(config: Mapping[str, Any]) -> list[str]:
     """One line per path of `WANTED` that is not given or not there, saying what to give."""
     problems = []
     for key, what in WANTED.items():
-        if key.startswith("system.") and config.get("weights"):
-            continue  # the paths of the systems are those of weights.*
+        if key in ("system.checkpoint", "system.motion") and config.get("weights"):
+            continue  # they are given as weights.NAME
         value = select(config, key)
         if value == MISSING_VALUE:
             problems.append(f"{key}=…  is not given: {what}")

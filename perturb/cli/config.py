@@ -134,13 +134,18 @@ def _known(system: Target) -> Target:
     return {key: value for key, value in system.items() if key not in EXECUTION}
 
 
+def has_empty(system: Target) -> bool:
+    """Whether the family of a configured model can make it without its files (`empty`)."""
+    return hasattr(import_module(system["_target_"].rpartition(".")[0]), "empty_system")
+
+
 def empty(system: Target, device: str) -> VideoModel:
     """The model that a configuration names, with random weights or, on the meta device, none: for plan=true.
 
     A family has it beside its loader: ``empty_system``, with the same arguments.
     """
     module, _, name = system["_target_"].rpartition(".")
-    if not hasattr(import_module(module), "empty_system"):
+    if not has_empty(system):
         raise UserError(f"plan=true cannot tell what {name} would load: {module} has no empty_system beside it")
     known = {key: None if value == MISSING_VALUE else value for key, value in _known(system).items()}
     return build("system", known | {"_target_": f"{module}.empty_system", "device": device})

@@ -128,7 +128,9 @@ def _images_for_all(prompts: Mapping[str, Any]) -> bool:
 def _still(config: RunConfig, model: VideoModel) -> Shape:
     """A fitted still as a latent."""
     defaults, fit = model.sampling, config.fit
-    frames = 1 if config.images.get("as_video", "single_frame") == "single_frame" else fit.frames or defaults.frames
+    frames = (
+        1 if (config.images or {}).get("as_video", "single_frame") == "single_frame" else fit.frames or defaults.frames
+    )
     return model.latent_shape(frames, fit.height or defaults.height, fit.width or defaults.width)
 
 

@@ -201,12 +201,17 @@ def published_resize(image_u8: np.ndarray, height: int, width: int) -> Tensor:
     return (resized / 255 - 0.5) * 2
 
 
-def load_conditioning_image(path: str | Path, height: int, width: int) -> Tensor:
-    """The image that conditions I2V, b c h w in [−1, 1], resized as published. Raises UserError if it is unreadable."""
+def load_conditioning_image(path: str | Path, height: int, width: int, *, crop: bool = False) -> Tensor:
+    """The image that conditions I2V, b c h w in [−1, 1]: resized as published, or cut (`resize_and_crop`).
+
+    Raises UserError if it is unreadable.
+    """
     file = resolve(path)
     if not file.is_file():
         raise UserError(f"no image file {file}: give one with image=/path/image.png")
     pixels = decode_image(file, str(file))
+    if crop:
+        return resize_and_crop(pixels, height, width)[None] * 2 - 1
     levels = (pixels * 255).round().to(torch.uint8)
     return published_resize(rearrange(levels, "c h w -> h w c").numpy(), height, width)
 

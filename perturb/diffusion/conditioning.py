@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from einops import repeat
@@ -22,14 +22,6 @@ TOKENS = ("text", "image", "injected")
 SCALES = ("guidance", "motion")
 
 
-class Asked(Protocol):
-    """What a model that encodes its prompts by itself is asked of one sample."""
-
-    def beside(self, other: Any) -> Asked:
-        """This text, with whatever else ``other`` tells."""
-        ...
-
-
 @dataclass(frozen=True)
 class Conditioning:
     """Text tokens, frame rate and what else a network can be told; None: not told.
@@ -39,7 +31,8 @@ class Conditioning:
     all frames, or of the first and the last frame · guidance and motion ``b``: the scales that a distilled network
     takes as inputs · injected: a text that the way down and the middle read instead · windows: those of temporal
     attention · dilation: factors of convolutions by pattern. These two say how the network runs, and are the same for
-    all samples · asked: one per sample, of a model that encodes its prompts by itself.
+    all samples · asked: one per sample, of a model that encodes its prompts by itself, with
+    a method ``beside`` (`guidance.beside`).
     """
 
     text: Tensor
@@ -51,7 +44,7 @@ class Conditioning:
     injected: Tensor | None = None
     windows: Windows | None = None
     dilation: Mapping[str, float] | None = None
-    asked: tuple[Asked, ...] = ()
+    asked: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         for name, tokens in ((name, getattr(self, name)) for name in TOKENS):

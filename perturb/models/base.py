@@ -91,6 +91,11 @@ class VideoModel(Architecture, Protocol):
         ...
 
     @property
+    def crops_image(self) -> bool:
+        """Whether that image is cut to the proportions of the clip; if not, it is stretched to them."""
+        ...
+
+    @property
     def latent_scale(self) -> float:
         """Factor from the latents of `posterior` to those of `denoise`, `loss` and `decode`."""
         ...

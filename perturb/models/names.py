@@ -62,11 +62,9 @@ def listed_factors(tensors: object, network: nn.Module, source: object) -> Facto
     Each pair is held against its layer. Raises UserError, naming ``source``, for a list that does not fit ``network``.
     Source: T2V-Turbo's ``utils/lora.py`` (after cloneofsimo's lora).
     """
+    layers = listed_layers(network)
     if not isinstance(tensors, Sequence) or not all(isinstance(each, Tensor) for each in tensors):
         raise UserError(f"{source} holds a {type(tensors).__name__}, not a list of tensors up, down, up, down, …")
-    own = {name: name for name, _ in network.named_parameters()}
-    names = layer_names(vocabularies(network).get(OFFICIAL, own))
-    layers = {theirs: ours for theirs, ours in names.items() if _has_pair(network.get_submodule(ours))}
     if len(tensors) != 2 * len(layers):
         raise UserError(
             f"{source} is a list of {len(tensors) / 2:g} pairs up, down; this network has {len(layers)} layers for "
@@ -79,6 +77,13 @@ def listed_factors(tensors: object, network: nn.Module, source: object) -> Facto
         _check_pair(up, down, network.get_submodule(ours), f"{source}: pair {place}, {theirs}")
         found[ours] = down, up
     return found
+
+
+def listed_layers(network: nn.Module) -> dict[str, str]:
+    """Official name → ours of every layer that such a list has a pair for, in its order."""
+    own = {name: name for name, _ in network.named_parameters()}
+    names = layer_names(vocabularies(network).get(OFFICIAL, own))
+    return {theirs: ours for theirs, ours in names.items() if _has_pair(network.get_submodule(ours))}
 
 
 def _has_pair(layer: nn.Module) -> bool:

@@ -25,8 +25,8 @@ from perturb.perturbation.settings import alpha_of, exactly, rank_of
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-PREFIXES = ("base_model.model.", "unet.")
-"""Before the name of a layer: peft, diffusers. What else may stand there belongs to a vocabulary."""
+PREFIXES = ("base_model.model.", "unet.", "transformer.")
+"""Before the name of a layer: peft, diffusers with either kind of network."""
 KINDS = {
     **{".lora_A.weight": "A", ".lora_B.weight": "B"},  # peft
     **{".lora.down.weight": "A", ".lora.up.weight": "B"},  # diffusers without peft

@@ -60,9 +60,10 @@ class AdaptersPerturbation(Given[MovedWeights | LoraPerturbation]):
         del seed
         refuse_second(unet, self._delegate)
         self._network = unet, partition, group
-        for name, folder in self.folders.items():  # all of them here, before anything is sampled
-            self.load(folder)
-            self._touched[name] = partition.touched(self._attached().describe()["layers"])
+        for name, folder in self.folders.items():  # all of them, once, before anything is sampled
+            if name not in self._touched:
+                self.load(folder)
+                self._touched[name] = partition.touched(self._attached().describe()["layers"])
         self.at(self.states()[0])
 
     def at(self, state: State) -> None:

@@ -90,7 +90,7 @@ class LoraPerturbation:
         # in the network's order: a file has none, and the settings written again would differ
         perturbation._inject(unet, [name for name, _ in unet.named_modules() if name in adapter.factors], adapter)
         try:
-            perturbation._put(adapter, folder)
+            perturbation._fill(adapter, folder)
         except UserError:
             perturbation.detach()
             raise
@@ -219,10 +219,10 @@ class LoraPerturbation:
                     raise UserError(
                         f"the adapter in {folder} has {key} = {given} in {name}; the one attached has {wanted}"
                     )
-        self._put(adapter, folder)
+        self._fill(adapter, folder)
 
     @torch.no_grad()
-    def _put(self, adapter: Adapter, source: object) -> None:
+    def _fill(self, adapter: Adapter, source: object) -> None:
         """Copy A and B of every layer, all or none. UserError unless they have the shapes that this network needs."""
         for parameter, given in adapter.shaped(self.factors(), source):
             parameter.copy_(given)
@@ -248,7 +248,7 @@ class LoraPerturbation:
         return self._layers
 
 
-def _put(network: nn.Module, name: str, layer: nn.Module | LoraLayer) -> None:
+def _put(network: nn.Module, name: str, layer: object) -> None:
     """Set the submodule of that full name."""
     parent, _, child = name.rpartition(".")
     setattr(network.get_submodule(parent), child, layer)

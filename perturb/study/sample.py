@@ -18,6 +18,7 @@ from perturb.data.prompts import Prompt
 from perturb.diffusion import Conditioning, Sampler, draw, sample_generator
 from perturb.disks import convenience
 from perturb.errors import UserError
+from perturb.loop.rank import mine, processes, wait_for
 from perturb.models.base import Architecture, VideoModel, to_uint8
 from perturb.models.tiling import decode_in_tiles
 from perturb.perturbation import Perturbation
@@ -145,7 +146,8 @@ class Generator:
 
     def _pixels(self, files: Sequence[str]) -> Tensor | None:
         """1 3 h w of one image, 1 3 2 h w of a first and a last one."""
-        images = [load_conditioning_image(file, self.format.height, self.format.width) for file in files]
+        size, crop = (self.format.height, self.format.width), self.model.crops_image
+        images = [load_conditioning_image(file, *size, crop=crop) for file in files]
         return torch.stack(images, dim=2) if len(images) > 1 else next(iter(images), None)
 
     def __call__(self, batch: Sequence[tuple[int, int]], advance: Callable[[float], None]) -> np.ndarray:
@@ -210,14 +212,20 @@ def sample(
     """Write the clips of every state: ``.npy`` (uint8 t h w c, lossless) and ``.mp4``; what is there is kept.
 
     ``perturbation`` is attached; it is loaded with the adapter of each state. A batch of which any clip is missing is
-    made again as a whole, so that a resumed run has the bytes of an uninterrupted one. A state without Δ is the same
+    made again as a whole, so that a resumed run has the bytes of an uninterrupted one. Processes take batches by turns;
+    the one that writes the run waits for all of them. A state without Δ is the same
     in every run of its model: its batches are taken from ``shared``, and left there.
     """
-    todo: list[tuple[State, list[Batch]]] = []
-    for state in states:
-        if not run.is_done("sample", state.id):
-            batches = [Batch(generate, jobs, _paths(run, state.id, generate, jobs)) for jobs in generate.batches]
-            todo.append((state, [batch for batch in batches if not batch.is_whole(batch.files)]))
+    batches = {
+        state.id: [Batch(generate, jobs, _paths(run, state.id, generate, jobs)) for jobs in generate.batches]
+        for state in states
+        if not run.is_done("sample", state.id)
+    }
+    todo = [
+        (state, [b for b in mine(batches[state.id]) if not b.is_whole(b.files)])
+        for state in states
+        if state.id in batches
+    ]
     total = sum(len(batch.jobs) for _, pending in todo for batch in pending)
     with progress("sample", total) as advance:
         for state, pending in todo:
@@ -228,7 +236,11 @@ def sample(
                         batch.share(shared, advance, playback_fps)
                     else:
                         batch.make(advance, playback_fps)
-            run.mark_done("sample", state.id)
+            if processes() == 1:
+                run.mark_done("sample", state.id)
+    for state, made in batches.items() if run.writes else ():
+        wait_for(lambda made=made: all(batch.is_whole(batch.files) for batch in made))
+        run.mark_done("sample", state)
 
 
 @dataclass(frozen=True)

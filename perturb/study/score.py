@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from perturb.loop.rank import local_processes, mine, processes, wait_for
 from perturb.metrics import ClipSource, Engine, Format, Metric, Scores, SetMetric, Workers, suitable_workers
 from perturb.progress import progress
 from perturb.store.paths import resolve
@@ -72,13 +73,27 @@ def score(
     """Score what a run has sampled, compared with its unperturbed clips and with the images D_I.
 
     scores.csv is rewritten whole and sorted after each state; the rows of finished states are kept as they are.
+    Processes take states by turns, and hand theirs in as files to the one that writes the run.
     """
     todo = [state for state in sampled.states if not run.is_done("score", state)]
-    for state, rows in scored(metrics, sampled, run, todo, labels=labels, images=images, cache=cache):
-        others = [row for row in read_scores(run.scores) if row.state != state] if run.scores.is_file() else []
-        # in place of any that a killed process left there
-        write_atomic(run.scores, scores_csv([*others, *rows], sampled.states))
-        run.mark_done("score", state)
+    parts = {state: run.path / ".parts" / f"{state}.csv" for state in todo}
+    own = [state for state in mine(todo) if not parts[state].is_file()]
+    for state, rows in scored(metrics, sampled, run, own, labels=labels, images=images, cache=cache):
+        if processes() == 1:
+            _add(run, state, rows, sampled.states)
+        else:
+            write_atomic(parts[state], scores_csv(rows, sampled.states))
+    for state, part in parts.items() if run.writes and processes() > 1 else ():
+        wait_for(part.is_file)
+        _add(run, state, read_scores(part), sampled.states)
+        part.unlink()
+
+
+def _add(run: RunDir, state: str, rows: Sequence[ScoreRow], states: Sequence[str]) -> None:
+    """Put the rows of a state into scores.csv, in the place of any that a killed process left there."""
+    others = [row for row in read_scores(run.scores) if row.state != state] if run.scores.is_file() else []
+    write_atomic(run.scores, scores_csv([*others, *rows], states))
+    run.mark_done("score", state)
 
 
 def scored(
@@ -95,7 +110,8 @@ def scored(
     if not states:
         return
     total = len(states) * len(sampled.samples)
-    with Engine(metrics, cache, workers=suitable_workers(total)) as engine, progress("score", total) as advance:
+    workers = max(1, suitable_workers(total) // local_processes())
+    with Engine(metrics, cache, workers=workers) as engine, progress("score", total) as advance:
         reference = engine.gather(sampled.clips(run, sampled.states[0]))
         stills = None if images is None else engine.gather(image_clips(images, sampled.form), Workers(1))
         for state in states:

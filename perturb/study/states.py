@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from accelerate.tracking import GeneralTracker
 
 from perturb.data.images import ImageSet
 from perturb.errors import UserError
+from perturb.loop.rank import wait_for
 from perturb.models.base import VideoModel
 from perturb.models.partition import Partition
 from perturb.perturbation import Perturbation, Unfitted
@@ -39,7 +41,7 @@ def make_states(
     """All states of the study, the unperturbed model first; the same call again continues where it was stopped.
 
     ``partition`` None: the model's own; ``own_images``, ``tracker``: see `fit`. Several processes fit together; what is
-    not fitted is left to the one whose ``run`` writes, and the others get no states.
+    not fitted is made by the one whose ``run`` writes, and the others wait for it.
 
     Raises UserError for a fit without probe steps or images, and for anything else with probe steps.
     """
@@ -57,7 +59,8 @@ def make_states(
 
     if probe_steps is not None:
         fitted(perturbation, group, probe_steps, run)
-        return run.states() if run.writes else []
+        wait_for(partial(run.is_done, "fit", FINISHED))
+        return run.states()
     assert isinstance(perturbation, Unfitted)
 
     def inner(perturbation: Perturbation, group: str, probe_steps: Sequence[int]) -> RunDir:
@@ -66,11 +69,10 @@ def make_states(
         return source
 
     perturbation.prepare(inner)
-    if not run.writes:
-        return []
-    if not run.is_done("fit", FINISHED):
+    if run.writes and not run.is_done("fit", FINISHED):
         described = {} if images is None else FitData(model, images, config).describe()
         _walk(model, perturbation, described, run=run, group=group, seed=config.seed, partition=partition)
+    wait_for(partial(run.is_done, "fit", FINISHED))
     perturbation.attach(model.network, partition, group, config.seed)
     return run.states()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from statistics import fmean
 
 import numpy as np
 from accelerate import PartialState
-from accelerate.tracking import GeneralTracker
+from accelerate.tracking import GeneralTracker, TensorBoardTracker
 from einops import rearrange
 
 from perturb.store.records import read_scores
@@ -33,8 +33,9 @@ def track_scores(tracker: GeneralTracker, run: RunDir) -> None:
     for number, state in enumerate(run.states()):
         step = int(state.coordinates.get(STEP, number))
         tracker.log(_logged(state, values[state.id]), step=step)
-        if hasattr(tracker, "log_images") and (sheet := _frames(run, state)) is not None:
-            tracker.log_images({"clips": sheet[None]}, step=step, **_form(tracker))
+        show: Callable[..., None] | None = getattr(tracker, "log_images", None)
+        if show is not None and (sheet := _frames(run, state)) is not None:
+            show({"clips": sheet[None]}, step=step, **_form(tracker))
     tracker.finish()
 
 
@@ -51,4 +52,4 @@ def _frames(run: RunDir, state: State) -> np.ndarray | None:
 
 
 def _form(tracker: GeneralTracker) -> dict[str, str]:
-    return {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+    return {"dataformats": "NHWC"} if isinstance(tracker, TensorBoardTracker) else {}

@@ -41,7 +41,7 @@ class GradeStills:
         if (height, width) != (SIZE, SIZE):
             raise UserError(
                 f"the embedded world is {SIZE}×{SIZE} pixels, the model wants {height}×{width}; "
-                "give your own images: images=folder images.folder=/path/with/images"
+                "give your own images: images=folder images.folder=/path/with/images own_images=null"
             )
         import torch  # here, so that whoever only reads clips of the world does without
 

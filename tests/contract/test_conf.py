@@ -1,5 +1,6 @@
 """Every yaml of conf/ composes, is valid, and builds what it names."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from perturb.cli.config import GenerateConfig, RunConfig, empty, load
+from perturb.cli.config import GenerateConfig, NamesConfig, RunConfig, empty, load
 from perturb.cli.plan import needed
 from perturb.data.prompts import load_prompts
 from perturb.errors import UserError
+from perturb.models.animatediff.spec import SPECS as ANIMATEDIFF
 from perturb.models.videocrafter.published import SPECS
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.sample import STUDY_ONLY
@@ -78,17 +80,22 @@ def test_the_shipped_prompts_are_32_different_ones():
     assert len({prompt.text for prompt in prompts}) == len(prompts) == 32
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_pipeline_of_diffusers_needs_its_folder_where_others_need_a_checkpoint():
+    lacking = [line.partition("=")[0] for line in needed(composed("config", "system=diffusers"), takes_image=False)]
+    assert lacking == ["system.pipeline", "images.folder", "prompts.file"]
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name != "diffusers"])  # whose folder says what it is
 def test_published_systems_bring_their_spec_and_nothing_of_the_embedded_world(name: str):
     values = composed("config", f"system={name}")
     model = empty(read(RunConfig, values).system, "meta")
-    assert model.name in SPECS
+    assert model.name in SPECS | ANIMATEDIFF
     missing = [values["system"]["checkpoint"], values["images"]["folder"], values["prompts"]["file"]]
     assert missing == ["???"] * 3
     lacking = [line.partition("=")[0] for line in needed(values, takes_image=model.takes_image)]
     image = ["image"] if model.takes_image else []
-    unet = ["system.unet"] if name.startswith("t2v_turbo") else []
-    assert lacking == ["system.checkpoint", *unet, "images.folder", "prompts.file", *image]
+    second = ["system.unet"] if name.startswith("t2v_turbo") else ["system.motion"] if name == "animatediff" else []
+    assert lacking == ["system.checkpoint", *second, "images.folder", "prompts.file", *image]
 
 
 @pytest.mark.parametrize("name", NANO)
@@ -131,6 +138,15 @@ def test_the_command_line_wins_over_the_experiment():
 def test_plain_generation_takes_every_system(name: str):
     values = composed("generate", f"system={name}", "prompt=x")
     assert read(GenerateConfig, {k: v for k, v in values.items() if k not in STUDY_ONLY}).prompt == "x"
+
+
+@pytest.mark.parametrize("name", [name for group, name in CHOICES if group == "system"])
+def test_comparing_adapters_and_naming_tensors_take_every_system(name: str):
+    known = {field.name for field in dataclasses.fields(RunConfig)}
+    assert composed("compare", f"system={name}", "adapters=[a]").keys() - known == {"adapters"}
+    values = composed("partition", f"system={name}")
+    asked = {field.name: values[field.name] for field in dataclasses.fields(NamesConfig)}
+    assert read(NamesConfig, asked).names == "checkpoint"
 
 
 @pytest.mark.parametrize("name", TRAININGS)

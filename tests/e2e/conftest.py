@@ -108,6 +108,7 @@ def study(checkpoint: Path, inputs: Path) -> list[str]:
         f"system.checkpoint={checkpoint}",
         "images=folder",
         f"images.folder={inputs / 'images'}",
+        "own_images=null",
         f"prompts.file={inputs / 'prompts.txt'}",
         "probe_steps=[0,2,4]",
         "fit.batch_size=2",

@@ -1,12 +1,16 @@
-"""A study that two processes fit together is the study of one."""
+"""A study that two processes make together is the study of one."""
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from perturb.store.records import read_train
@@ -25,7 +29,7 @@ def together(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_two_processes_fit_what_one_does_and_one_of_them_samples(finished: RunDir, study: list[str], tmp_path: Path):
+def test_two_processes_fit_what_one_does(finished: RunDir, study: list[str], tmp_path: Path):
     done = together(*study, f"runs_dir={tmp_path}")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("report  ") == 1  # one of them shows the run
@@ -47,6 +51,37 @@ def test_two_processes_fit_what_one_does_and_one_of_them_samples(finished: RunDi
     clips = [np.load(one.clip(step_id(4), "p000", 0)).astype(int) for one in (run, finished)]
     assert np.abs(clips[0] - clips[1]).max() <= 1
     assert not (run.path / "checkpoints").exists()
+
+
+def test_clips_and_scores_of_two_processes_are_those_of_one_also_after_a_kill(
+    finished: RunDir, study: list[str], tmp_path: Path
+):
+    run = RunDir(tmp_path / "spatial_full" / finished.path.name)
+    shutil.copytree(finished.path, run.path)
+    for gone in ("clips", ".done/sample", ".done/score", ".done/study"):
+        shutil.rmtree(run.path / gone)
+    run.scores.unlink()
+    # as many threads as the worker that made the one: sums in another order differ in their last bits
+    given = [*study, f"runs_dir={tmp_path}", f"threads={torch.get_num_threads()}"]
+    with subprocess.Popen(
+        [sys.executable, "-m", *TOGETHER, *given],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": SEARCHED},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as killed:
+        while not list(run.path.glob("clips/*/*.npy")) and killed.poll() is None:
+            time.sleep(0.02)
+        os.killpg(killed.pid, signal.SIGKILL)
+    assert not run.is_done("study", "all")
+    done = together(*given)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert run.scores.read_bytes() == finished.scores.read_bytes()
+    clips = sorted(path.relative_to(finished.path) for path in finished.path.glob("clips/*/*.npy"))
+    assert len(clips) == 12
+    assert all((run.path / clip).read_bytes() == (finished.path / clip).read_bytes() for clip in clips)
+    assert not list(run.path.glob(".parts/*"))
 
 
 def test_a_batch_that_two_cannot_share_is_named(study: list[str], tmp_path: Path):

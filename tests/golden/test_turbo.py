@@ -1,7 +1,5 @@
 """T2V-Turbo against its published code: embeddings, time grids, boundary, steps, and whole sampling loops."""
 
-import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,15 +9,11 @@ from torch import Tensor
 from perturb.diffusion import Conditioning, NoiseSchedule, SamplerStep
 from perturb.diffusion.consistency import ConsistencySampler, boundary_scalings, teacher_step
 from perturb.diffusion.spacing import consistency
-from perturb.models.videocrafter.keymap.turbo import lora_layers
-from perturb.models.videocrafter.keymap.unet import UNET_PREFIX, unet_official_to_ours
-from perturb.models.videocrafter.turbo import merged_list
 from perturb.nn import scale_sinusoid
 from tests.golden.golden_fixtures import fixtures, requires_fixtures
 from tests.golden.golden_networks import each_call, ids, load, recorded, run
 from tests.parity.fixtures import Fixture
 from tests.parity.models import Ledger
-from tests.parity.networks import unet_spec
 from tests.unit.sampler_case import replayed
 
 pytestmark = requires_fixtures
@@ -104,26 +98,6 @@ def test_sampling(golden: Fixture, call: dict[str, Any]):
     ledger.close(f"{name}.")
     drawn = 0 if len(steps) == 1 else len(steps)  # the last step draws, an only one does not
     assert len(list(noise)) == len(golden.given(f"{name}.noise")) - drawn
-
-
-@pytest.mark.parametrize("golden", fixtures("turbo_lora"), ids=str)
-def test_the_nameless_factors_are_merged_as_published(golden: Fixture):
-    ledger, unet = Ledger(golden), load(golden.meta["state_from"]["unet"], motion_cond=False)
-    spec = dataclasses.replace(unet_spec(golden.meta["config"]), motion_cond=False)
-    factors = [golden.given(f"lora.{number:04d}") for number in range(golden.meta["n_lora_tensors"])]
-    layers = lora_layers(unet, spec)
-    assert list(layers) == [entry["module"] for entry in golden.meta["lora_order"]]
-    unet.load_state_dict(merged_list(unet.state_dict(), factors, layers, Path("unet_lora.pt")))
-    names = unet_official_to_ours(spec)
-    for key in golden.meta["collapsed_keys"]:
-        ledger.check(f"collapsed.{key}", unet.state_dict()[names[UNET_PREFIX + key]])
-    x, text, t, w = (golden.given(key) for key in ("x", "context", "timesteps", "w"))
-    fps = torch.full((len(x),), golden.calls[0]["fps"])
-    with torch.no_grad():
-        y = run(unet, x, t, Conditioning(text, fps, guidance=w))
-    ledger.check("y_injected", y)
-    ledger.check("y_collapsed", y)
-    ledger.close()
 
 
 def test_the_guidance_of_the_undistilled_network_is_a_zero_shift():

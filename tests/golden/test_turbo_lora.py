@@ -1,6 +1,5 @@
 """T2V-Turbo's nameless list of LoRA factors: which layer each pair is of, and what it adds."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,8 @@ from torch import Tensor, nn
 from perturb.diffusion import Conditioning
 from perturb.errors import UserError
 from perturb.models.names import OFFICIAL, layer_names, listed_factors, vocabularies
-from perturb.models.videocrafter.published import get_spec
+from perturb.models.videocrafter.published import SPECS
+from perturb.models.videocrafter.turbo import merged_list
 from perturb.nn import VideoUNet
 from perturb.perturbation import LoraPerturbation
 from tests.golden.golden_fixtures import fixtures, requires_fixtures
@@ -34,9 +34,9 @@ def kind(layer: nn.Module) -> str:
 
 @pytest.mark.parametrize("golden", fixtures("manifest_lora"), ids=str)
 def test_every_pair_of_the_published_list_has_its_layer(golden: Fixture):
-    """All 575, with class and shapes, on the network of VideoCrafter2 with a guidance scale."""
+    """All 575, with class and shapes."""
     with torch.device("meta"):
-        unet = VideoUNet(**dataclasses.asdict(dataclasses.replace(get_spec("t2v_512_v2").unet, guidance_dim=256)))
+        unet = SPECS["t2v_turbo_v1"].build_unet()
         tensors = [torch.empty(shape) for row in golden.meta["entries"] for shape in row[3:]]
     factors, names = listed_factors(tensors, unet, "the list"), layer_names(vocabularies(unet)[OFFICIAL])
     theirs = {ours: name for name, ours in names.items()}
@@ -62,9 +62,7 @@ def test_the_list_merged_by_its_formula(golden: Fixture, tmp_path: Path):
     with torch.no_grad():
         ledger.check("y_injected", run(unet, x, t, cond))
         lora.detach()
-        for ours, (a, b) in factors.items():
-            weight = unet.get_parameter(f"{ours}.weight")
-            weight += (b.flatten(1) @ a.flatten(1)).view_as(weight)
+        unet.load_state_dict(merged_list(unet.state_dict(), tensors, unet, tmp_path))
         ledger.check("y_collapsed", run(unet, x, t, cond))
     for key in golden.meta["collapsed_keys"]:
         ledger.check(f"collapsed.{key}", unet.get_parameter(names[key]).detach())

@@ -58,6 +58,7 @@ class Foreign:
     """As a `VideoModel`."""
 
     name, sampling, size_multiple, latent_scale, takes_image = "foreign", Defaults(), 2, 2.0, False
+    crops_image = False
 
     def __init__(self, device: str = "cpu") -> None:
         self.gradient_checkpointing, self.provenance = False, {"spec": "foreign", "sha256": "0" * 64}

@@ -17,7 +17,7 @@ from perturb.analysis.report.ranking import leading_panel, of_ranking, ranking_o
 from perturb.errors import UserError
 from perturb.store.rundir import RunDir
 
-NAMES = ("none", "keeper", "looker", "loser")
+NAMES: tuple[str, ...] = ("none", "keeper", "looker", "loser")
 MOTION = {"none": (0.5, 0.6, 0.7), "keeper": (0.45, 0.54, 0.63), "looker": (0.24, 0.31, 0.35), "loser": (0.2, 0.3, 0.4)}
 COLOUR = {"none": (30, 31, 32), "keeper": (31, 31, 30), "looker": (40, 41, 42), "loser": (29, 31, 33)}
 GLUE = "\N{NO-BREAK SPACE}"

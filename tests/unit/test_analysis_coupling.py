@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,7 @@ def keeps(**lost: float) -> Motion:
     return law
 
 
-def endpoints(found: Results) -> pd.DataFrame:
+def endpoints(found: Results) -> Any:
     return pd.DataFrame(endpoint_rows(found.findings)).set_index("endpoint")
 
 
@@ -118,7 +119,9 @@ def test_on_the_floor_there_is_no_number(tmp_path: Path) -> None:
     assert (found.primary.cells[3], found.primary.cells[-1]) == ("–", "inconclusive: floor")
     assert "both models keep less than 20%" in headline(found.findings)
     figure = answer_figure(found)
-    assert [text.get_text() for text in figure.axes[0].texts if text.get_weight() == "bold"] == ["inconclusive: floor"]
+    assert [text.get_text() for text in figure.axes[0].texts if text.get_fontweight() == "bold"] == [
+        "inconclusive: floor"
+    ]
     assert len(figure.axes[0].lines) == 1  # the rule at no difference
 
 
@@ -185,7 +188,7 @@ def test_the_answer_draws_pairs_mean_and_interval(pairs: Results) -> None:
     half = T2 * 0.01 / math.sqrt(3)
     assert interval == pytest.approx([0.06 - half, 0.06 + half])
     assert mean == pytest.approx([0.06])
-    assert [text.get_text() for text in ax.texts if text.get_weight() == "bold"] == ["full keeps more"]
+    assert [text.get_text() for text in ax.texts if text.get_fontweight() == "bold"] == ["full keeps more"]
 
 
 def test_curves_draw_pairs_and_controls(study: Results, pairs: Results) -> None:

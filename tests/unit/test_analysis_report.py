@@ -70,7 +70,7 @@ def test_one_pair_yields_no_verdict_however_sure_the_numbers_are(study: Report) 
     assert said.headline == ("Inconclusive: one pair of twins was compared, and no interval here covers other pairs.")
     # straight lines from .6: 1 − .32/(2 · .6) and 1 − .1/(2 · .6) are kept along the path
     assert "keeps 73% of its motion and the partially trained one 92%: a difference of −0.183" in said.sentences[1]
-    assert "changes by −0.220 more per 100 steps" in said.sentences[1]
+    assert "slope per 100 steps −0.220" in said.sentences[1]
     assert "Rests on 1 pair × 2 LoRA seeds × 3 prompts." in said.sentences[1]
     assert "Fits of the fully trained model: convergence not recorded." in said.sentences[1]
     assert any("under a random Δ of the same norm it keeps 97% of its motion" in caution for caution in said.cautions)

@@ -132,7 +132,7 @@ def test_a_model_says_licence_and_size_before_it_comes(
     assert f"has SHA-256 {DIGEST}, not 0000" in capsys.readouterr().err
     assert not (tmp_path / "other" / "model.ckpt").exists()
     assert perturb.fetch.main(["videocrafter3"]) == 2
-    assert "allowed: dynamicrafter_256," in capsys.readouterr().err
+    assert "allowed: animatediff," in capsys.readouterr().err
     assert {f"{name}.yaml" for name in perturb.fetch.MODELS} <= {
         path.name for path in (conf_dir() / "system").iterdir()
     }

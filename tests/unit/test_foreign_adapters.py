@@ -7,6 +7,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from animatediff_parts import small
 from lora_net import Net, attached, frozen_net, randomise
 from safetensors.torch import load_file, save_file
 from sd_models import image_unet, small_spec
@@ -175,38 +176,24 @@ def test_official_names_with_the_prefix_of_a_checkpoint(tiny_system: VideoSystem
     assert foreign.read(unet, tmp_path / "x.ckpt").factors.keys() == {ours}
 
 
-class Motion(nn.Module):
-    """A piece of AnimateDiff's motion modules, under their official names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        attention = nn.Module()
-        for name in ("to_q", "to_k", "to_v"):
-            attention.add_module(name, nn.Linear(4, 4, bias=False))
-        attention.to_out = nn.ModuleList([nn.Linear(4, 4), nn.Dropout(0.0)])
-        block = nn.Module()
-        block.attention_blocks = nn.ModuleList([attention])
-        self.temporal_transformer = nn.Module()
-        self.temporal_transformer.transformer_blocks = nn.ModuleList([block])
-
-
 def test_a_motion_lora_of_animatediff(tmp_path: Path):
-    """W += up @ down; ``to_out`` is the first of a list."""
-    net = nn.Module()
-    net.down_blocks = nn.ModuleList([nn.Module()])
-    net.down_blocks[0].motion_modules = nn.ModuleList([Motion()])
-    stem = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0"
-    tensors = {
-        f"{stem}.processor.{leaf}_lora.{end}.weight": torch.randn(shape)
-        for leaf in ("to_q", "to_k", "to_v", "to_out")
-        for end, shape in (("down", (2, 4)), ("up", (4, 2)))
-    }
+    """W += up @ down on the attention of every motion module; ``to_out`` is the first of a list."""
+    unet, tensors, wanted = small("animatediff_v2").build_unet().requires_grad_(False), {}, {}
+    for name, ours in layer_names(vocabularies(unet)[OFFICIAL]).items():
+        if ".attention_blocks." in name:
+            stem, _, leaf = name.removesuffix(".0").rpartition(".")
+            weight = unet.get_parameter(f"{ours}.weight")
+            down, up = torch.randn(2, weight.shape[1]), torch.randn(len(weight), 2)
+            key = f"{stem}.processor.{leaf}_lora"
+            tensors |= {f"{key}.down.weight": down, f"{key}.up.weight": up}
+            wanted[f"{ours}.weight"] = weight + up @ down
+    assert "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.1.processor." \
+        "to_out_lora.up.weight" in tensors  # fmt: skip
     torch.save({"state_dict": tensors, "epoch": 0}, tmp_path / "v2_lora_PanLeft.ckpt")
-    before = {key: value.clone() for key, value in net.state_dict().items()}
-    mine = merged(net, tmp_path / "v2_lora_PanLeft.ckpt")
-    for leaf, layer in (("to_q", "to_q"), ("to_k", "to_k"), ("to_v", "to_v"), ("to_out", "to_out.0")):
-        up, down = (tensors[f"{stem}.processor.{leaf}_lora.{end}.weight"] for end in ("up", "down"))
-        close(mine[f"{stem}.{layer}.weight"], before[f"{stem}.{layer}.weight"] + up @ down)
+    before = {key: value.clone() for key, value in unet.state_dict().items()}
+    mine = merged(unet, tmp_path / "v2_lora_PanLeft.ckpt")
+    for key, value in mine.items():
+        close(value, wanted.get(key, before[key]))
 
 
 # what does not fit ----------------------------------------------------------------------------------------------------

@@ -10,9 +10,11 @@ from image_models import built, dynamicrafter_spec, image_spec
 from PIL import Image
 
 from perturb.cli.identity import images_of_prompts
+from perturb.cli.plan import batch_of, forward_cost, needed
 from perturb.data.prompts import Prompt, load_prompts
 from perturb.diffusion import DDIMSampler
 from perturb.errors import UserError
+from perturb.models.videocrafter.checkpoint import unread
 from perturb.models.videocrafter.spec import ModelSpec
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import LoraPerturbation
@@ -71,6 +73,21 @@ def test_a_text_model_refuses_a_table_with_images(table: Path, tiny_system: Vide
         generator(tiny_system, load_prompts(table))
 
 
+def test_the_image_is_cut_or_stretched_as_the_model_was_taught(table: Path, tiny_spec: ModelSpec):
+    """A picture of black sides and a grey middle: cut to a square, the middle alone is left."""
+    pixels = np.zeros((32, 96, 3), np.uint8)
+    pixels[:, 32:64] = 128
+    Image.fromarray(pixels).save(table.parent / "pictures" / "a.png")
+    cut, stretched = built(dynamicrafter_spec(tiny_spec)), built(image_spec(tiny_spec))
+    prompts = load_prompts(table)[:1]
+    first, second = (generator(system, prompts)._pixels(prompts[0].images) for system in (cut, stretched))
+    assert first is not None
+    assert second is not None
+    assert first.shape == second.shape == (1, 3, 32, 32)
+    torch.testing.assert_close(first[0, :, :, 2:-2], torch.full((3, 32, 28), 128 / 255 * 2 - 1))
+    assert second[0, :, :, :8].max() < -0.99  # the black side is still there
+
+
 def test_two_images_are_the_ends_of_a_clip(table: Path, tiny_spec: ModelSpec):
     table.write_text(f"prompt,image,last_image\n{TEXTS[0]},pictures/a.png,pictures/c.png\n{TEXTS[1]},pictures/b.png,\n")
     prompts = load_prompts(table)
@@ -97,6 +114,18 @@ def test_a_run_is_another_one_when_an_image_changes(table: Path):
         images_of_prompts(prompts)
 
 
+def test_a_plan_reckons_with_images(table: Path, tiny_spec: ModelSpec):
+    spec = dynamicrafter_spec(tiny_spec)
+    system = unread(spec, "meta", "float32")
+    batch = batch_of(system, spec.latent_shape(4, 32, 32), 2, 8)
+    assert forward_cost(system, lambda: system.denoise(batch.x0, batch.t, batch.cond)).flop > 0
+    prompts = {"file": str(table), "limit": None, "columns": None}
+    assert needed({"prompts": prompts, "image": None}, takes_image=True) == []
+    table.write_text(f"prompt,image\n{TEXTS[0]},pictures/a.png\n{TEXTS[1]},\n")
+    (line,) = needed({"prompts": prompts, "image": None}, takes_image=True)
+    assert line.startswith("image=…  is not given")
+
+
 def test_the_image_branch_is_a_group_that_can_be_perturbed(table: Path, tiny_spec: ModelSpec, tmp_path: Path):
     system, prompts = built(dynamicrafter_spec(tiny_spec)), load_prompts(table)
     untouched, before = hash_modules(system.modules()), clip(system, prompts, 0)
@@ -118,6 +147,7 @@ def test_a_still_alone_has_no_tokens_of_its_own(tiny_spec: ModelSpec):
     (batch,) = FitData(system, Stills("repeat"), config).inputs(0, range(2))
     # with the text dropped the still is joined all the same, as in guidance
     assert batch.cond.image_latents is not None
+    assert batch.cond.image is not None
     empty = system.unconditional(1, 8)
     assert empty.image is not None
     torch.testing.assert_close(batch.cond.image[:1], empty.image)

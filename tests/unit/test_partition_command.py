@@ -1,10 +1,12 @@
 """`python -m perturb.partition`: every tensor of the UNet in one group, under the keys of its checkpoint."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from checkpoint_files import as_published, official, random_state
 
 from perturb.errors import UserError
@@ -47,6 +49,25 @@ def test_an_official_file_has_its_own_keys(
     ]
     partition(asked(path, spec.name, group="conditioning", output=str(tmp_path / "c.txt")))
     assert (tmp_path / "c.txt").read_text().splitlines() == lists["conditioning"]
+
+
+def test_names_are_those_of_the_file_that_has_them_all(
+    tmp_path: Path, tiny_spec: ModelSpec, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """T2V-Turbo: the base is VideoCrafter2's file, the network one without a prefix."""
+    base = as_published(tiny_spec)
+    spec = dataclasses.replace(base, name="turbo", unet=dataclasses.replace(base.unet, guidance_dim=8))
+    monkeypatch.setitem(SPECS, spec.name, spec)
+    path = official(tmp_path / "model.ckpt", random_state(base))
+    bare = {key.removeprefix(PREFIX): torch.zeros(1) for key in random_state(spec) if key.startswith(PREFIX)}
+    torch.save(bare, tmp_path / "unet_no_mg.pt")
+    values = asked(path, spec.name, group="conditioning")
+    values["system"]["unet"] = str(tmp_path / "unet_no_mg.pt")
+    partition(values)
+    assert "time_cond_proj.weight" in capsys.readouterr().out.split()
+    del values["system"]["unet"]
+    with pytest.raises(UserError, match="no known names of this network are among them: names=ours, names=official"):
+        partition(values)
 
 
 def test_a_folder_of_ours_has_our_names_and_counts_add_up(

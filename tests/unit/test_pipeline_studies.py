@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perturb.perturbation.files import layer_names, read
+from perturb.perturbation.files import read
 from perturb.run import main
 from perturb.store.records import read_scores, read_train
 from perturb.store.rundir import RunDir
@@ -28,7 +28,7 @@ STUDIES = {
         [ATTENTION, "images.as_video=repeat", "sample.precision=bfloat16"],
     ),
 }
-SETTINGS = ["probe_steps=[0,3]", "fit.batch_size=2", "fit.learning_rate=3e-2", "fit.warmup_steps=1"]
+SETTINGS = ["probe_steps=[0,2]", "fit.batch_size=1", "fit.learning_rate=5e-2", "fit.warmup_steps=1"]
 SETTINGS += ["fit.precision=float32", "fit.gradient_checkpointing=false", "sample.precision=float32"]
 SETTINGS += ["sampler.steps=2", "perturbation.rank=2"]
 
@@ -37,10 +37,9 @@ SETTINGS += ["sampler.steps=2", "perturbation.rank=2"]
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "images").mkdir()
-    for index, caption in enumerate(("a red circle", "a blue star")):
-        pixels = np.random.default_rng(index).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "images" / f"{index}.png")
-        (folder / "images" / f"{index}.txt").write_text(caption)
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "images" / "0.png")
+    (folder / "images" / "0.txt").write_text("a red circle")
     (folder / "prompts.txt").write_text("a red star\na blue circle\n")
     return folder
 
@@ -55,6 +54,8 @@ def test_a_pipeline_is_studied(name: str, inputs: Path, tmp_path: Path, monkeypa
     sizes |= {"fit.frames": frames, "sample.frames": frames}
     words = ["system=diffusers", f"group={group}", *SETTINGS, *(f"{k}={v}" for k, v in (paths | sizes).items()), *more]
     monkeypatch.setattr(sys, "argv", ["perturb.run", *words])
+    if name != "svd":  # one report will do: it sees no model
+        monkeypatch.setattr("perturb.run.show", lambda _: None)
     main()
     (path,) = (tmp_path / "runs").glob(f"{group}_full/*")
     run = RunDir(path)
@@ -62,12 +63,12 @@ def test_a_pipeline_is_studied(name: str, inputs: Path, tmp_path: Path, monkeypa
     assert manifest.stages == {"fit": "done", "sample": "done", "score": "done"}
     assert manifest.system["objective"] == objective
     assert manifest.frozen["unchanged"] is True
-    assert (path / "report.html").is_file()
-    adapted = layer_names(read(run.adapter(step_id(3)))[1])
+    assert (path / "report.html").is_file() == (name == "svd")
+    adapted = read(run.adapter(step_id(2))).factors
     assert adapted
     assert all(re.search(layers, layer + ".") for layer in adapted)
-    assert [row.magnitude == 0 for row in read_train(run.train_log)] == [True, False, False, False]
-    assert {row.state for row in read_scores(run.scores) if row.value is not None} == {step_id(0), step_id(3)}
-    before, after = (np.load(run.clip(step_id(step), "p001", 0)).astype(int) for step in (0, 3))
+    assert [row.magnitude == 0 for row in read_train(run.train_log)] == [True, False, False]
+    assert {row.state for row in read_scores(run.scores) if row.value is not None} == {step_id(0), step_id(2)}
+    before, after = (np.load(run.clip(step_id(step), "p001", 0)) for step in (0, 2))
     assert before.shape == (frames, size, size, 3)
-    assert np.abs(before - after).max() > 1
+    assert (before != after).any()

@@ -1,14 +1,17 @@
 """Pipelines of diffusers: objectives against their schedulers, calls against the pipelines themselves, groups."""
 
 import dataclasses
+import json
 import re
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import diffusers as published
 import pytest
 import torch
 from einops import rearrange
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from perturb.diffusion import Conditioning, DDIMSampler
@@ -18,10 +21,11 @@ from perturb.models.base import Batch
 from perturb.models.partition import Partition
 from perturb.models.pipelines.calls import answering
 from perturb.models.pipelines.groups import partition
-from perturb.models.pipelines.load import load_pipeline
+from perturb.models.pipelines.load import empty_system, load_pipeline
 from perturb.models.pipelines.model import PipelineModel
 from perturb.models.pipelines.objective import Objective, edm, flow, objective, variance_preserving
 from perturb.models.pipelines.sampler import PipelineSampler
+from perturb.models.pipelines.schedule import PipelineSchedule
 from perturb.study.fit_data import FitConfig, FitData
 from tests.unit.fit_stills import Stills
 from tests.unit.tiny_pipelines import FAMILIES, SIZE, save
@@ -129,10 +133,8 @@ def test_a_perfect_network_has_no_loss(name: str, models: dict[str, PipelineMode
     batch = Batch(x0, t, noise, cond)
     with answering(model.network, perfect):
         torch.testing.assert_close(model.loss(batch), torch.zeros(2))
-    told = model.schedule.objective.told[t].tolist()
-    assert seen == pytest.approx(
-        told, abs=1.0 if model.schedule.objective.name == "flow" else 1e-5
-    )  # UniPC's are whole
+    told = model.objective.told[t].tolist()
+    assert seen == pytest.approx(told, abs=1.0 if model.objective.name == "flow" else 1e-5)  # UniPC's are whole
     assert model.loss(batch).min() > 0.1
 
 
@@ -155,16 +157,16 @@ def test_what_a_network_is_told_is_what_the_pipeline_tells_it(name: str, models:
     with answering(model.network, listen):
         model.sample(x[0], request, None, generator=generator, steps=1, guidance=scale)
     first = model.pipeline.scheduler.timesteps[0]
-    o = model.schedule.objective
+    o, schedule = model.objective, cast(PipelineSchedule, model.schedule)
     level = (o.told - first).abs().argmin()[None]
-    model.schedule.objective = dataclasses.replace(o, told=first.expand(len(o.told)))
+    schedule.objective = dataclasses.replace(o, told=first.expand(len(o.told)))
     try:
         channels = x.shape[1]
         shown = torch.cat([model._ours(rows[:1]) for rows in seen])[:1, :channels]
         other = beside(model.unconditional(1, 8), cond)
         ours = [model.denoise(shown, level, side) for side in (other, cond)]
     finally:
-        model.schedule.objective = o
+        schedule.objective = o
     theirs = list(said[0].chunk(2)) if len(said) == 1 else said[::-1]
     for mine, its in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, model._ours(its)[:, :channels].float(), atol=1e-5, rtol=1e-4)
@@ -300,6 +302,31 @@ def test_a_repeated_still_is_encoded_as_a_clip_where_the_autoencoder_shortens_it
         assert x0.shape[1] == latents
         still = FitData(models[name], Stills(), FitConfig(batch_size=1, height=size, width=size))
         assert still.sample("fit", 0, 0, 0)[0].shape[1] == (2 if name == "cogvideox15" else 1)
+
+
+def test_a_folder_with_another_weight_is_refused_and_without_weights_tells_its_groups(
+    models: dict[str, PipelineModel], folder: Path, tmp_path: Path
+):
+    copied = tmp_path / "svd"
+    shutil.copytree(folder / "svd", copied)
+    file = copied / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    kept = weights.pop("conv_in.bias")
+    save_file(weights, file)
+    with pytest.raises(UserError, match=r"do not fit UNetSpatioTemporalConditionModel: .*missing_keys.*conv_in\.bias"):
+        load_pipeline(str(copied))
+    save_file(weights | {"conv_in.bias": kept * torch.inf}, file)
+    with pytest.raises(UserError, match="1 tensors hold NaN or infinity"):
+        load_pipeline(str(copied))
+    file.unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        load_pipeline(str(copied))
+    assert empty_system(str(copied), device="meta").partition() == models["svd"].partition()
+    index = copied / "model_index.json"
+    changed = json.loads(index.read_text()) | {"scheduler": ["mine", "Mine"]}
+    index.write_text(json.dumps(changed))
+    with pytest.raises(UserError, match="is a Mine of mine; allowed: classes of diffusers and transformers"):
+        load_pipeline(str(copied))
 
 
 def test_mistakes_are_named(models: dict[str, PipelineModel], folder: Path, tmp_path: Path):

@@ -5,8 +5,9 @@ digits that are printed.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ Claim = tuple[str, Sequence[float]]
 pytestmark = pytest.mark.skipif(not ROOT.is_dir(), reason="experiments/ is not part of an installed package")
 
 
-def table(name: str) -> pd.DataFrame:
+def table(name: str) -> Any:  # a frame, whose columns no type knows
     return pd.read_csv(ROOT / name, keep_default_na=False, na_values=[""], low_memory=False)
 
 
@@ -51,7 +52,7 @@ def says(folder: str, claim: Claim) -> None:
 # coupling -------------------------------------------------------------------------------------------------------------
 
 
-def by_prompt(rows: pd.DataFrame, metric: str) -> tuple[np.ndarray, tuple[int, ...]]:
+def by_prompt(rows: Any, metric: str) -> tuple[np.ndarray, tuple[int, ...]]:
     """s p k of one model of one pair, over the trajectories that are whole, and its steps."""
     wide = rows.groupby(["lora_seed", "prompt", "step"])[metric].mean().unstack()
     seeds, prompts = (wide.index.unique(level) for level in (0, 1))
@@ -84,7 +85,7 @@ def decisions() -> Iterator[tuple[Condition, Decision]]:
         yield Condition(str(group), str(policy), str(images)), decide(pairs)
 
 
-def converged(runs: pd.DataFrame, names: pd.Series) -> bool | None:
+def converged(runs: Any, names: Any) -> bool | None:
     """Whether the path of a model ends because its fit has converged; None where runs do not record it."""
     mine = runs[runs.run.isin(names)]
     if "own_loss" not in mine or mine.own_loss.isna().any():
@@ -92,7 +93,7 @@ def converged(runs: pd.DataFrame, names: pd.Series) -> bool | None:
     return bool(mine.model_converged.all())
 
 
-def written() -> pd.DataFrame:
+def written() -> Any:
     rows = table("coupling/endpoints.csv")
     rows["condition"] = (
         [str(Condition(r.group, r.policy, r.images if isinstance(r.images, str) else "")) for r in rows.itertuples()]
@@ -254,7 +255,7 @@ def layers() -> Iterator[Claim]:
     yield "they exceed it (#, all #)", [_sum(change, "spatial"), raw[1]]
 
 
-def _sum(change: pd.Series, group: str) -> float:
+def _sum(change: Any, group: str) -> float:
     return float(sum(change["full", group, "raw", part] for part in ("up", "down", "middle", "outer")))
 
 
@@ -317,6 +318,6 @@ EXPERIMENTS = (first_study, landscape, layers, finetuning, votes, statistics, me
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda each: each.__name__)
-def test_every_number_of_an_experiment(experiment) -> None:
+def test_every_number_of_an_experiment(experiment: Callable[[], Iterator[Claim]]) -> None:
     for claim in experiment():
         says(experiment.__name__, claim)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,12 @@ from torch import Tensor
 from perturb.convert import convert
 from perturb.diffusion import Conditioning
 from perturb.errors import UserError
+from perturb.models.names import listed_layers
 from perturb.models.videocrafter import published
 from perturb.models.videocrafter.checkpoint import load_system, open_checkpoint, save_system
 from perturb.models.videocrafter.files import read_safetensors, write_safetensors
 from perturb.models.videocrafter.keymap import expected_keys
-from perturb.models.videocrafter.keymap.stable_diffusion import diffusers_video_unet
-from perturb.models.videocrafter.keymap.turbo import lora_layers
+from perturb.models.videocrafter.keymap.stable_diffusion import diffusers_keys, meta_unet
 from perturb.models.videocrafter.keymap.unet import UNET_PREFIX
 from perturb.models.videocrafter.published import SPECS
 from perturb.models.videocrafter.spec import ModelSpec
@@ -57,11 +58,18 @@ def video_crafter(tmp_path_factory: pytest.TempPathFactory, spec: ModelSpec) -> 
     return official(tmp_path_factory.mktemp("v2") / "model.ckpt", random_state(spec))
 
 
-@pytest.fixture
-def folder(tmp_path: Path, video_crafter: Path) -> Path:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, video_crafter: Path, spec: ModelSpec) -> Path:
     """VideoCrafter2 at one frame rate as diffusers keeps it."""
-    convert(video_crafter, tmp_path / "diffusers", to="diffusers", fps=FPS)
-    return tmp_path / "diffusers"
+    folder = tmp_path_factory.mktemp("written") / "diffusers"
+    convert(video_crafter, folder, spec=spec, to="diffusers", fps=FPS)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, written: Path) -> Path:
+    """The same, to be changed."""
+    return shutil.copytree(written, tmp_path / "diffusers")
 
 
 def given(spec: ModelSpec) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,7 +111,7 @@ def test_every_name_of_the_public_model_has_its_place():
         theirs = UNet3DConditionModel()  # its defaults are those of ModelScope
         unet = published._V2
         ours = dataclasses.replace(unet, fps_cond=False)
-    names = diffusers_video_unet(ours)
+    names = diffusers_keys(meta_unet(ours))
     assert names.keys() == theirs.state_dict().keys()
     assert sum(p.numel() for p in theirs.parameters()) == 1_411_233_860
 
@@ -170,7 +178,7 @@ def turbo(spec: ModelSpec) -> ModelSpec:
 def factors(spec: ModelSpec) -> list[Tensor]:
     """What training leaves: up and down of rank 2 for every layer of the list."""
     unet = spec.build_unet()
-    weights = [unet.get_parameter(f"{ours}.weight") for ours in lora_layers(unet, spec.unet).values()]
+    weights = [unet.get_parameter(f"{ours}.weight") for ours in listed_layers(unet).values()]
     shapes = [((len(w), 2, *[1] * (w.ndim - 2)), (2, *w.shape[1:])) for w in weights]
     return [0.1 * torch.randn(shape) for pair in shapes for shape in pair]
 
@@ -221,10 +229,10 @@ def test_a_list_that_does_not_fit_is_refused(tmp_path: Path, video_crafter: Path
     pairs = factors(turbo)
     path = tmp_path / "unet_lora.pt"
     torch.save(pairs[:-2], path)
-    with pytest.raises(UserError, match=rf"holds {len(pairs) - 2} tensors; {len(pairs)} are wanted"):
+    with pytest.raises(UserError, match=rf"list of {len(pairs) // 2 - 1} pairs up, down"):
         open_checkpoint(video_crafter, turbo, unet=path)
     torch.save(pairs[2:4] + pairs[:2] + pairs[4:], path)
-    with pytest.raises(UserError, match=r"pair 0 should be that of time_embed\.0"):
+    with pytest.raises(UserError, match=r"pair 0, time_embed\.0: up is "):
         open_checkpoint(video_crafter, turbo, unet=path)
     moving = dataclasses.replace(turbo, unet=dataclasses.replace(turbo.unet, motion_cond=True))
     with pytest.raises(UserError, match="LoRA factors without names: they are of t2v_turbo_v1"):

@@ -213,7 +213,7 @@ def _separated(kept: Floats | None, count: int) -> set[tuple[int, int]]:
     differences = [without_dust(kept[:, :, i] - kept[:, :, j], 1.0) for i, j in pairs]
     adjusted = holm([student_p(each) for each in differences])
     sure = [(pair, each.mean()) for pair, each, p in zip(pairs, differences, adjusted, strict=True) if p < LEVEL]
-    return {pair if mean > 0 else pair[::-1] for pair, mean in sure}
+    return {(i, j) if mean > 0 else (j, i) for (i, j), mean in sure}
 
 
 def _estimate(values: Floats | None, k: int) -> Estimate:

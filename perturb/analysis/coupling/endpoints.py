@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from perturb.analysis.coupling.design import LORA, RANDOM, TRAININGS, Cell, Condition, Design
-from perturb.analysis.coupling.fits import Fit, times
+from perturb.analysis.coupling.fits import Fit, mean_known, times
 from perturb.analysis.statistics.contrast import slope_weights
 from perturb.analysis.statistics.endpoints import (
     CO_PRIMARY,
@@ -54,7 +54,7 @@ class Finding:
     condition: Condition
     decision: Decision
     pairs: Mapping[str, PairEndpoints]
-    fits: Mapping[str, tuple[Fit, Fit]]
+    fits: Mapping[str, tuple[Fit, ...]]
     sample: tuple[int, int]
     slope: Estimate = NOTHING
     change: Estimate = NOTHING
@@ -79,8 +79,7 @@ class Finding:
     @property
     def distances(self) -> tuple[float | None, float | None]:
         """How far D_I is from the full and from the partial model: means over pairs, None where it is not recorded."""
-        sides = ([fits[i].distance for fits in self.fits.values()] for i in range(2))
-        full, partial = (None if None in side else float(np.mean(side)) for side in sides)
+        full, partial = (mean_known([fits[i].distance for fits in self.fits.values()]) for i in range(2))
         return full, partial
 
     @property
@@ -155,7 +154,7 @@ def _change(values: Floats) -> Floats:
 
 
 def _controls(
-    design: Design, condition: Condition, fits: Mapping[str, tuple[Fit, Fit]]
+    design: Design, condition: Condition, fits: Mapping[str, tuple[Fit, ...]]
 ) -> Iterator[tuple[str, Estimate]]:
     """By training, what is kept under the random Δ up to the horizon of the LoRA."""
     for i, training in enumerate(TRAININGS):

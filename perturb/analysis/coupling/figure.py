@@ -178,7 +178,7 @@ def dose_figure(results: Results) -> Figure:
         for cell in results.cells(condition):
             motion, looks = results.curves.get((cell, PRIMARY)), results.curves.get((cell, LOOK))
             if motion and motion.shares:
-                _draw(dose, results.doses[cell], motion.shares, cell)
+                _draw(dose, results.doses[cell].tolist(), motion.shares, cell)
                 if looks and looks.shares:
                     _draw(look, _means(looks), motion.shares, cell)
         titled(dose, str(condition).capitalize())

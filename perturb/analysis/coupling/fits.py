@@ -32,7 +32,9 @@ class Fit:
         along = tuple(steps(runs[0].states))
         whole = all(set(along) <= set(run.loss) for run in runs)
         losses = tuple(fmean(run.loss[step] for run in runs) for step in along) if whole else ()
-        own, distance = (_mean([run.manifest.distance.get(name) for run in runs]) for name in ("own_loss", "ratio"))
+        own, distance = (
+            mean_known([run.manifest.distance.get(name) for run in runs]) for name in ("own_loss", "ratio")
+        )
         return Fit(along, losses, own, distance)
 
     @property
@@ -70,6 +72,7 @@ def times(distance: float | None) -> str:
     return "–" if distance is None else f"{distance:.2g} ×"
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean_known(values: Sequence[float | None]) -> float | None:
+    """The mean; None where any value is."""
     known = [value for value in values if value is not None]
     return fmean(known) if len(known) == len(values) else None

@@ -45,9 +45,9 @@ def _said(finding: Finding) -> Iterator[str]:
                 f"{found.superiority.mean:.0%} of comparisons (95 % {between(found.superiority, 2, '')}), co-primary."
             )
         yield (
-            "Descriptive: motion quality changes by "
-            f"{number(finding.slope.mean, 3, '+')} more per 100 steps in the full model ({between(finding.slope, 3)}), "
-            f"and by {number(finding.change.mean, 3, '+')} more to the last state ({between(finding.change, 3)})."
+            f"Descriptive, full − partial of motion quality: slope per 100 steps {number(finding.slope.mean, 3, '+')} "
+            f"({between(finding.slope, 3)}), change to the last state {number(finding.change.mean, 3, '+')} "
+            f"({between(finding.change, 3)})."
         )
     elif finding.pairs:
         kept = (

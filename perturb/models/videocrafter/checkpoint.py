@@ -130,7 +130,8 @@ def assembled(
             "format": source.format,
             "spec": source.spec.name,
         }
-        | ({} if source.guidance is None else {"guidance": source.guidance}),
+        | ({} if source.guidance is None else {"guidance": source.guidance})
+        | ({} if source.spec.sampling.rate == "fps" else {"fps_is": "the frame stride"}),
     )
     system.extra = source.components[EXTRA]
     return system.to(place)

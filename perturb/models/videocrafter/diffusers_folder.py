@@ -21,10 +21,11 @@ from perturb.models.videocrafter.keymap import EXTRA, Components
 from perturb.models.videocrafter.keymap.stable_diffusion import (
     OLD_TEXT_PREFIX,
     SCHEDULER,
+    diffusers_keys,
     diffusers_settings,
     diffusers_text,
     diffusers_vae,
-    diffusers_video_unet,
+    meta_unet,
 )
 from perturb.models.videocrafter.skeleton import skeleton
 from perturb.models.videocrafter.spec import ModelSpec, ScheduleSpec, UNetSpec
@@ -59,7 +60,7 @@ def read_diffusers(path: Path, wanted: ModelSpec) -> tuple[ModelSpec, Components
     unet, vae, text = (read_weights(file) for file in files.values())
     (text_keys, _), vae_keys = diffusers_text(text), diffusers_vae(vae)
     unet = {key: tensor.unsqueeze(-1) if key in CONV1D else tensor for key, tensor in unet.items()}
-    names = diffusers_video_unet(spec.unet)
+    names = diffusers_keys(meta_unet(spec.unet))
     components: Components = {
         "unet": {names.get(key, f"{key} (diffusers)"): tensor for key, tensor in unet.items()},
         "vae": {name: vae[key] for key, name in vae_keys.items()},
@@ -97,7 +98,7 @@ def write_diffusers(
     written = {
         "unet": {
             key: unet[ours].squeeze(-1) if key in CONV1D else unet[ours]
-            for key, ours in diffusers_video_unet(plain).items()
+            for key, ours in diffusers_keys(meta_unet(plain)).items()
         },
         "vae": components["vae"],
         "text_encoder": text,

@@ -109,6 +109,11 @@ class VideoSystem:
         return self.image_encoder is not None
 
     @property
+    def crops_image(self) -> bool:
+        """As DynamiCrafter's code does, and VideoCrafter's does not."""
+        return self.spec.image is not None and self.spec.image.joins is not None
+
+    @property
     def gradient_checkpointing(self) -> bool:
         """Whether the UNet computes the activations of its blocks again in the backward pass."""
         return self.unet.gradient_checkpointing
@@ -211,12 +216,8 @@ class VideoSystem:
         return self._told(prompts, fps, self.embed_image(image if image.ndim == 4 else image[:, :, 0]), latents)
 
     def unconditional(self, count: int, fps: int | Tensor, negative: str = "") -> Conditioning:
-        """The other side of classifier-free guidance: the negative prompt, the null image if any, the same fps.
-
-        Latents of an image are not part of it: those of the guided side are joined on both (`guidance.beside`).
-        """
-        tokens = None if self.image_encoder is None else self.null_image_embedding()
-        row = self._told([negative], torch.zeros(1, dtype=torch.long), tokens)
+        """The other side of guidance: the negative prompt, the null image, the same fps. Latents: see `beside`."""
+        row = self._told([negative], 0, None if self.image_encoder is None else self.null_image_embedding())
         return dataclasses.replace(row.index([0] * count), fps=self._fps(count, fps))
 
     def _told(
@@ -230,7 +231,7 @@ class VideoSystem:
         parts = {"image": image, "image_latents": latents, "guidance": guidance, "motion": motion}
         told = {name: part.to(self.device) for name, part in parts.items() if part is not None}
         rows = {k: part.expand(count, *part.shape[1:]) if len(part) == 1 else part for k, part in told.items()}
-        return Conditioning(self.embed(prompts), self._fps(count, fps), **rows)
+        return dataclasses.replace(Conditioning(self.embed(prompts), self._fps(count, fps)), **rows)
 
     def _fps(self, count: int, fps: int | Tensor) -> Tensor:
         values = torch.as_tensor(fps, dtype=torch.long, device=self.device)

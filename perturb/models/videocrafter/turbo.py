@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from perturb.errors import UserError
+from perturb.models.names import listed_factors
 from perturb.models.videocrafter.files import read_tensors
 from perturb.models.videocrafter.keymap import part_rules
 from perturb.models.videocrafter.keymap.encoders import convert_to_ours
-from perturb.models.videocrafter.keymap.turbo import lora_layers
 from perturb.models.videocrafter.spec import ModelSpec, UNetSpec
 from perturb.models.videocrafter.strict import differences, shapes_of
+from perturb.nn import VideoUNet
 
 GUIDANCE = "guidance_embedding.guidance.weight"
 
@@ -41,7 +42,7 @@ def distilled_unet(
     if spec.unet.guidance_dim is None or spec.unet.motion_cond:
         raise UserError(f"{path} is a list of LoRA factors without names: they are of t2v_turbo_v1, not of {spec.name}")
     start = initial_guidance(spec.unet, seed)
-    merged = merged_list(dict(base) | {GUIDANCE: start}, content, lora_layers(unet, spec.unet), path)
+    merged = merged_list(dict(base) | {GUIDANCE: start}, content, unet, path)
     return merged, "LoRA over " + ("zeros" if seed is None else f"the draw of seed {seed}")
 
 
@@ -55,21 +56,13 @@ def initial_guidance(spec: UNetSpec, seed: int | None) -> Tensor:
     return weight.uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed))
 
 
-def merged_list(
-    state: Mapping[str, Tensor], factors: Sequence[Tensor], layers: Mapping[str, str], path: Path
-) -> dict[str, Tensor]:
-    """``state`` with W + up · down for every layer (official name → ours) and its pair in the list; float32 sums."""
-    if len(factors) != 2 * len(layers):
-        raise UserError(f"{path} holds {len(factors)} tensors; {2 * len(layers)} are wanted, a pair for each layer")
+def merged_list(state: Mapping[str, Tensor], factors: object, unet: VideoUNet, path: Path) -> dict[str, Tensor]:
+    """``state`` with W + up · down for every layer that the list of ``factors`` has a pair for; float32 sums."""
     merged = dict(state)
-    for number, (official, ours) in enumerate(layers.items()):
-        up, down = (factor.flatten(1) for factor in factors[2 * number : 2 * number + 2])
-        weight = state[f"{ours}.weight"]
-        rows, columns = weight.flatten(1).shape
-        if up.shape[0] != rows or down.shape != (up.shape[1], columns):
-            given = f"{list(factors[2 * number].shape)} and {list(factors[2 * number + 1].shape)}"
-            raise UserError(f"{path}: pair {number} should be that of {official} {list(weight.shape)}, and is {given}")
-        merged[f"{ours}.weight"] = (weight.float() + (up.float() @ down.float()).reshape(weight.shape)).to(weight.dtype)
+    for layer, (down, up) in listed_factors(factors, unet, path).items():
+        weight = state[f"{layer}.weight"]
+        delta = (up.float().flatten(1) @ down.float().flatten(1)).reshape(weight.shape)
+        merged[f"{layer}.weight"] = (weight.float() + delta).to(weight.dtype)
     return merged
 
 

@@ -19,9 +19,6 @@ from torch import nn
 from perturb.models.videocrafter.keymap.diffusion import diffusion_buffers
 from perturb.models.videocrafter.keymap.encoders import TEXT_PREFIX, text_leftovers
 from perturb.models.videocrafter.keymap.unet import (
-    RESBLOCK as PUBLISHED_RESBLOCK,
-)
-from perturb.models.videocrafter.keymap.unet import (
     SPATIAL_BLOCK,
     TEMPORAL_BLOCK,
     TEMPORAL_CONV,
@@ -46,11 +43,6 @@ RESBLOCK = {
     "norm_out": "norm2",
     "conv_out": "conv2",
     "skip": "conv_shortcut",
-}
-TEMPORAL = {  # diffusers took the video network over with its names, but for the misspelt one
-    ours: official.removeprefix("temopral_conv.")
-    for ours, official in PUBLISHED_RESBLOCK.items()
-    if ours.startswith("temporal.")
 }
 ENDS = {
     "time_embedding.expand": "time_embedding.linear_1",
@@ -112,11 +104,6 @@ def diffusers_unet(spec: UNetSpec) -> dict[str, str]:
     """Key in diffusers' ``UNet2DConditionModel`` → parameter in ``VideoUNet``, for all that an image network has."""
     shared = set(_shared(spec).values())
     return {key: ours for key, ours in diffusers_keys(meta_unet(spec)).items() if ours in shared}
-
-
-def diffusers_video_unet(spec: UNetSpec) -> dict[str, str]:
-    """Key in diffusers' ``UNet3DConditionModel`` → parameter in ``VideoUNet``, for all of a network without fps."""
-    return diffusers_keys(meta_unet(spec))
 
 
 def diffusers_keys(unet: VideoUNet) -> dict[str, str]:
