@@ -48,7 +48,7 @@ def _write_learned(output: Path) -> None:
     metrics = packaged_metrics(device="cpu")
     rows = calibrate_learned(metrics)
     scored = [score_learned(metrics, member) for member in few_members()]
-    names = list(scored[0].values)
+    names = list(dict.fromkeys(name for one in scored for name in one.values))
     write_atomic(output / "learned.csv", table_csv(rows))
     write_atomic(output / "learned.md", table_markdown(rows))
     write_atomic(output / "learned_families.csv", families_csv(scored, names))

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import nan
 from statistics import median
 
 from perturb.metrics.base import Context, Metric, SetMetric
@@ -71,7 +72,9 @@ def families_csv(rows: Iterable[Scored], names: Sequence[str] = METRICS) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("use", "family", "member", "size", *names))
     for row in rows:
-        writer.writerow([row.use, row.family, row.member, row.size, *(f"{row.values[name]:.4g}" for name in names)])
+        writer.writerow(
+            [row.use, row.family, row.member, row.size, *(f"{row.values.get(name, nan):.4g}" for name in names)]
+        )
     return text.getvalue()
 
 
@@ -82,7 +85,7 @@ def families_markdown(rows: Sequence[Scored], names: Sequence[str] = SHOWN) -> s
         groups.setdefault((row.family, row.use), []).append(row)
     lines = [["family", "backgrounds", "clips", *names], ["---", "---", *("--:" for _ in range(len(names) + 1))]]
     for (family, use), group in groups.items():
-        cells = [_cell([row.values[name] for row in group]) for name in names]
+        cells = [_cell([row.values.get(name, nan) for row in group]) for name in names]
         lines.append([family, use, str(len(group)), *cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
