@@ -115,7 +115,7 @@ def test_guided_forward(clips: int) -> None:
 @pytest.mark.parametrize(("group", "frames"), [("spatial", 1), ("temporal", 1), ("spatial", 8), ("all weights", 8)])
 def test_fitting_step(group: str, frames: int) -> None:
     def make(version: Version) -> Callable[[], Any]:
-        system, lora = system_of(version), version("perturbation").LoraPerturbation(8)
+        system, lora = system_of(version), version("perturbation").LoraPerturbation(4, 4.0)
         if group == "all weights":
             trained = list(system.unet.requires_grad_(True).parameters())
         else:
@@ -141,7 +141,7 @@ def test_an_adapter_costs_nothing_while_clips_are_sampled(group: str) -> None:
     plain, layers, merged = (system_of(version) for _ in range(3))
     sides = samples(plain, 16, 8)
     for system in (layers, merged):
-        lora = version("perturbation").LoraPerturbation(8)
+        lora = version("perturbation").LoraPerturbation(4, 4.0)
         lora.attach(system.unet, system.partition(), group, 0)
     start = time.process_time()
     with lora.merged():
