@@ -141,7 +141,7 @@ def test_an_adapter_costs_nothing_while_clips_are_sampled(group: str) -> None:
     plain, layers, merged = (system_of(version) for _ in range(3))
     sides = samples(plain, 16, 8)
     for system in (layers, merged):
-        lora = version("perturbation").LoraPerturbation(4, 4.0)
+        lora = version("perturbation").LoraPerturbation(8)
         lora.attach(system.unet, system.partition(), group, 0)
     start = time.process_time()
     with lora.merged():
