@@ -115,7 +115,7 @@ def test_guided_forward(clips: int) -> None:
 @pytest.mark.parametrize(("group", "frames"), [("spatial", 1), ("temporal", 1), ("spatial", 8), ("all weights", 8)])
 def test_fitting_step(group: str, frames: int) -> None:
     def make(version: Version) -> Callable[[], Any]:
-        system, lora = system_of(version), version("perturbation").LoraPerturbation(8)
+        system, lora = system_of(version), version("perturbation").LoraPerturbation(4, 4.0)
         if group == "all weights":
             trained = list(system.unet.requires_grad_(True).parameters())
         else:
