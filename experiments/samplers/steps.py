@@ -4,7 +4,9 @@ Every clip is paired with that of 50 DDIM steps from the same prompt and noise. 
 made again; clips.csv, table.csv and steps.png are written beside this file.
 """
 
+import sys
 import time
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -54,12 +56,12 @@ def sampled(model: str, name: str, steps: int) -> tuple[list[Clip], dict[str, fl
     return clips, {"forwards": float(kept["forwards"]), "seconds": float(kept["seconds"])}
 
 
-def measured() -> pd.DataFrame:
+def measured(conditions: Sequence[tuple[str, int]]) -> pd.DataFrame:
     """One row per model, sampler, steps and prompt: the measures, and what the clip cost."""
     parts = []
     for model in MODELS:
         reference, _ = sampled(model, *REFERENCE)
-        for name, steps in product(SAMPLERS, STEPS):
+        for name, steps in conditions:
             clips, cost = sampled(model, name, steps)
             rows = perturb.score(clips, [MOTION, VISUAL, Watermark(), SHAPES, SSIM_DRIFT], original=reference)
             wide = rows[rows.prompt_id != "*"].pivot(index="prompt_id", columns="metric", values="value").astype(float)
@@ -94,14 +96,14 @@ def cheapest(table: pd.DataFrame) -> pd.DataFrame:
 def draw(table: pd.DataFrame, path: Path) -> None:
     """Paired differences with their intervals against the number of steps; margins as a grey band."""
     plt.rcParams.update(RC)
-    figure, axes = plt.subplots(len(MODELS), len(MARGINS), figsize=(10, 4.6), sharex=True, sharey="col")
+    figure, axes = plt.subplots(len(MODELS), len(MARGINS), figsize=(10, 4.6), sharex=True, sharey="col", squeeze=False)
     for (row, model), (column, measure) in ((r, c) for r in enumerate(MODELS) for c in enumerate(MARGINS)):
         axis, margin = axes[row, column], MARGINS[measure]
         axis.axhspan(-margin, margin, color=RULE, alpha=0.5, lw=0)
         axis.axhline(0, color=QUIET, lw=0.7)
         for shift, (name, style) in enumerate(zip(SAMPLERS, ("o-", "s--", "^:"), strict=True)):
-            one = table.query("model == @model and measure == @measure and sampler == @name")
-            x, half = np.arange(len(one)) + 0.18 * (shift - 1), (one.high - one.low) / 2
+            one = table.query("model == @model and measure == @measure and sampler == @name").sort_values("steps")
+            x, half = one.steps.map(STEPS.index) + 0.18 * (shift - 1), (one.high - one.low) / 2
             axis.errorbar(x, one.difference, half, fmt=style, lw=1.2, ms=3.5, label=name)
         axis.set_xticks(range(len(STEPS)), [str(steps) for steps in STEPS])
         axis.set_title(f"{measure.replace('_', ' ')}, {model}" if row == 0 else model)
@@ -115,11 +117,15 @@ def draw(table: pd.DataFrame, path: Path) -> None:
 
 
 def main() -> None:
-    """The command: the reference first, then from few steps to many."""
-    for name, steps in sorted(product(SAMPLERS, STEPS), key=lambda one: (one != REFERENCE, one[1])):
-        for model in MODELS:
-            print(model, name, steps, sampled(model, name, steps)[1], flush=True)
-    clips = measured()
+    """The command: the reference first, then from few steps to many; arguments choose numbers of steps."""
+    chosen = [int(steps) for steps in sys.argv[1:]] or STEPS
+    conditions = [
+        REFERENCE,
+        *((name, steps) for steps, name in product(chosen, SAMPLERS) if (name, steps) != REFERENCE),
+    ]
+    for (name, steps), model in product(conditions, MODELS):
+        print(model, name, steps, sampled(model, name, steps)[1], flush=True)
+    clips = measured(conditions)
     clips.round(5).to_csv(HERE / "clips.csv", index=False)
     table = compared(clips)
     table.round(5).to_csv(HERE / "table.csv", index=False)
