@@ -114,7 +114,7 @@ def test_given_adapters_are_states_and_have_a_report(
         f"perturbation.adapters=[{reference.adapter(step_id(2))},{late}]", f"runs_dir={tmp_path / 'runs'}",
     )  # fmt: skip
     assert outcome.code == 0, outcome.log
-    assert "spatial_full_adapters · tiny · given adapters" in outcome.log
+    assert "Adapters on the full model, by motion kept and look gained" in outcome.log
     run = made(tmp_path / "runs", "spatial_full_adapters")
     ids = ["adapter_none", "adapter_step_000002", "adapter_late"]
     assert [state.id for state in run.states()] == ids

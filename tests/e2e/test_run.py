@@ -202,9 +202,6 @@ def test_plan_prints_and_runs_nothing(commands: Commands, study: list[str], tmp_
 def test_help_lists_the_choices(commands: Commands):
     outcome = commands("perturb.run", "--help")
     assert outcome.code == 0
-    assert (
-        "experiment: ablation, finetuned_direct, finetuned_lora, landscape_full, landscape_partial, spatial_full, "
-        in outcome.log
-    )
+    assert "experiment: ablation, few_steps, finetuned_direct, finetuned_lora, landscape_full, " in outcome.log
     assert "videocrafter2" in outcome.log
     assert "perturbation: ablation, adapters, direct, landscape, lora, random, trained" in outcome.log
