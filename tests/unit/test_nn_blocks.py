@@ -107,8 +107,8 @@ def spatial() -> SpatialTransformer:
 
 
 def temporal(cls: type[TemporalTransformer] = TemporalTransformer) -> TemporalTransformer:
-    heads = {} if cls is InitialTemporalTransformer else {"heads": 2}
-    return cls(channels=8, head_dim=4, depth=1, relative_length=None, causal=False, norm_groups=4, **heads)
+    heads = 8 if cls is InitialTemporalTransformer else 2
+    return cls(channels=8, heads=heads, head_dim=4, depth=1, relative_length=None, causal=False, norm_groups=4)
 
 
 def test_fresh_temporal_blocks_are_the_identity() -> None:

@@ -5,7 +5,7 @@ Axes: n frames of a whole set, t frames of a clip, c channels, h w pixels, d = 1
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,8 +89,10 @@ class EfficientNet(Learned["nn.Module"]):
         """The pooled features of every frame: float32 `t d`."""
         network, device = self.network(), pick_device(self.device)
 
+        extract: Callable[[Tensor], Tensor] = getattr(network, "extract_features")  # noqa: B009 - not known to nn.Module
+
         def pooled(frames: Tensor) -> Tensor:
-            return network.extract_features(frames).mean((2, 3))
+            return extract(frames).mean((2, 3))
 
         kept = through(pooled, clips, lambda clip: prepared(pixels(clip, device)), chunk=self.chunk)
         return [one if isinstance(one, Value) else one.astype(np.float32) for one in kept]
