@@ -11,7 +11,9 @@ Names are imported when they are first used: `import perturb` alone needs neithe
 """
 
 import os
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,6 +46,17 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), _OTHER_NAMES.get(name, name))
     raise AttributeError(f"module 'perturb' has no attribute {name!r}; it offers {', '.join(__all__)}")
+
+
+class _Package(ModuleType):
+    """Keeps its functions where commands of the same names (perturb/sample.py, …) are imported as modules."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

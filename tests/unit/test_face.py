@@ -103,3 +103,12 @@ def test_the_five_lines_of_the_readme():
     assert table.loc["ssim_drift", "after"] > 0.05
     model.original()
     assert all((one.frames == other.frames).all() for one, other in zip(plain, model.sample(prompts), strict=True))
+
+
+def test_a_command_of_the_same_name_does_not_hide_a_function():
+    script = (
+        "import perturb, perturb.score\nfrom perturb.compare import main\n"
+        "print(perturb.score.__module__, callable(perturb.compare), main.__module__)"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert told.split() == ["perturb.face", "True", "perturb.compare"]
