@@ -69,9 +69,6 @@ def test_it_is_written_in_every_state_of_the_reference_and_sees_no_image(
         make(tiny_system, made, run, images)
         return made
 
-    helper = replace(run, writes=False)
-    make(tiny_system, RandomPerturbation(str(reference.path), rank), helper, images)
-    assert not run.path.exists()  # what is not fitted is left to the process that writes
     first = control()
     assert images.loaded == []
     for step in STEPS:
@@ -89,6 +86,10 @@ def test_it_is_written_in_every_state_of_the_reference_and_sees_no_image(
     first.detach()
     assert hash_modules(tiny_system.modules()) == before
     content = {path: path.read_bytes() for path in run.path.glob("adapters/*/*")}
+    helper = RandomPerturbation(str(reference.path), rank)
+    make(tiny_system, helper, replace(run, writes=False), images)  # finds what the process that writes has made
+    helper.detach()
+    assert {path: path.read_bytes() for path in run.path.glob("adapters/*/*")} == content
     again = control()  # a finished one only attaches
     assert again.magnitude().total == 0.0
     again.detach()
