@@ -95,7 +95,7 @@ def test_what_cannot_be_a_state_is_refused(tiny_system: VideoSystem, tmp_path: P
 def test_the_run_is_named_by_what_the_adapters_hold_and_are_called(tmp_path: Path):
     def named(*folders: str) -> list[tuple[str, str]]:
         target = {"_target_": "x", "adapters": [str(tmp_path / folder) for folder in folders]}
-        return identity({"system": {}, "prompts": {}, "sample": {}, "images": {}, "perturbation": target})[
+        return identity({"system": {}, "prompts": {"file": None}, "sample": {}, "images": {}, "perturbation": target})[
             "perturbation"
         ]["adapters"]
 
