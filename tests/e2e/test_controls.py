@@ -128,7 +128,7 @@ def test_given_adapters_are_states_and_have_a_report(
             run.clip(name, "p001", 0), reference.clip(step_id(step), "p001", 0)
         ))  # fmt: skip
         assert np.abs(mine - theirs).max() <= 1
-    assert (run.figures / "summary.png").is_file()
+    assert (run.figures / "ranking.png").is_file()
     assert "in 3 states" in (run.path / "report.html").read_text()
     outcome = commands(
         "perturb.run", *unfitted, "perturbation=adapters", f"perturbation.adapters=[{late},nowhere]",

@@ -111,7 +111,7 @@ def test_probe_steps_are_for_fits_alone(tiny_system: VideoSystem, tmp_path: Path
 def test_the_run_is_named_by_what_the_reference_holds(tiny_system: VideoSystem, tmp_path: Path):
     def named(run: RunDir) -> str:
         seam = {"_target_": "x", "reference": str(run.path)}
-        config = {"system": {}, "prompts": {}, "sample": {}, "images": {}, "perturbation": seam}
+        config = {"system": {}, "prompts": {"file": None}, "sample": {}, "images": {}, "perturbation": seam}
         return identity(config)["perturbation"]["reference"]
 
     run = finished(tiny_system.unet, tmp_path / "run")

@@ -100,7 +100,7 @@ def test_a_folder_that_no_training_left_is_named(tmp_path: Path):
 def test_the_study_of_a_training_is_named_by_what_the_training_left(tmp_path: Path):
     def named(folder: Path) -> str:
         seam = {"_target_": "x", "checkpoint": str(folder)}
-        config = {"system": {}, "prompts": {}, "sample": {}, "images": {}, "perturbation": seam}
+        config = {"system": {}, "prompts": {"file": None}, "sample": {}, "images": {}, "perturbation": seam}
         return identity(config)["perturbation"]["checkpoint"]
 
     folder = tmp_path / "first"

@@ -56,8 +56,9 @@ class ClipTokenizer:
                     "a text is longer than the %d tokens that the model reads; the rest of it is left out, as of any "
                 )
                 LOG.warning(words + "other like it: %s…", self.tokens, cut[0][:60])
-        ended = (ids == CLIP_END).cumsum(1) - (ids == CLIP_END).int() > 0
-        return ids.masked_fill(ended, self.pad)
+        # behind the last end: a prompt may spell one, and 0 is an exclamation mark too
+        behind = (ids == CLIP_END).int().flip(1).cumsum(1).flip(1) == 0
+        return ids.masked_fill(behind, self.pad)
 
     def lengths(self, prompts: Sequence[str]) -> list[int]:
         """How many ids each prompt needs, start and end included; `LONGEST` for more."""
