@@ -92,6 +92,16 @@ def test_endpoints_that_disagree_give_no_verdict_nor_does_a_fit_that_has_not_con
     assert (decide(unknown).kind, decide(unknown).converged) == ("not converged", None)
 
 
+def test_a_pair_is_read_up_to_the_later_horizon_of_both():
+    trough = np.array([1.0, 0.1, 0.5])
+    # identical models, of which one has converged earlier: read to its own horizon it would keep another share
+    early, late = path(0.4, trough, end=Horizon(1, True)), path(0.4, trough, end=Horizon(2, True))
+    found = PairEndpoints.of(late, early)
+    assert found.partial.mean() == pytest.approx(found.full.mean(), abs=0.02)
+    assert abs(early.kept.mean() - late.kept.mean()) > 0.05
+    assert found.converged is True
+
+
 def test_equal_models_give_no_verdict_and_an_interval_around_zero():
     found = decide([pair(RETENTION, RETENTION) for _ in range(5)])
     assert found.kind in ("interval", "endpoints")

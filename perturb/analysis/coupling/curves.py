@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from perturb.analysis.coupling.design import LORA, Cell, Condition, Design
+from perturb.analysis.coupling.design import LORA, TRAININGS, Cell, Condition, Design
 from perturb.analysis.coupling.endpoints import Finding, findings
 from perturb.analysis.coupling.fits import Fit
 from perturb.analysis.load import Run, completeness
@@ -138,6 +138,8 @@ def run_rows(results: Results) -> Iterator[dict[str, Any]]:
         scores, fit = results.design.scores[run.manifest.run_id], Fit.of([run])
         counts = completeness(scores)
         model = results.fits.get(cell, {}).get(pair) if cell.kind == LORA else None
+        twins = (results.fits.get(Cell(name, cell.condition, LORA), {}).get(pair) for name in TRAININGS)
+        ends = max(twin.horizon.place for twin in twins if twin) if model else 0
         yield {"pair": pair, **cell.columns} | {
             "lora_seed": seed,
             "run": run.manifest.run_id,
@@ -147,7 +149,7 @@ def run_rows(results: Results) -> Iterator[dict[str, Any]]:
             "loss_start": fit.losses[0] if fit.losses else None,
             "loss_end": fit.losses[-1] if fit.losses else None,
             "converged_step": fit.converged_at,
-            "path_ends": model.steps[model.horizon.place] if model else None,
+            "path_ends": model.steps[ends] if model else None,
             "model_converged": model.horizon.converged if model else None,
             "step": fit.steps[-1],
             "magnitude": run.magnitude[fit.steps[-1]],

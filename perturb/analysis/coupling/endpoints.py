@@ -21,6 +21,7 @@ from perturb.analysis.statistics.endpoints import (
     decide,
     mixed,
     over_pairs,
+    together,
 )
 from perturb.analysis.statistics.estimates import Estimate
 from perturb.analysis.statistics.resampling import Floats
@@ -156,14 +157,15 @@ def _change(values: Floats) -> Floats:
 def _controls(
     design: Design, condition: Condition, fits: Mapping[str, tuple[Fit, ...]]
 ) -> Iterator[tuple[str, Estimate]]:
-    """By training, what is kept under the random Δ up to the horizon of the LoRA."""
+    """By training, what is kept under the random Δ up to the horizon of the pair."""
     for i, training in enumerate(TRAININGS):
         cell, shares = Cell(training, condition, RANDOM), []
         for pair, seeds in design.members(cell).items():
             read = design.trajectories(cell, pair, seeds, PRIMARY)
             if pair in fits and read.complete.any():
                 x = design.samples[condition].steps
-                shares.append(Path(read.by_prompt(read.complete), None, x, fits[pair][i].horizon).kept)
+                end = together(*(fit.horizon for fit in fits[pair]))[i]
+                shares.append(Path(read.by_prompt(read.complete), None, x, end).kept)
         if shares:
             yield training, over_pairs(shares)
 

@@ -3,7 +3,9 @@
     Y[s, p, k]   a measure by LoRA seed s, prompt p and state k, x_k the place of the state; state 0 is unperturbed
 
     horizon      h: the first state whose loss on D_I is at most 1.5 × the loss of the untouched model on its own
-                 training grade; where there is none the last state, and the fit has not converged
+                 training grade; where there is none the last state, and the fit has not converged. Of a pair it is
+                 the later one of both models: a path is read in one stretch, or who has converged at once would be
+                 read in the trough of the first steps alone (seen on the shipped pair, before any other was trained)
     primary      A_full − A_partial    A = trapz_{k ≤ h}(Ȳ_k/Ȳ_0)/(x_h − x_0), Ȳ the mean over prompts of motion
                                        quality: the share of motion kept, averaged along the path
     co-primary   P = mean_{s, p} [J_full < J_partial] + ½ [J_full = J_partial]
@@ -69,6 +71,16 @@ def horizon(losses: ArrayLike | None, own: float | None, states: int) -> Horizon
         return Horizon(states - 1, None)
     near = np.flatnonzero(np.asarray(losses, dtype=float)[1:] <= CONVERGED * own)
     return Horizon(int(near[0]) + 1, True) if near.size else Horizon(states - 1, False)
+
+
+def together(first: Horizon, second: Horizon) -> tuple[Horizon, Horizon]:
+    """Both at the later place.
+
+    >>> together(Horizon(3, True), Horizon(1, False))
+    (Horizon(place=3, converged=True), Horizon(place=3, converged=False))
+    """
+    place = max(first.place, second.place)
+    return Horizon(place, first.converged), Horizon(place, second.converged)
 
 
 def along(values: Floats, x: ArrayLike, place: int) -> Floats:
@@ -141,10 +153,11 @@ class PairEndpoints:
 
     @staticmethod
     def of(full: Path, partial: Path) -> "PairEndpoints":
-        """Read both models; their LoRA seeds and prompts are the same, in one order."""
+        """Read both models up to the later horizon; their LoRA seeds and prompts are the same, in one order."""
+        ends = together(full.horizon, partial.horizon)
+        full, partial = (dataclasses.replace(m, horizon=e) for m, e in zip((full, partial), ends, strict=True))
         first, second = full.jerk_grown, partial.jerk_grown
         beats = None if first is None or second is None else ahead(first, second)
-        ends = (full.horizon, partial.horizon)
         return PairEndpoints(full.kept, partial.kept, (full.kept_last, partial.kept_last), beats, ends)
 
     @property
