@@ -136,7 +136,7 @@ def _grid(results: Results, draw: Callable[..., Axes], label: str, keys: Sequenc
     axes[0].set_ylim(bottom=0)  # at last: it ends the scaling of all
     for ax in axes[::columns]:
         ax.set_ylabel(label)
-    figure.legend(handles=list(keys), loc="outside lower center", ncols=3 if columns > 1 else 1)
+    figure.legend(handles=list(keys), loc="outside lower center", ncols=3 if len(conditions) > 1 else 1)
     return figure
 
 
