@@ -19,7 +19,7 @@ from perturb.analysis.statistics.contrast import Nested, slope_weights
 from perturb.analysis.statistics.endpoints import Decision, Horizon, PairEndpoints, decide
 from perturb.analysis.statistics.endpoints import Path as Model
 from perturb.analysis.statistics.estimates import Estimate
-from perturb.analysis.table import cell
+from perturb.analysis.table import cell, number
 
 ROOT = Path(__file__).parents[2] / "experiments"
 NUMBER = r"([+−]?(?:\d+(?:\.\d+)?|\.\d+))"
@@ -59,9 +59,9 @@ def by_prompt(rows: Any, metric: str) -> tuple[np.ndarray, tuple[int, ...]]:
     return wide.to_numpy().reshape(len(seeds), len(prompts), -1), tuple(wide.columns)
 
 
-def decisions() -> Iterator[tuple[Condition, Decision]]:
-    """The endpoints of every condition of experiments/coupling, from its prompts.csv.gz and runs.csv alone."""
-    rows, runs = table("coupling/prompts.csv.gz"), table("coupling/runs.csv")
+def decisions(study: str) -> Iterator[tuple[Condition, Decision]]:
+    """The endpoints of every condition of an experiment, from its prompts.csv.gz and runs.csv alone."""
+    rows, runs = table(f"{study}/prompts.csv.gz"), table(f"{study}/runs.csv")
     for frame in (rows, runs):
         for name in ("pair", "images"):  # tables of one pair and image set may lack them
             frame[name] = frame[name].fillna("") if name in frame else ""
@@ -79,7 +79,8 @@ def decisions() -> Iterator[tuple[Condition, Decision]]:
                     break
                 last = ends[side.run.iloc[0]] if len(ends) else steps[-1]
                 horizon = Horizon(steps.index(int(last)), converged(runs, side.run))
-                models.append(Model(quality, by_prompt(side, "path_jerk")[0], steps, horizon))
+                jerk = by_prompt(side, "path_jerk")[0] if "path_jerk" in side else None
+                models.append(Model(quality, jerk, steps, horizon))
             if len(models) == 2:
                 pairs.append(PairEndpoints.of(*models))
         yield Condition(str(group), str(policy), str(images)), decide(pairs)
@@ -93,8 +94,8 @@ def converged(runs: Any, names: Any) -> bool | None:
     return bool(mine.model_converged.all())
 
 
-def written() -> Any:
-    rows = table("coupling/endpoints.csv")
+def written(study: str = "coupling") -> Any:
+    rows = table(f"{study}/endpoints.csv")
     rows["condition"] = (
         [str(Condition(r.group, r.policy, r.images if isinstance(r.images, str) else "")) for r in rows.itertuples()]
         if "images" in rows
@@ -103,8 +104,9 @@ def written() -> Any:
     return rows.set_index(["condition", "endpoint"])
 
 
-def test_the_endpoints_are_those_of_the_scores_of_every_clip() -> None:
-    rows, found = written(), dict(decisions())
+@pytest.mark.parametrize("study", ["coupling", "fit"])
+def test_the_endpoints_are_those_of_the_scores_of_every_clip(study: str) -> None:
+    rows, found = written(study), dict(decisions(study))
     for condition, decision in found.items():
         if str(condition) in rows.index.get_level_values(0):
             mine = rows.loc[str(condition)]
@@ -115,12 +117,34 @@ def test_the_endpoints_are_those_of_the_scores_of_every_clip() -> None:
                 "P(full keeps a steadier path)": decision.superiority,
             }
             for name, estimate in estimates.items():
-                assert estimate is not None
+                if estimate is None:
+                    assert (mine.loc[name, "reason"], study) == ("path_jerk was not measured", "fit")
+                    continue
                 ends = [mine.loc[name, end] for end in ("mean", "low", "high")]
                 assert (estimate.mean, estimate.low, estimate.high) == pytest.approx(ends, abs=1e-5), (condition, name)
             verdict = str(mine.verdict.iloc[0])
             assert decision.kind in verdict
     assert set(rows.index.get_level_values(0)) <= set(map(str, found))
+
+
+def interval(row: Any) -> str:
+    """``+.066 (+.010 to +.123)``."""
+    mean, low, high = (number(row[end], 3, "+").replace("0.", ".") for end in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"
+
+
+def test_what_make_study_says_is_in_its_readme() -> None:
+    rows, text = written("fit").droplevel(0), readme("fit")
+    kept = [f"{rows.loc[f'motion kept, {side}', 'mean']:.0%}".replace("%", " %") for side in ("full", "partial")]
+    assert f"| {' | '.join(kept)} | {interval(rows.loc['motion kept, full − partial'])} |" in text
+    change = interval(rows.loc["descriptive: change to the last state, full − partial"])
+    assert f"| | | {change} |" in text
+    assert f"keeps {kept[0]} of its motion along the path and the partially trained one {kept[1]}" in " ".join(
+        (ROOT.parent / "README.md").read_text(encoding="utf-8").split()
+    )
+    rows = table("fit/prompts.csv.gz").groupby(["training", "step"]).motion_quality.mean().unstack()
+    shares = [f"{rows.loc[side, 900] / rows.loc[side, 0]:.0%}".replace("%", " %") for side in ("full", "partial")]
+    assert f"{shares[0]} and {shares[1]} of their starts" in " ".join(text.split())
 
 
 def test_the_readme_has_the_answer_of_every_condition() -> None:

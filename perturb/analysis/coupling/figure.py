@@ -127,7 +127,7 @@ def _grid(results: Results, draw: Callable[..., Axes], label: str, keys: Sequenc
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for ax in axes[len(conditions) :]:
         ax.set_visible(False)
-    for ax, condition in zip(axes, conditions, strict=False):
+    for ax, condition in zip(axes[: len(conditions)], conditions, strict=True):
         draw(ax, results, condition)
         step_axis(ax, results.design.samples[condition].steps, apart=0.12)
         ax.grid(axis="y")

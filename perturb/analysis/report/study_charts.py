@@ -182,7 +182,7 @@ def _rows(results: Results, cells: Sequence[Cell], metric: str = PRIMARY, *, sha
         if curve := results.curves.get((cell, metric)):
             placed = zip(results.design.samples[cell.condition].steps, results.doses[cell], strict=True)
             levels = curve.shares if shares else curve.levels
-            for (step, dose), level in zip(placed, levels, strict=False):  # there may be no shares
+            for (step, dose), level in zip(placed, levels, strict=True) if levels else ():
                 rows.append({**_names(cell), "step": step, "dose": known(dose), **bounds(level)})
     return rows
 
