@@ -87,7 +87,8 @@ def whisker(ax: Axes, y: float, finding: Finding, estimate: Estimate | None, pai
         ax.plot([estimate.mean], [y], marker="D", color=colour, markerfacecolor=face, markersize=6)
     words = {"weight": "bold", "fontsize": 8, "color": style.INK if verdict else style.COLLAPSE}
     at = ax.get_yaxis_transform()
-    ax.text(0.5, y - 0.33, finding.verdict, transform=at, ha="center", va="center", **words)
+    said = "not measured" if finding.has_number and estimate is None else finding.verdict
+    ax.text(0.5, y - 0.33, said, transform=at, ha="center", va="center", **words)
     return ax
 
 
