@@ -208,11 +208,11 @@ def footnote(found: Sequence[Finding]) -> str:
     """How to read the table and what it rests on."""
     rests = "; ".join(f"{each.condition}: {each.rests_on}" for each in found)
     return (
-        "full, partial: share of motion quality kept, averaged along the path up to the first state whose loss on D_I "
-        f"is at most {CONVERGED:g} × the loss of the untouched model on its own training stills. full − partial: the "
-        "primary endpoint ± half-width of its 95 % interval over pairs (of one pair over its LoRA seeds and prompts, "
-        "which covers no other pair). P: how often the full model's object keeps the steadier path, the co-primary "
-        "endpoint. D_I: loss of the untouched model on it over that on its own stills, full and partial. "
+        "full, partial: share of motion quality kept, averaged along the path up to the first state where the loss on "
+        f"D_I is in both models at most {CONVERGED:g} × that of the untouched one on its own training stills. full − "
+        "partial: the primary endpoint ± half-width of its 95 % interval over pairs (of one pair over its LoRA seeds "
+        "and prompts, which covers no other pair). P: how often the full model's object keeps the steadier path, the "
+        "co-primary endpoint. D_I: loss of the untouched model on it over that on its own stills, full and partial. "
         f"Rests on {rests}."
     )
 
