@@ -113,6 +113,7 @@ def _train_unet(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]
     from accelerate.utils import gather_object
 
     from perturb.models.videocrafter.checkpoint import save_system
+    from perturb.models.videocrafter.folder import check_shared
     from perturb.nano.oracle_report import oracle_report
     from perturb.training.data import training_data, validation
     from perturb.training.diffusion import Run, train_diffusion
@@ -120,7 +121,8 @@ def _train_unet(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]
     from perturb.training.twins import write_trace
 
     assert config.trained is not None
-    output, work = resolve(config.output), resolve(config.work)
+    output, work, shared = resolve(config.output), resolve(config.work), _shared(config)
+    check_shared(output, shared)  # not after the training
     system = initial_system(config, accelerator.device)
     data = training_data(config, system, accelerator)
     run = Run(
@@ -139,7 +141,7 @@ def _train_unet(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]
     broken = data.broken(gather_object if accelerator.num_processes > 1 else list)
     if not accelerator.is_main_process:
         return {}
-    save_system(system, output, shared=_shared(config), overwrite=output.is_dir())
+    save_system(system, output, shared=shared, overwrite=output.is_dir())
     write_trace(output, trace)
     if config.trained.lora is not None:
         shutil.copytree(work / "adapter", output / "adapter")
@@ -184,10 +186,10 @@ def _circumstances(values: dict[str, Any], accelerator: Accelerator) -> dict[str
     }
 
 
-def _shared(config: TrainConfig) -> dict[str, str] | None:
+def _shared(config: TrainConfig) -> dict[str, str]:
     """The parts of the finished system that lie in a sibling folder."""
     if config.share is None:
-        return None
+        return {}
     files = {"vae": "vae.safetensors", "text_encoder": "text_encoder.safetensors", "tokenizer": "tokenizer.json"}
     return {component: f"{config.share}/{file}" for component, file in files.items()}
 

@@ -165,6 +165,10 @@ def test_missing_paths_and_an_absent_tracker_are_named(commands: Commands, recip
     outcome = commands("perturb.train", *recipe, "tracker=wandb", *places(tmp_path, tmp_path / "cache"))
     assert outcome.code == 2
     assert "tracker is wandb, which is not installed: pip install wandb" in outcome.log
+    outcome = commands("perturb.train", *recipe, "share=../image", *places(tmp_path, tmp_path / "cache"))
+    assert outcome.code == 2
+    assert "the shared vae of" in outcome.log
+    assert not (tmp_path / "work").exists()  # found before the training, not when its model is written
 
 
 def test_a_terminated_training_saves_and_says_how_to_go_on(checkpoint: Path, recipe: list[str], tmp_path: Path):

@@ -65,9 +65,7 @@ def write_folder(
     ``shared`` names parts that are not written but read from elsewhere, by their path relative to the folder.
     """
     shared = dict(shared or {})
-    for name, relative in shared.items():
-        if not Path(os.path.normpath(folder / relative)).is_file():  # the folder itself need not exist yet
-            raise UserError(f"the shared {name} of {folder} does not exist: {relative} (relative to the folder)")
+    check_shared(folder, shared)
     content = {"format": FORMAT, "spec": spec.to_dict()} | ({"files": shared} if shared else {})
     with replacing_folder(folder, overwrite=overwrite) as temporary:
         for name, tensors in components.items():
@@ -76,6 +74,13 @@ def write_folder(
         if isinstance(tokenizer, FileTokenizer) and TOKENIZER not in shared:
             tokenizer.save(temporary / "tokenizer.json")
         (temporary / SPEC_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def check_shared(folder: Path, shared: Mapping[str, str]) -> None:
+    """Raise UserError for a part that is to be read from elsewhere, by its path relative to a folder, and is not there."""
+    for name, relative in shared.items():
+        if not Path(os.path.normpath(folder / relative)).is_file():  # the folder itself need not exist yet
+            raise UserError(f"the shared {name} of {folder} does not exist: {relative} (relative to the folder)")
 
 
 @contextlib.contextmanager
