@@ -11,7 +11,7 @@ COMMANDS = {
     "compare": "adapters side by side, ranked by motion kept and look gained",
     "sample": "clips from prompts, longer or between frames too, with or without an adapter",
     "score": "a folder of clips, or finished runs again",
-    "report": "a page about runs; a page for a blind test",
+    "report": "a page about runs; a gallery of a folder; a page for a blind test",
     "fetch": "published checkpoints, on request, from the hub",
     "push": "adapters or small models to the hub",
     "train": "train a model, or fine-tune one",

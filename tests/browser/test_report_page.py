@@ -180,3 +180,32 @@ def test_one_run_shows_its_start_beside_it(browser, runs: Path, tmp_path: Path) 
     assert opened.said == []
     assert "needs its twin" in opened.page.locator("header").inner_text()
     opened.page.close()
+
+
+def test_the_gallery_sorts_plays_and_fits_a_phone(browser, runs: Path, tmp_path: Path) -> None:
+    gallery = tmp_path / "gallery.html"
+    assert main([str(runs), "--gallery", "-o", str(gallery)]) == 0
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(gallery.as_uri())
+
+    def levels() -> list[float]:
+        cells = page.locator('[data-name="motion quality"]').all_inner_texts()
+        return [float(text.split("→")[1].split()[0]) for text in cells]
+
+    first = levels()
+    assert len(set(first)) == 2
+    for wanted in (sorted(first), sorted(first, reverse=True)):
+        page.get_by_role("button", name="motion quality").click()
+        assert levels() == wanted
+    move = "clip => getComputedStyle(clip).animationName + getComputedStyle(clip).animationPlayState"
+    assert page.locator(".strip i").count() == 2 * len(STEPS)
+    assert page.locator(".strip i").first.evaluate(move) == "framesrunning"
+    page.locator("#play").click()
+    assert page.locator(".strip i").first.evaluate(move) == "framespaused"
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.locator("body").get_attribute("data-broken") is None
+    assert said == []
+    page.close()

@@ -56,6 +56,10 @@ class Settings:
             )
 
 
+GALLERY = Settings(side=128)
+"""Of a gallery, which shows a clip 80 to 120 pixels wide."""
+
+
 @dataclass(frozen=True)
 class Side:
     """One of the two clips: what it is called, its run, and the only point it shows, where that does not follow."""
