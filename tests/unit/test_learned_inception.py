@@ -9,7 +9,7 @@ from learned_files import frames, scene, write_inception
 from metric_sets import gathered
 from scipy.linalg import sqrtm
 
-from perturb.metrics import Clip, Gathered, Sets, Value
+from perturb.metrics import Clip, Gathered, Sets, Unavailable, Value
 from perturb.metrics.learned.inception import FEATURES, Inception, frechet_distance, inception_score, stacked
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # torchmetrics on its buffers and splits
@@ -125,3 +125,9 @@ def test_what_is_missing_is_unavailable_with_the_reason(folder: Path, features: 
     alone = Inception(weights=str(folder)).combine(Sets(one, few))["frame_fid_step0"]
     assert isinstance(alone, Value)
     assert "at least 2 frames, given 1 and 4" in alone.reason
+
+
+def test_without_torch_fidelity_it_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perturb.metrics.learned.weights.find_spec", lambda _: None)
+    with pytest.raises(Unavailable, match=r"torch_fidelity is not installed.*pip install 'perturb\[learned\]'"):
+        Inception(weights=str(folder)).identity()

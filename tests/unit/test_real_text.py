@@ -340,7 +340,7 @@ def words(count: int) -> str:
 
 def test_long_prompts_are_counted_once_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     clip = ClipTokenizer(77)
-    assert clip.lengths(["a cat", words(75), words(76), "", words(3000), "!!"]) == [4, 77, 78, 2, 1024, 3]
+    assert clip.lengths(["a cat", words(75), words(76), "", words(3000), "!!"]) == [4, 77, 78, 2, 3002, 3]
     with caplog.at_level(logging.WARNING):
         check_lengths(
             clip, {"short": "a cat", "full": words(70), "long": words(90) + " left", "longer": "a " + words(99)}

@@ -27,6 +27,8 @@ INCEPTION = WeightFile(
     f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}",
     licence="Apache-2.0 (torch-fidelity; after TensorFlow's network)",
     digest="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    package="torch_fidelity",
+    extra="learned",
 )
 FEATURES = 2048
 SPLITS = 10

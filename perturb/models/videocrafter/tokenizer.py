@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from perturb.errors import UserError
+from perturb.models.videocrafter import byte_pairs
 from perturb.models.videocrafter.spec import TextSpec
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as WordTokenizer
 
 LOG = logging.getLogger(__name__)
-CLIP_END = 49407
-LONGEST = 1024  # ids that are counted of a prompt
 START, END, PAD, UNKNOWN = "<start>", "<end>", "<pad>", "<unk>"
 
 
@@ -31,8 +30,8 @@ class Tokenizer(Protocol):
 class ClipTokenizer:
     """CLIP's byte-pair encoding: start 49406, end 49407, then ``pad``; over-long texts are cut, their last id 49407.
 
-    The first text that is cut, a caption say, is warned of. Source: OpenCLIP, whose tokenizer VideoCrafter uses and
-    which pads with 0; OpenAI's, which Stable Diffusion 1 uses, pads with 49407.
+    The first text that is cut, a caption say, is warned of. Source: OpenCLIP's, which VideoCrafter uses, pads with 0;
+    OpenAI's, which Stable Diffusion 1 uses, with 49407.
     """
 
     def __init__(self, tokens: int = 77, pad: int = 0) -> None:
@@ -41,32 +40,24 @@ class ClipTokenizer:
     @staticmethod
     def of(spec: TextSpec) -> ClipTokenizer:
         """The one that the encoder was trained with."""
-        return ClipTokenizer(spec.tokens, CLIP_END if spec.origin == "openai" else 0)
+        return ClipTokenizer(spec.tokens, byte_pairs.END if spec.origin == "openai" else 0)
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
-        from open_clip.tokenizer import tokenize
-
-        ids = tokenize(list(prompts), context_length=self.tokens)
-        if not self.warned:
-            full = [prompt for prompt, last in zip(prompts, ids[:, -1].tolist(), strict=True) if last]
-            cut = [text for text, length in zip(full, self.lengths(full), strict=True) if length > self.tokens]
-            if cut:
-                self.warned = True
-                words = (
-                    "a text is longer than the %d tokens that the model reads; the rest of it is left out, as of any "
-                )
-                LOG.warning(words + "other like it: %s…", self.tokens, cut[0][:60])
-        # behind the last end: a prompt may spell one, and 0 is an exclamation mark too
-        behind = (ids == CLIP_END).int().flip(1).cumsum(1).flip(1) == 0
-        return ids.masked_fill(behind, self.pad)
+        rows = [[byte_pairs.START, *byte_pairs.encode(prompt), byte_pairs.END] for prompt in prompts]
+        cut = [prompt for prompt, row in zip(prompts, rows, strict=True) if len(row) > self.tokens]
+        if cut and not self.warned:
+            self.warned = True
+            words = "a text is longer than the %d tokens that the model reads; the rest of it is left out, as of any "
+            LOG.warning(words + "other like it: %s…", self.tokens, cut[0][:60])
+        ids = torch.full((len(rows), self.tokens), self.pad)
+        for place, row in enumerate(rows):
+            kept = row if len(row) <= self.tokens else [*row[: self.tokens - 1], byte_pairs.END]
+            ids[place, : len(kept)] = torch.tensor(kept)
+        return ids
 
     def lengths(self, prompts: Sequence[str]) -> list[int]:
-        """How many ids each prompt needs, start and end included; `LONGEST` for more."""
-        from open_clip.tokenizer import tokenize
-
-        if not prompts:
-            return []
-        return [int((ids == CLIP_END).int().argmax()) + 1 for ids in tokenize(list(prompts), context_length=LONGEST)]
+        """How many ids each prompt needs, start and end included."""
+        return [len(byte_pairs.encode(prompt)) + 2 for prompt in prompts]
 
 
 class FileTokenizer:
