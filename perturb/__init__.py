@@ -12,6 +12,7 @@ Names are imported when they are first used: `import perturb` alone needs neithe
 
 import os
 import sys
+import warnings
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ __version__: str
 # everything else on the machine (experiments/speed); what the user has set stays.
 for _name, _value in {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}.items():
     os.environ.setdefault(_name, _value)
+warnings.filterwarnings("ignore", "IProgress not found")  # tqdm's, in notebooks, of bars that are not ours
 
 __all__ = ["Clips", "Lora", "Model", "Partition", "__version__", "compare", "load", "sample", "score"]
 

@@ -41,7 +41,7 @@ Prompts = str | Path | Sequence[str]
 """One prompt, several, or a prompt file."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Clips(Sequence[Clip]):
     """Sampled clips, in the order of prompts within noise seeds. In Jupyter they show themselves."""
 
@@ -53,6 +53,10 @@ class Clips(Sequence[Clip]):
     def __getitem__(self, index: Any) -> Any:
         """A clip, or `Clips` for a slice."""
         return Clips(self.clips[index]) if isinstance(index, slice) else self.clips[index]
+
+    def __repr__(self) -> str:
+        sizes = {"{} frames of {}×{}".format(*clip.frames.shape) for clip in self.clips}
+        return f"Clips({len(self)} clips, {' or '.join(sorted(sizes))})"
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write every clip as ``<prompt id>_s<seed>.npy``, uint8 t h w c, and an animated .webp beside it."""

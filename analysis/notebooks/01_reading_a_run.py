@@ -2,6 +2,11 @@
 # jupyter:
 #   jupytext:
 #     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -11,9 +16,12 @@
 # %% [markdown]
 # # Reading a run
 #
+# You will see what a run leaves behind: its values as one table, what is missing and why, the curve of motion quality
+# with its interval, and the frames of one prompt as the perturbation grows.
+#
 # A run directory holds a manifest (what was run), `scores.csv` (one row per probe step, clip and metric), `train.csv`
 # (the fit, with ‖Δ‖/‖θ‖ at each probe step) and clips. Nothing here needs torch, and the directory may come from
-# another machine.
+# another machine. Seconds on a laptop.
 
 # %%
 from pathlib import Path

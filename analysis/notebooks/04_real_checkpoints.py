@@ -2,6 +2,11 @@
 # jupyter:
 #   jupytext:
 #     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -11,8 +16,11 @@
 # %% [markdown]
 # # Real checkpoints: what to change
 #
+# You will see the plan of a study: how many parameters would be perturbed, which clips sampled, how much memory and
+# time that takes, measured on one real step. Nothing else is run.
+#
 # The other notebooks ran on the shipped `nano` models. A VideoCrafter checkpoint goes through the same code; what
-# changes is three paths. Nothing is run here but a plan: what would be done, and what it would cost.
+# changes is three paths.
 
 # %%
 OVERRIDES = ["experiment=spatial_full"]  # change this, for example to the list in the next cell

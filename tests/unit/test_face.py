@@ -68,6 +68,8 @@ def test_clips_show_and_save_themselves(tmp_path: Path):
     shown = clips._repr_html_()
     assert shown.count("data:image/webp") == 2
     assert "prompt 1 &lt;b&gt;" in shown
+    t, h, w, _ = clips[0].frames.shape
+    assert repr(clips) == f"Clips(2 clips, {t} frames of {h}×{w})"
     assert isinstance(clips[:1], perturb.Clips)
     paths = clips.save(tmp_path)
     assert [path.name for path in paths] == ["p000_s0.npy", "p001_s0.npy"]
