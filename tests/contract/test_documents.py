@@ -1,14 +1,11 @@
 """Documents name only what exists: modules, linked files, choices of conf/; the README's Python is the package's."""
 
 import re
-import shlex
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from perturb.cli.words import plain
 from perturb.store.paths import conf_dir
 
 ROOT = Path(__file__).parents[2]
@@ -70,28 +67,3 @@ def test_the_program_of_the_readme_is_that_of_the_package_and_its_adapter_is_her
     docstring = (ROOT / "perturb" / "__init__.py").read_text(encoding="utf-8")
     for line in program.replace(adapter, "runs/spatial_full/<run id>/adapters/step_000300").splitlines():
         assert line in docstring or line.startswith("prompts = [")
-
-
-COMMAND = re.compile(
-    r"^ {4}(?:torchrun --nproc_per_node \w+ -m|python -m) perturb\.(run|sample|train|compare) ((?:[^\n\\]|\\\n|\\.)*)",
-    re.MULTILINE,
-)
-CONFIGS = {"run": "config", "sample": "generate", "train": "train", "compare": "compare"}
-
-
-def commands(document: Path) -> list[tuple[str, list[str]]]:
-    """Configuration and overrides of every command in a document that is one run, and not a sweep of several."""
-    found = []
-    for name, text in COMMAND.findall(read(document)):
-        words = shlex.split(text.replace("\\\n", " "), comments=True)
-        choices = [word for word in words if not word.startswith("-")]
-        if len(choices) == len(words) and "$" not in text and "for " not in text:
-            found.append((CONFIGS[name], [plain(word.replace("…", "x")) for word in choices]))
-    return found
-
-
-@pytest.mark.parametrize("document", [d for d in DOCUMENTS if commands(d)], ids=str)
-def test_the_keys_in_the_commands_of_a_document_are_known(document: Path):
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        for config, overrides in commands(document):
-            compose(config, overrides=overrides)  # raises for a key that there is not
