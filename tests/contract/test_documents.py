@@ -1,6 +1,7 @@
 """Documents name only what exists: modules, linked files, choices of conf/; the README's Python is the package's."""
 
 import re
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -67,3 +68,11 @@ def test_the_program_of_the_readme_is_that_of_the_package_and_its_adapter_is_her
     docstring = (ROOT / "perturb" / "__init__.py").read_text(encoding="utf-8")
     for line in program.replace(adapter, "runs/spatial_full/<run id>/adapters/step_000300").splitlines():
         assert line in docstring or line.startswith("prompts = [")
+
+
+def test_the_version_is_the_same_everywhere():
+    wanted = tomllib.loads(read(Path("pyproject.toml")))["project"]["version"]
+    locked = tomllib.loads(read(Path("uv.lock")))["package"]
+    assert [package["version"] for package in locked if package["name"] == "perturb"] == [wanted]
+    assert re.findall(r"^version: (\S+)$", read(Path("CITATION.cff")), re.MULTILINE) == [wanted]
+    assert re.findall(r"^## (\d\S*)", read(Path("CHANGELOG.md")), re.MULTILINE)[0] == wanted
