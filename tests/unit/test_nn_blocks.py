@@ -12,6 +12,7 @@ from perturb.nn import (
     Attention,
     InitialTemporalTransformer,
     Resampler,
+    ResamplerSpec,
     ScalarEmbedding,
     SpatialTransformer,
     TemporalConvolution,
@@ -176,7 +177,9 @@ def test_temporal_convolution_drops_only_in_training() -> None:
 
 
 def test_resampler_reads_a_set_of_tokens() -> None:
-    resampler = Resampler(dim=8, depth=2, head_dim=4, heads=2, num_queries=3, embedding_dim=6, output_dim=5)
+    resampler = Resampler(
+        ResamplerSpec(dim=8, depth=2, head_dim=4, heads=2, num_queries=3, embedding_dim=6, output_dim=5)
+    )
     tokens = torch.randn(B, 7, 6)
     y = resampler(tokens)
     torch.testing.assert_close(resampler(tokens.flip(1)), y)
