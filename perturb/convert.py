@@ -182,16 +182,7 @@ def _convert(given: argparse.Namespace) -> str:
         if given.names and to != "peft":
             raise UserError("--names is for --to peft alone")
         return convert_adapter(given.source, given.target, spec=given.spec, to=to, names=given.names, force=given.force)
-    return convert(
-        given.source,
-        given.target,
-        spec=given.spec,
-        to=given.to,
-        unet=given.unet,
-        guidance_seed=given.guidance_seed,
-        fps=given.fps,
-        force=given.force,
-    )
+    return convert(**{name: value for name, value in vars(given).items() if name not in ("adapter", "names")})
 
 
 if __name__ == "__main__":
