@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from perturb.nn.resblock import Downsample, ResBlock, Upsample
 from perturb.nn.spec import UNetSpec
-from perturb.nn.transformer import InitialTemporalTransformer, SpatialTransformer, TemporalTransformer
+from perturb.nn.transformer import SpatialTransformer, TemporalTransformer
 from perturb.nn.windows import Windows
 
 
@@ -86,72 +86,19 @@ class Builder:
         """Channels of every resolution, the finest first."""
         return tuple(mult * self.spec.model_channels for mult in self.spec.channel_mult)
 
-    def resblock(self, channels: int, out: int) -> ResBlock:
-        return ResBlock(
-            channels=channels,
-            out_channels=out,
-            embedding_dim=self.spec.embedding_dim,
-            temporal_conv=self.spec.temporal_conv,
-            scale_shift_norm=self.spec.scale_shift_norm,
-            norm_groups=self.spec.norm_groups,
-            clip_norm=self.spec.clip_norm,
-        )
-
     def stage(self, channels: int, out: int, *, attends: bool, moves: bool | None = None) -> Stage:
         """``moves``: whether it has a temporal transformer; None: where it attends, and motion modules everywhere."""
         moves = (attends or self.spec.motion_length is not None) if moves is None else moves
-        resblock = self.resblock(channels, out)
-        return Stage(resblock, self.spatial(out) if attends else None, self.temporal(out) if moves else None)
-
-    def spatial(self, channels: int) -> SpatialTransformer:
-        heads = self.spec.heads_of(channels)
-        return SpatialTransformer(
-            channels=channels,
-            heads=heads,
-            head_dim=channels // heads,
-            depth=self.spec.transformer_depth,
-            context_dim=self.spec.context_dim,
-            image_attention=self.spec.image_attention,
-            learned_image_scale=self.spec.learned_image_scale,
-            norm_groups=self.spec.norm_groups,
-        )
-
-    def temporal(self, channels: int) -> TemporalTransformer:
-        heads, motion = self.spec.heads_of(channels), self.spec.motion_length is not None
-        return TemporalTransformer(
-            channels=channels,
-            heads=heads,
-            head_dim=channels // heads,
-            depth=1,  # published: ``transformer_depth`` deepens the spatial and the initial transformers only
-            relative_length=self.spec.relative_length,
-            causal=self.spec.causal,
-            norm_groups=self.spec.norm_groups,
-            positions=motion,
-            frame_norm=motion and self.spec.motion_norm == "frame",
-        )
-
-    def initial(self, channels: int) -> InitialTemporalTransformer:
-        return InitialTemporalTransformer(
-            channels=channels,
-            head_dim=channels // self.spec.heads_of(channels),
-            depth=self.spec.transformer_depth,
-            relative_length=self.spec.relative_length,
-            causal=self.spec.causal,
-            norm_groups=self.spec.norm_groups,
+        return Stage(
+            ResBlock(self.spec, channels, out),
+            SpatialTransformer(self.spec, out) if attends else None,
+            TemporalTransformer(self.spec, out) if moves else None,
         )
 
     def resample(self, channels: int, direction: Literal["up", "down"]) -> Downsample | Upsample | ResBlock:
         if not self.spec.resblock_updown:
             return Downsample(channels=channels) if direction == "down" else Upsample(channels=channels)
-        return ResBlock(
-            channels=channels,
-            out_channels=channels,
-            embedding_dim=self.spec.embedding_dim,
-            temporal_conv=False,
-            scale_shift_norm=self.spec.scale_shift_norm,
-            norm_groups=self.spec.norm_groups,
-            resample=direction,
-        )
+        return ResBlock(self.spec, channels, channels, resample=direction)
 
     def down(self) -> tuple[nn.ModuleList, list[int]]:
         """The levels of the way down, and the channels of every skip in the order in which they arise."""

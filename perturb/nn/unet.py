@@ -18,9 +18,9 @@ from perturb.errors import UserError
 from perturb.nn.blocks import Builder, Level, MiddleStage, Signals
 from perturb.nn.dilation import dilated
 from perturb.nn.embeddings import GuidanceEmbedding, ScalarEmbedding
-from perturb.nn.resblock import normalise
+from perturb.nn.resblock import ResBlock, normalise
 from perturb.nn.spec import UNetSpec
-from perturb.nn.transformer import zero
+from perturb.nn.transformer import InitialTemporalTransformer, zero
 from perturb.nn.windows import Windows
 
 # The published network adds an adapter feature after every third block of its way down (the first convolution counts).
@@ -57,11 +57,11 @@ class VideoUNet(nn.Module):
                 width=spec.guidance_dim, out_width=width, motion=spec.motion_cond
             )
         self.conv_in = nn.Conv2d(spec.in_channels, width, 3, padding=1)
-        self.init_attention = build.initial(width) if spec.init_attention else None
+        self.init_attention = InitialTemporalTransformer(spec, width) if spec.init_attention else None
         self.down, skips = build.down()
         deepest, finest = build.widths[-1], build.widths[0]
         middle = build.stage(deepest, deepest, attends=True, moves=spec.motion_middle)
-        self.middle = MiddleStage(middle, build.resblock(deepest, deepest))
+        self.middle = MiddleStage(middle, ResBlock(spec, deepest, deepest))
         self.up = build.up(skips)
         self.norm_out = nn.GroupNorm(spec.norm_groups, finest)
         self.conv_out = zero(nn.Conv2d(finest, spec.out_channels, 3, padding=1))
