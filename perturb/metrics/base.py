@@ -289,17 +289,3 @@ def score_each(
         for name, value in values.items():
             results[name].append(value)
     return results
-
-
-def clip_problem(clip: Clip) -> str | None:
-    """Why a clip cannot be scored at all, or None: frames must be uint8 `t h w 3`, not empty."""
-    frames = clip.frames
-    if not isinstance(frames, np.ndarray):
-        return f"frames must be a numpy array, not {type(frames).__name__}"
-    if frames.dtype != np.uint8:
-        return f"frames must be uint8 (0 to 255), not {frames.dtype}"
-    if frames.ndim != 4 or frames.shape[-1] != 3:
-        return f"frames must have shape (frames, height, width, 3), not {frames.shape}"
-    if 0 in frames.shape:
-        return f"the clip is empty: shape {frames.shape}"
-    return None
