@@ -80,7 +80,7 @@ def convert_adapter(
     from perturb.models.names import DIFFUSERS
     from perturb.models.videocrafter.checkpoint import empty_system
     from perturb.models.videocrafter.folder import is_folder
-    from perturb.perturbation import foreign
+    from perturb.perturbation import files, foreign
     from perturb.store.paths import resolve
 
     if spec is None:
@@ -93,7 +93,7 @@ def convert_adapter(
     names = DIFFUSERS if to == "diffusers" else names
     shown = adapter if names is None else foreign.their_names(adapter, network, names)
     if to == "peft":
-        foreign.write_peft(shown, target)
+        files.write(target, shown.config, shown.tensors)
     else:
         target = target if target.suffix == ".safetensors" else target / foreign.DIFFUSERS_FILE
         foreign.write_diffusers(shown, target)
@@ -182,16 +182,7 @@ def _convert(given: argparse.Namespace) -> str:
         if given.names and to != "peft":
             raise UserError("--names is for --to peft alone")
         return convert_adapter(given.source, given.target, spec=given.spec, to=to, names=given.names, force=given.force)
-    return convert(
-        given.source,
-        given.target,
-        spec=given.spec,
-        to=given.to,
-        unet=given.unet,
-        guidance_seed=given.guidance_seed,
-        fps=given.fps,
-        force=given.force,
-    )
+    return convert(**{name: value for name, value in vars(given).items() if name not in ("adapter", "names")})
 
 
 if __name__ == "__main__":

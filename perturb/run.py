@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
@@ -16,8 +17,6 @@ from perturb.store.rundir import RunDir, run_id, write_atomic
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from accelerate.tracking import GeneralTracker
 
     from perturb.cli.config import RunConfig
 
@@ -53,19 +52,21 @@ def study(config: RunConfig, run: RunDir) -> None:
     from perturb.cli.config import load, partition_of
     from perturb.cli.provenance import origin, record
     from perturb.loop.processes import part
+    from perturb.loop.trackers import make_tracker
     from perturb.metrics import Format
     from perturb.structured import build
+    from perturb.study.fit import Setup
     from perturb.study.sample import Generator, sample
     from perturb.study.score import Labels, Sampled, score, score_cache
     from perturb.study.shared import SharedClips
     from perturb.study.states import check_probe_steps, make_states
+    from perturb.study.tracking import track_scores
 
+    tracker = partial(make_tracker, config.tracker, project=config.project, folder=run.path)
     system = load(config.system)
     partition = partition_of(config, system)
     perturbation = build("perturbation", config.perturbation)
-    images, own_images = (
-        None if each is None else build("images", each) for each in (config.images, config.own_images)
-    )
+    images, own_images = (build("images", each) if each else None for each in (config.images, config.own_images))
     check_probe_steps(perturbation, config.probe_steps)
     sampler, metrics = build("sampler", config.sampler), build("metrics", config.metrics)
     prompts = config.prompts.load()
@@ -75,39 +76,21 @@ def study(config: RunConfig, run: RunDir) -> None:
         print(f"{len(skipped)} damaged images are left out: {', '.join(skipped[:5])}", file=sys.stderr)
 
     with run.stage("fit"):
-        made = make_states(
-            system,
-            perturbation,
-            images,
-            probe_steps=config.probe_steps,
-            config=config.fit,
-            run=run,
-            group=config.group,
-            partition=partition,
-            own_images=own_images,
-            tracker=_tracker(config, run),
-        )
+        fixed = {"model": system, "partition": partition, "images": images, "own_images": own_images}
+        setup = Setup(**fixed, config=config.fit, tracker=tracker())
+        made = make_states(setup, perturbation, group=config.group, probe_steps=config.probe_steps, run=run)
     part()
-    states = [state.id for state in made]
     shared = SharedClips.of(config.runs_dir, origin(run, config, system=system, generate=generate))
     with run.stage("sample"):
         sample(generate, perturbation, made, run, playback_fps=config.sample.playback_fps, shared=shared)
-    form = Format(**vars(generate.format))
-    sampled = Sampled(generate.samples, {prompt.id: prompt.text for prompt in prompts}, states, form)
     labels = Labels(run.path.name, config.training, config.group, config.fit.seed)
+    texts, form = {prompt.id: prompt.text for prompt in prompts}, Format(**vars(generate.format))
+    sampled = Sampled(run, labels, generate.samples, texts, [state.id for state in made], form)
     with run.stage("score"):  # the runs of a folder share what was measured: the unperturbed clips are the same in all
-        score(metrics, sampled, run, labels=labels, images=images, cache=score_cache(config.runs_dir))
-    if run.writes and (tracker := _tracker(config, run)) is not None:
-        from perturb.study.tracking import track_scores
-
-        track_scores(tracker, run)
+        score(metrics, sampled, images=images, cache=score_cache(config.runs_dir))
+    if run.writes and (scores := tracker()) is not None:
+        track_scores(scores, run)
     run.mark_done("study", "all")
-
-
-def _tracker(config: RunConfig, run: RunDir) -> GeneralTracker | None:
-    from perturb.loop.trackers import make_tracker
-
-    return make_tracker(config.tracker, project=config.project, folder=run.path)
 
 
 def show(run: RunDir) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from perturb.analysis.command import WIDEST, printable
 from perturb.analysis.load import load
 from perturb.analysis.result import Result
 from perturb.analysis.table import result_table
@@ -20,8 +21,6 @@ OWN = {
     ("adapter",): "perturb.analysis.adapters.__main__",
 }
 """Coordinates of states → the analysis that shows them best."""
-WIDEST = 120
-"""Characters; also the width where the output is a file or a pipe, where the terminal says nothing."""
 
 
 def summarise(run_path: str | Path, console: Console | None = None) -> Path:
@@ -31,7 +30,9 @@ def summarise(run_path: str | Path, console: Console | None = None) -> Path:
     not a scored run.
     """
     if own := OWN.get(load([run_path]).runs[0].coordinates):
-        return import_module(own).summarise(run_path)
+        output = Path(run_path) / "figures"
+        made: list[Path] = import_module(own).analyse([run_path], output, Console())
+        return next((path for path in made if path.suffix == ".png"), output)
     result = show_table(run_path, console or Console())
     png = figure_path(result)
     return png if is_current(result.run.directory, png, png.with_suffix(".pdf")) else write_figure(result)
@@ -39,8 +40,7 @@ def summarise(run_path: str | Path, console: Console | None = None) -> Path:
 
 def show_table(run_path: str | Path, console: Console) -> Result:
     """Load a run and print its table."""
-    if not console.is_terminal:
-        console = Console(file=console.file, width=WIDEST)
+    console = printable(console)
     study = load([run_path])
     run = study.runs[0]
     result = Result.of(study, run)

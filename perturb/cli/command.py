@@ -80,7 +80,8 @@ def _run(task: Callable[[dict[str, Any]], None], config_name: str) -> int:
             with writing():
                 task(values)
         except UserError as error:  # kept from hydra, which would print the whole command line with it
-            title = f" in {','.join(HydraConfig.get().overrides.task)}" if _is_multirun() else ""
+            run = HydraConfig.get()
+            title = f" in {','.join(run.overrides.task)}" if run.mode is RunMode.MULTIRUN else ""
             print(f"error{title}: {error}", file=sys.stderr)
             failed.append(title)
 
@@ -93,10 +94,6 @@ def _run(task: Callable[[dict[str, Any]], None], config_name: str) -> int:
             print(stopped, file=sys.stderr)
         return STOPPED
     return MISTAKE if failed else 0
-
-
-def _is_multirun() -> bool:
-    return HydraConfig.get().mode is RunMode.MULTIRUN
 
 
 def check_paths(config: Mapping[str, Any]) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from perturb.cli.command import WANTED, path_problems
@@ -52,6 +53,8 @@ META = "meta"
 
 Shape = tuple[int, int, int, int]
 """c t h w of a latent."""
+Moving = tuple[Callable[[], Tensor], list[nn.Parameter]]
+"""A loss, one value per sample, and the parameters that it moves."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,11 @@ def print_plan(values: Mapping[str, Any]) -> None:
     config = read(RunConfig, values)
     model = empty(config.system, META)
     partition, form, fit = partition_of(config, model), ClipFormat.of(config.sample, model), config.fit
-    latent, still = form.latent(model), _still(config, model)
+    latent, usual = form.latent(model), model.sampling
+    alone = (config.images or {}).get("as_video", "single_frame") == "single_frame"
+    still = model.latent_shape(
+        1 if alone else fit.frames or usual.frames, fit.height or usual.height, fit.width or usual.width
+    )
     single = batch_of(model, latent, 1, form.fps)
     forward = forward_cost(model, lambda: model.denoise(single.x0, single.t, single.cond))
     tile = tile_of(config.sample, model)
@@ -106,7 +113,7 @@ def print_plan(values: Mapping[str, Any]) -> None:
         cost = gradient_cost(model, still, fps=form.fps, checkpointing=fit.gradient_checkpointing)
         kept = fit.batch_size * cost.kept * BYTES[fit.precision] / 4
         memory = f"{_gib(weights + TRAINED_BYTES * trained + kept)} to fit, {memory}"
-        lines["time to fit"] = _spent(steps, _fit_seconds(config, still, cost))
+        lines["time to fit"] = _fitting_time(config, still, cost.flop, steps)
     lines["memory"] = f"about {memory}"
     lines["time to sample"] = _sampling_time(config, form, forward.flop, work.forwards, clips)
     lines |= {f"needed {i + 1}": problem for i, problem in enumerate(needed(values, takes_image=model.takes_image))}
@@ -115,38 +122,27 @@ def print_plan(values: Mapping[str, Any]) -> None:
 
 def needed(values: Mapping[str, Any], *, takes_image: bool) -> list[str]:
     """One line for everything that the study lacks: paths, and the image of an image-to-video model."""
-    lacks = takes_image and values["image"] is None and not _images_for_all(values["prompts"])
-    return path_problems(values) + ([f"image=…  is not given: {WANTED['image']}"] if lacks else [])
+    problems = path_problems(values)
+    if takes_image and values["image"] is None:
+        prompts = read(PromptsConfig, values["prompts"])
+        if not (resolve(str(prompts.file)).is_file() and all(prompt.images for prompt in prompts.load())):
+            problems.append(f"image=…  is not given: {WANTED['image']}")
+    return problems
 
 
-def _images_for_all(prompts: Mapping[str, Any]) -> bool:
-    """Whether each prompt has an image of its own; not known of a file that is not there."""
-    config = read(PromptsConfig, prompts)
-    return resolve(str(config.file)).is_file() and all(prompt.images for prompt in config.load())
-
-
-def _still(config: RunConfig, model: VideoModel) -> Shape:
-    """A fitted still as a latent."""
-    defaults, fit = model.sampling, config.fit
-    frames = (
-        1 if (config.images or {}).get("as_video", "single_frame") == "single_frame" else fit.frames or defaults.frames
-    )
-    return model.latent_shape(frames, fit.height or defaults.height, fit.width or defaults.width)
-
-
-def _fit_seconds(config: RunConfig, shape: Shape, cost: Cost) -> float | str:
+def _fitting_time(config: RunConfig, shape: Shape, flop: float, steps: int) -> str:
     fit, device = config.fit, pick_device(config.system.get("device", "auto"))
 
-    def prepare() -> Callable[[], object]:
+    def make() -> Moving:
         model = empty(config.system, device)
         perturbation = build("perturbation", config.perturbation)
         perturbation.attach(model.network, partition_of(config, model), config.group, fit.seed)
         perturbation.train(True)
         model.gradient_checkpointing = fit.gradient_checkpointing
         objective, batch = Objective(model), batch_of(model, shape, fit.batch_size, fit.fps or model.sampling.fps)
-        return _step(lambda: objective(batch), list(perturbation.parameters()), device, fit.precision)
+        return (lambda: objective(batch)), list(perturbation.parameters())
 
-    return measured_seconds(device, cost.flop * fit.batch_size, prepare)
+    return training_time(make, device, fit.precision, flop=fit.batch_size * flop, steps=steps)
 
 
 def _sampling_time(config: RunConfig, form: ClipFormat, flop: float, forwards: float, clips: int) -> str:
@@ -200,7 +196,8 @@ def print_training_plan(values: Mapping[str, Any]) -> None:
         "memory: together": f"{_gib(sum(memory.values()))} per process, before activations",
     }
     for number, stage in enumerate(config.stages, 1):
-        lines |= _stage_lines(config, config.trained, f"stage {number}", stage, system, sum(memory.values()))
+        said = _stage_lines(config, config.trained, stage, system, sum(memory.values()))
+        lines |= {f"stage {number}{name}": text for name, text in said.items()}
     _print(lines, config.device)
 
 
@@ -254,8 +251,8 @@ def stage_shape(config: TrainConfig, system: VideoSystem, stage: StageConfig) ->
     return system.latent_shape(frames, stage.height or size.height, stage.width or size.width)
 
 
-def _stage_lines(  # noqa: PLR0917
-    config: TrainConfig, trained: Trained, name: str, stage: StageConfig, system: VideoSystem, memory: float
+def _stage_lines(
+    config: TrainConfig, trained: Trained, stage: StageConfig, system: VideoSystem, memory: float
 ) -> dict[str, str]:
     loop, shape, fps = config.loop, stage_shape(config, system, stage), system.sampling.fps
     micro = stage.batch_size // (config.plan_processes * loop.accumulation)
@@ -263,27 +260,23 @@ def _stage_lines(  # noqa: PLR0917
     without, with_ = (micro * costs[flag].kept * BYTES[loop.precision] / 4 for flag in (False, True))
     on, device = loop.gradient_checkpointing, pick_device(config.device)
 
-    def prepare() -> Callable[[], object]:
+    def make() -> Moving:
         fresh = _untrained(config, device)
         moved = _parameters(fresh, trained_names(fresh, trained))
         fresh.gradient_checkpointing = on
         batch = batch_of(fresh, shape, micro, fps)
+        if not trained.text_encoder:
+            return (lambda: fresh.loss(batch)), moved
         ids = torch.zeros(micro, system.spec.text.tokens, dtype=torch.long, device=device)
-        objective = DenoisingObjective(fresh, text_encoder=trained.text_encoder)
+        objective = DenoisingObjective(fresh, text_encoder=True)
+        return (lambda: objective(batch.x0, batch.t, batch.noise, ids, batch.cond.fps)), moved
 
-        def loss() -> Tensor:
-            if not trained.text_encoder:
-                return fresh.loss(batch)
-            return objective(batch.x0, batch.t, batch.noise, ids, batch.cond.fps)
-
-        return _step(loss, moved, device, loop.precision)
-
-    seconds = measured_seconds(device, costs[on].flop * micro, prepare)
+    cost = {"flop": micro * costs[on].flop, "steps": stage.steps, "micro_batches": loop.accumulation}
     return {
-        name: f"{stage.steps:,} steps of {stage.batch_size} ({micro} per process and micro-batch)",
-        f"{name}: activations": f"{_gib(without)} kept, with checkpointing {_gib(with_)}",
-        f"{name}: memory": f"{_gib(memory + (with_ if on else without))} per process",
-        f"{name}: time": _spent(stage.steps, seconds if isinstance(seconds, str) else seconds * loop.accumulation),
+        "": f"{stage.steps:,} steps of {stage.batch_size} ({micro} per process and micro-batch)",
+        ": activations": f"{_gib(without)} kept, with checkpointing {_gib(with_)}",
+        ": memory": f"{_gib(memory + (with_ if on else without))} per process",
+        ": time": training_time(make, device, loop.precision, **cost),
     }
 
 
@@ -304,15 +297,12 @@ def batch_of(model: VideoModel, shape: Shape, count: int, fps: int) -> Batch:
 def forward_cost(model: VideoModel, forward: Callable[[], object]) -> Cost:
     """Of what ``forward`` does with the parts of the model."""
     outputs: list[int] = []
-    handles = [
-        module.register_forward_hook(lambda _module, _inputs, output: outputs.append(getattr(output, "nbytes", 0)))
-        for part in model.modules().values()
-        for module in part.modules()
-    ]
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with (
+        torch.no_grad(),
+        FlopCounterMode(display=False) as counter,
+        register_module_forward_hook(lambda _module, _given, output: outputs.append(getattr(output, "nbytes", 0))),
+    ):
         forward()
-    for handle in handles:
-        handle.remove()
     return Cost(flop=counter.get_total_flops(), largest=max(outputs))
 
 
@@ -354,33 +344,44 @@ def _largest_block(model: VideoModel, batch: Batch) -> int:
     """Bytes that autograd keeps within the block that has the most: blocks are what the network has in lists."""
     model.gradient_checkpointing = False
     kept, before, within = _Kept(model.network), {}, [0]
-    handles = []
-    for block in {b for blocks in model.network.modules() if isinstance(blocks, nn.ModuleList) for b in blocks}:
-        handles += [
-            block.register_forward_pre_hook(lambda module, _inputs: before.update({module: kept.size})),
-            block.register_forward_hook(lambda module, _inputs, _output: within.append(kept.size - before[module])),
-        ]
-    with kept:
+    blocks = {b for blocks in model.network.modules() if isinstance(blocks, nn.ModuleList) for b in blocks}
+
+    def enter(module: nn.Module, _given: object) -> None:
+        if module in blocks:
+            before[module] = kept.size
+
+    def leave(module: nn.Module, _given: object, _output: object) -> None:
+        if module in blocks:
+            within.append(kept.size - before[module])
+
+    with kept, register_module_forward_pre_hook(enter), register_module_forward_hook(leave):
         model.loss(batch)
-    for handle in handles:
-        handle.remove()
     return max(within)
 
 
-def _step(
-    loss: Callable[[], Tensor], moved: Sequence[nn.Parameter], device: str, precision: str
-) -> Callable[[], object]:
-    """Forward, backward, and AdamW on ``moved``."""
-    optimiser = torch.optim.AdamW(moved)
+def training_time(
+    make: Callable[[], Moving], device: str, precision: str, *, flop: float, steps: int, micro_batches: int = 1
+) -> str:
+    """Of ``steps`` steps of AdamW, of ``micro_batches`` each: ``make`` gives the loss and the parameters that move."""
 
-    def once() -> None:
-        optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(device, getattr(torch, precision), enabled=precision != "float32"):
-            value = loss().mean()
-        value.backward()
-        optimiser.step()
+    def prepare() -> Callable[[], object]:
+        loss, moved = make()
+        optimiser = torch.optim.AdamW(moved)
 
-    return once
+        def step() -> None:
+            optimiser.zero_grad(set_to_none=True)
+            with torch.autocast(device, getattr(torch, precision), enabled=precision != "float32"):
+                value = loss().mean()
+            value.backward()
+            optimiser.step()
+
+        return step
+
+    seconds = measured_seconds(device, flop, prepare)
+    if isinstance(seconds, str):
+        return seconds
+    seconds *= micro_batches
+    return f"{span(steps * seconds)}: {steps:,} steps of {seconds:.3g} s"
 
 
 def measured_seconds(device: str, flop: float, prepare: Callable[[], Callable[[], object]]) -> float | str:
@@ -417,12 +418,6 @@ def _count(system: VideoSystem, names: list[str]) -> int:
 
 def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _spent(steps: int, seconds: float | str) -> str:
-    if isinstance(seconds, str):
-        return seconds
-    return f"{span(steps * seconds)}: {steps:,} steps of {seconds:.3g} s"
 
 
 def _gib(size: float) -> str:

@@ -61,12 +61,14 @@ def _table_path(folder: Path, files: Sequence[Path], captions: str | Path | None
 
 
 def _beside(files: Sequence[Path]) -> list[str]:
-    return [_read_text(file.with_suffix(".txt")) for file in files]
+    texts = [file.with_suffix(".txt") for file in files]
+    return [" ".join(read_text(text).split()) if text.is_file() else "" for text in texts]
 
 
-def _read_text(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """What a text file holds. Raises UserError."""
     try:
-        return " ".join(file.read_text(encoding="utf-8-sig").split()) if file.is_file() else ""
+        return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 text: {error}") from None
     except OSError as error:

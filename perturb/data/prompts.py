@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from perturb.data.captions import read_text
 from perturb.data.tables import SUFFIXES, Table
 from perturb.errors import UserError
 from perturb.store.hashes import sha256
@@ -78,13 +79,7 @@ def load_prompts(
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file that are not empty. Raises UserError."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    return [line.strip() for line in lines if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def _from_lines(path: Path) -> list[Prompt]:

@@ -71,7 +71,8 @@ class ShardStream:
             if not self.taken:
                 raise UserError(f"no samples in {len(self.order)} shards, e.g. {self.urls[self.order[0]]}")
             self._begin(self.epoch + 1)
-        drawn = int(torch.randint(len(self.waiting), (), generator=self._generator("shuffle", self.taken)))
+        generator = sample_generator("shards", self.seed, self.epoch, "shuffle", self.taken)
+        drawn = int(torch.randint(len(self.waiting), (), generator=generator))
         self.waiting[drawn], self.waiting[-1] = self.waiting[-1], self.waiting[drawn]
         self.taken += 1
         return self.epoch, *self.waiting.pop()
@@ -144,9 +145,6 @@ class ShardStream:
         if missing := [place for place in places if place not in found]:
             raise UserError(f"{self.urls[missing[0].shard]} has changed: its sample {missing[0].index} is gone")
         return found
-
-    def _generator(self, *names: int | str) -> torch.Generator:
-        return sample_generator("shards", self.seed, self.epoch, *names)
 
     def _identity(self) -> dict[str, Any]:
         return {

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from perturb.diffusion.prediction import Prediction, clean_and_noise
+from perturb.diffusion.prediction import Prediction
 from perturb.diffusion.spacing import Spacing, check_spacing, linspace, log_snr, trailing
 from perturb.errors import UserError
 
@@ -115,23 +115,6 @@ class NoiseSchedule:
         if self.prediction == "epsilon":
             return noise
         return _column(self._signal, t) * noise - _column(self._noise, t) * x0 * _column(self.latent_scale_table, t)
-
-    def predict_x0(self, x: Tensor, t: Tensor, output: Tensor) -> Tensor:
-        """x̂_0 from the network's ε̂ or v̂ (``clean_and_noise``). x, output: b c t h w; t: b int64.
-
-        Raises UserError for ε̂ where ᾱ_t = 0: the noise says nothing about x_0 there.
-        """
-        if self.prediction == "v":
-            a, scale = _column(self.alphas_cumprod, t), _column(self.latent_scale_table, t)
-            return clean_and_noise(output, x, a, scale, "v")[0]
-        # only this option makes an ᾱ of 0, and the question costs a wait for the device
-        if self.zero_terminal_snr and (t == self.timesteps - 1).any():
-            raise UserError(
-                f"x_0 cannot be predicted at timestep {self.timesteps - 1}: with zero_terminal_snr its ᾱ is 0 and the "
-                f"noise says nothing about x_0; allowed: timesteps up to {self.timesteps - 2}"
-            )
-        clean = (x - _column(self._noise, t) * output) / _column(self._signal, t)
-        return clean / _column(self.latent_scale_table, t)
 
     def ddim_table(
         self, steps: int, eta: float, *, spacing: Spacing = "uniform", keep_scale: bool = False

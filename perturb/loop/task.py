@@ -75,16 +75,13 @@ class Validation(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """What the loop is given. ``objective``: micro-batch → losses whose mean is minimised.
+class Training:
+    """How a training goes, whatever it trains.
 
-    ``trained``: the names of the objective's parameters that move, in the order in which the optimiser holds them.
     ``identity``: whatever else makes it this training and no other, as plain values. ``section``: where in the
     configuration a user finds the settings of ``loop``. ``text``: content of train.csv from its rows.
     """
 
-    objective: nn.Module
-    trained: Sequence[str]
     stages: Sequence[StageConfig]
     batches: Callable[[int], Batches]
     loop: LoopConfig
@@ -96,6 +93,17 @@ class Task:
     probe: Probe | None = None
     section: str = "loop"
     text: Callable[[Sequence[Row]], str] = csv_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Training):
+    """What the loop is given. ``objective``: micro-batch → losses whose mean is minimised.
+
+    ``trained``: the names of the objective's parameters that move, in the order in which the optimiser holds them.
+    """
+
+    objective: nn.Module
+    trained: Sequence[str]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Axes: t frames, h w pixels, c channels.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -68,6 +69,24 @@ class MetricInfo:
     depends: tuple[Literal["fps", "size"], ...] = ()
     pitfalls: str = ""
 
+    @staticmethod
+    def of(
+        name: str,
+        axis: Axis,
+        formula: str,
+        source: str,
+        pitfalls: str = "",
+        *,
+        unit: str = "1",
+        range: tuple[float, float | None] = (0.0, 1.0),
+        direction: Direction = "up",
+        needs: tuple[str, ...] = (),
+        scope: Literal["clip", "set"] = "clip",
+        depends: tuple[Literal["fps", "size"], ...] = (),
+    ) -> "MetricInfo":
+        """The usual: a share from 0 to 1 of one clip, the more the better, without weights."""
+        return MetricInfo(name, axis, unit, range, direction, needs, formula, source, scope, depends, pitfalls)
+
 
 class Unavailable(UserError):
     """Raised inside a metric when something it needs is absent; becomes a value with status unavailable."""
@@ -106,6 +125,14 @@ class Value:
     def failed(reason: str) -> "Value":
         """The clip cannot be measured."""
         return Value(None, "failed", reason)
+
+    @staticmethod
+    def told(measure: Callable[[], float]) -> "Value":
+        """What ``measure`` gives, or the reason that its UserError names."""
+        try:
+            return Value.of(measure())
+        except UserError as error:
+            return Value.because(error)
 
     @staticmethod
     def because(error: Exception) -> "Value":
@@ -197,6 +224,36 @@ class SetMetric(Protocol):
         ...
 
 
+class EmbeddedSet(ABC):
+    """A `SetMetric` without a network; ``version`` as of a `ClipMetric`."""
+
+    batched = False
+    version = 1
+    infos: tuple[MetricInfo, ...]
+
+    @abstractmethod
+    def keep(self, clip: Clip) -> np.ndarray:
+        """What is kept of a clip. UserError for one that gives nothing."""
+
+    @abstractmethod
+    def combine(self, sets: Sets) -> Mapping[str, Value | Sequence[Value]]:
+        """See `SetMetric.combine`."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """The version."""
+        return {"version": self.version}
+
+    def features(self, clips: Sequence[Clip]) -> Sequence[np.ndarray | Value]:
+        """`keep` of every clip, or why there is nothing."""
+        kept: list[np.ndarray | Value] = []
+        for clip in clips:
+            try:
+                kept.append(self.keep(clip))
+            except UserError as error:
+                kept.append(Value.because(error))
+        return kept
+
+
 @dataclass(frozen=True)
 class ClipMetric:
     """A metric given by one function of one clip that returns a number for every info.
@@ -232,17 +289,3 @@ def score_each(
         for name, value in values.items():
             results[name].append(value)
     return results
-
-
-def clip_problem(clip: Clip) -> str | None:
-    """Why a clip cannot be scored at all, or None: frames must be uint8 `t h w 3`, not empty."""
-    frames = clip.frames
-    if not isinstance(frames, np.ndarray):
-        return f"frames must be a numpy array, not {type(frames).__name__}"
-    if frames.dtype != np.uint8:
-        return f"frames must be uint8 (0 to 255), not {frames.dtype}"
-    if frames.ndim != 4 or frames.shape[-1] != 3:
-        return f"frames must have shape (frames, height, width, 3), not {frames.shape}"
-    if 0 in frames.shape:
-        return f"the clip is empty: shape {frames.shape}"
-    return None

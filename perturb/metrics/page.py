@@ -34,8 +34,8 @@ def table(folder: str | None) -> str:
     for info in infos():
         states = {status.get(name, name).partition(":")[0] for name in info.needs}
         state = "absent" if "absent" in states else ", ".join(states) or "-"
-        ends = _range(info)
-        rows.append((info.name, info.axis, BETTER[info.direction], ends, info.unit, info.scope, _depends(info), state))
+        ends, depends = _range(info), ", ".join(info.depends) or "-"
+        rows.append((info.name, info.axis, BETTER[info.direction], ends, info.unit, info.scope, depends, state))
     lines = [*_aligned(rows), "", "weights"]
     lines += [f"  {name}\n    {state}" for name, state in status.items()]
     return "\n".join(lines) + "\n"
@@ -44,9 +44,9 @@ def table(folder: str | None) -> str:
 def page() -> str:
     """docs/metrics.md."""
     lines = [PREFACE]
-    every = infos()
+    every, aggregates = infos(), {one.info.name for one in AGGREGATES}
     for axis, title in AXES.items():
-        chosen = [info for info in every if info.axis == axis and info.name not in _aggregates()]
+        chosen = [info for info in every if info.axis == axis and info.name not in aggregates]
         lines += [f"## {title}", *(_section(info) for info in chosen)]
     lines += ["## Published aggregates", *(_section(one.info, _parts(one)) for one in AGGREGATES)]
     places = "\n".join(f"| `{one.name}` | <{one.url}> | {one.usual} |" for one in weights())
@@ -68,10 +68,6 @@ def _metrics() -> list[Metric | SetMetric]:
     return all_metrics(lpips=("alex", "vgg"))
 
 
-def _aggregates() -> set[str]:
-    return {one.info.name for one in AGGREGATES}
-
-
 def _status(one: Weights, folder: str | None) -> str:
     try:
         return f"present: {shown(one.find(folder))}"
@@ -82,10 +78,6 @@ def _status(one: Weights, folder: str | None) -> str:
 def _range(info: MetricInfo) -> str:
     low, high = info.range
     return f"{low:g} to {'∞' if high is None else f'{high:g}'}"
-
-
-def _depends(info: MetricInfo) -> str:
-    return ", ".join(info.depends) or "-"
 
 
 def _parts(aggregate: Aggregate) -> str:

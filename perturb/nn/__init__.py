@@ -1,10 +1,11 @@
-"""The networks: torch and einops only, no files, no configuration objects."""
+"""The networks: torch and einops only, no files; their numbers are in `spec`."""
 
 from perturb.nn.attention import Attention, ImageProjections
 from perturb.nn.dilation import dilated, dispersed, redilated_conv2d
 from perturb.nn.embeddings import GuidanceEmbedding, ScalarEmbedding, frame_sinusoid, scale_sinusoid, sinusoid
 from perturb.nn.resampler import ImageProjection, Resampler
 from perturb.nn.resblock import ResBlock, TemporalConvolution
+from perturb.nn.spec import ResamplerSpec, UNetSpec
 from perturb.nn.transformer import InitialTemporalTransformer, SpatialTransformer, TemporalTransformer
 from perturb.nn.unet import VideoUNet
 from perturb.nn.windows import Windows
@@ -17,10 +18,12 @@ __all__ = [
     "InitialTemporalTransformer",
     "ResBlock",
     "Resampler",
+    "ResamplerSpec",
     "ScalarEmbedding",
     "SpatialTransformer",
     "TemporalConvolution",
     "TemporalTransformer",
+    "UNetSpec",
     "VideoUNet",
     "Windows",
     "dilated",

@@ -10,7 +10,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from perturb.nn.resblock import Downsample, ResBlock, Upsample
-from perturb.nn.transformer import InitialTemporalTransformer, SpatialTransformer, TemporalTransformer
+from perturb.nn.spec import UNetSpec
+from perturb.nn.transformer import SpatialTransformer, TemporalTransformer
 from perturb.nn.windows import Windows
 
 
@@ -74,141 +75,56 @@ class Level(nn.Module):
             yield level
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Builder:
-    """Makes the blocks of one network: everything about them that does not change with the resolution."""
+    """Makes the blocks of one network."""
 
-    embedding_dim: int
-    num_head_channels: int | None
-    num_heads: int | None
-    transformer_depth: int
-    context_dim: int
-    relative_length: int | None
-    causal: bool
-    image_attention: bool
-    learned_image_scale: bool
-    temporal_conv: bool
-    scale_shift_norm: bool
-    resblock_updown: bool
-    norm_groups: int
-    motion: bool
-    motion_norm: Literal["frame", "clip"]
-    clip_norm: bool
+    spec: UNetSpec
 
-    def heads(self, channels: int) -> tuple[int, int]:
-        """How many heads an attention has, and their width."""
-        count = self.num_heads or channels // (self.num_head_channels or channels)
-        return count, channels // count
-
-    def resblock(self, channels: int, out: int) -> ResBlock:
-        return ResBlock(
-            channels=channels,
-            out_channels=out,
-            embedding_dim=self.embedding_dim,
-            temporal_conv=self.temporal_conv,
-            scale_shift_norm=self.scale_shift_norm,
-            norm_groups=self.norm_groups,
-            clip_norm=self.clip_norm,
-        )
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of every resolution, the finest first."""
+        return tuple(mult * self.spec.model_channels for mult in self.spec.channel_mult)
 
     def stage(self, channels: int, out: int, *, attends: bool, moves: bool | None = None) -> Stage:
         """``moves``: whether it has a temporal transformer; None: where it attends, and motion modules everywhere."""
-        moves = (attends or self.motion) if moves is None else moves
-        resblock = self.resblock(channels, out)
-        return Stage(resblock, self.spatial(out) if attends else None, self.temporal(out) if moves else None)
-
-    def spatial(self, channels: int) -> SpatialTransformer:
-        heads, head_dim = self.heads(channels)
-        return SpatialTransformer(
-            channels=channels,
-            heads=heads,
-            head_dim=head_dim,
-            depth=self.transformer_depth,
-            context_dim=self.context_dim,
-            image_attention=self.image_attention,
-            learned_image_scale=self.learned_image_scale,
-            norm_groups=self.norm_groups,
-        )
-
-    def temporal(self, channels: int) -> TemporalTransformer:
-        heads, head_dim = self.heads(channels)
-        return TemporalTransformer(
-            channels=channels,
-            heads=heads,
-            head_dim=head_dim,
-            depth=1,  # published: ``transformer_depth`` deepens the spatial and the initial transformers only
-            relative_length=self.relative_length,
-            causal=self.causal,
-            norm_groups=self.norm_groups,
-            positions=self.motion,
-            frame_norm=self.motion and self.motion_norm == "frame",
-        )
-
-    def initial(self, channels: int) -> InitialTemporalTransformer:
-        return InitialTemporalTransformer(
-            channels=channels,
-            head_dim=self.heads(channels)[1],
-            depth=self.transformer_depth,
-            relative_length=self.relative_length,
-            causal=self.causal,
-            norm_groups=self.norm_groups,
+        moves = (attends or self.spec.motion_length is not None) if moves is None else moves
+        return Stage(
+            ResBlock(self.spec, channels, out),
+            SpatialTransformer(self.spec, out) if attends else None,
+            TemporalTransformer(self.spec, out) if moves else None,
         )
 
     def resample(self, channels: int, direction: Literal["up", "down"]) -> Downsample | Upsample | ResBlock:
-        if not self.resblock_updown:
+        if not self.spec.resblock_updown:
             return Downsample(channels=channels) if direction == "down" else Upsample(channels=channels)
-        return ResBlock(
-            channels=channels,
-            out_channels=channels,
-            embedding_dim=self.embedding_dim,
-            temporal_conv=False,
-            scale_shift_norm=self.scale_shift_norm,
-            norm_groups=self.norm_groups,
-            resample=direction,
-        )
+        return ResBlock(self.spec, channels, channels, resample=direction)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Channels and attention of every resolution, the finest first."""
-
-    model_channels: int
-    widths: tuple[int, ...]
-    attends: tuple[bool, ...]
-    num_res_blocks: int
-
-    @staticmethod
-    def of(
-        *, model_channels: int, channel_mult: Sequence[int], attention_resolutions: Sequence[int], num_res_blocks: int
-    ) -> "Plan":
-        return Plan(
-            model_channels=model_channels,
-            widths=tuple(mult * model_channels for mult in channel_mult),
-            attends=tuple(2**level in attention_resolutions for level in range(len(channel_mult))),
-            num_res_blocks=num_res_blocks,
-        )
-
-    def down(self, build: Builder) -> tuple[nn.ModuleList, list[int]]:
+    def down(self) -> tuple[nn.ModuleList, list[int]]:
         """The levels of the way down, and the channels of every skip in the order in which they arise."""
-        channels, skips, levels = self.model_channels, [self.model_channels], []
-        for index, (width, attends) in enumerate(zip(self.widths, self.attends, strict=True)):
+        channels = self.spec.model_channels
+        skips, levels = [channels], []
+        for index, width in enumerate(self.widths):
             stages = []
-            for _ in range(self.num_res_blocks):
-                stages.append(build.stage(channels, width, attends=attends))
+            for _ in range(self.spec.num_res_blocks):
+                stages.append(self.stage(channels, width, attends=self._attends(index)))
                 channels = width
                 skips.append(channels)
             last = index == len(self.widths) - 1
-            levels.append(Level(stages, None if last else build.resample(channels, "down")))
+            levels.append(Level(stages, None if last else self.resample(channels, "down")))
             skips += [] if last else [channels]
         return nn.ModuleList(levels), skips
 
-    def up(self, build: Builder, skips: Sequence[int]) -> nn.ModuleList:
+    def up(self, skips: Sequence[int]) -> nn.ModuleList:
         """The levels of the way up, the coarsest first: one stage more than on the way down, each taking a skip."""
         waiting, channels, levels = list(skips), self.widths[-1], []
         for index in reversed(range(len(self.widths))):
             stages = []
-            for _ in range(self.num_res_blocks + 1):
-                stages.append(build.stage(channels + waiting.pop(), self.widths[index], attends=self.attends[index]))
+            for _ in range(self.spec.num_res_blocks + 1):
+                stages.append(self.stage(channels + waiting.pop(), self.widths[index], attends=self._attends(index)))
                 channels = self.widths[index]
-            levels.append(Level(stages, build.resample(channels, "up") if index else None))
+            levels.append(Level(stages, self.resample(channels, "up") if index else None))
         return nn.ModuleList(levels)
+
+    def _attends(self, level: int) -> bool:
+        return 2**level in self.spec.attention_resolutions

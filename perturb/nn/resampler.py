@@ -10,6 +10,8 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from perturb.nn.spec import ResamplerSpec
+
 
 class PerceiverAttention(nn.Module):
     """The latent tokens attend to the encoder tokens and to themselves; b i d, b m d → b m d."""
@@ -66,26 +68,17 @@ class Resampler(nn.Module):
 
     group: ClassVar[str] = "image"
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        depth: int,
-        head_dim: int,
-        heads: int,
-        num_queries: int,
-        embedding_dim: int,
-        output_dim: int,
-        ff_mult: int = 4,
-    ) -> None:
+    def __init__(self, spec: ResamplerSpec) -> None:
         super().__init__()
-        self.latents = nn.Parameter(torch.randn(1, num_queries, dim) / dim**0.5)
-        self.project_in = nn.Linear(embedding_dim, dim)
+        dim = spec.dim
+        self.latents = nn.Parameter(torch.randn(1, spec.num_queries, dim) / dim**0.5)
+        self.project_in = nn.Linear(spec.embedding_dim, dim)
         self.layers = nn.ModuleList(
-            ResamplerLayer(dim=dim, heads=heads, head_dim=head_dim, ff_mult=ff_mult) for _ in range(depth)
+            ResamplerLayer(dim=dim, heads=spec.heads, head_dim=spec.head_dim, ff_mult=spec.ff_mult)
+            for _ in range(spec.depth)
         )
-        self.project_out = nn.Linear(dim, output_dim)
-        self.norm_out = nn.LayerNorm(output_dim)
+        self.project_out = nn.Linear(dim, spec.output_dim)
+        self.norm_out = nn.LayerNorm(spec.output_dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
         latents = repeat(self.latents, "1 m d -> b m d", b=tokens.shape[0])

@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, interpolate, silu
 
+from perturb.nn.spec import UNetSpec
 from perturb.nn.transformer import zero
 
 
@@ -108,28 +109,21 @@ class ResBlock(nn.Module):
     group: ClassVar[str] = "spatial"
 
     def __init__(
-        self,
-        *,
-        channels: int,
-        out_channels: int,
-        embedding_dim: int,
-        temporal_conv: bool,
-        scale_shift_norm: bool,
-        norm_groups: int,
-        resample: Literal["none", "up", "down"] = "none",
-        clip_norm: bool = False,
+        self, spec: UNetSpec, channels: int, out_channels: int, resample: Literal["none", "up", "down"] = "none"
     ) -> None:
         super().__init__()
-        self.clip_norm = clip_norm
         self.resample = resample
-        self.scale_shift_norm = scale_shift_norm
-        self.norm_in = nn.GroupNorm(norm_groups, channels)
+        plain, groups = resample == "none", spec.norm_groups  # one that resamples is the image model's
+        self.clip_norm = spec.clip_norm and plain
+        self.scale_shift_norm = spec.scale_shift_norm
+        self.norm_in = nn.GroupNorm(groups, channels)
         self.conv_in = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.embedding = nn.Linear(embedding_dim, out_channels * (2 if scale_shift_norm else 1))
-        self.norm_out = nn.GroupNorm(norm_groups, out_channels)
+        self.embedding = nn.Linear(spec.embedding_dim, out_channels * (2 if spec.scale_shift_norm else 1))
+        self.norm_out = nn.GroupNorm(groups, out_channels)
         self.conv_out = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Identity() if out_channels == channels else nn.Conv2d(channels, out_channels, 1)
-        self.temporal = TemporalConvolution(channels=out_channels, norm_groups=norm_groups) if temporal_conv else None
+        convolves = spec.temporal_conv and plain
+        self.temporal = TemporalConvolution(channels=out_channels, norm_groups=groups) if convolves else None
 
     def forward(self, x: Tensor, embedding: Tensor, frames: int) -> Tensor:
         y = self._resample(silu(normalise(self.norm_in, x, frames, self.clip_norm)))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from perturb.nn.attention import Attention
 from perturb.nn.embeddings import frame_sinusoid
+from perturb.nn.spec import UNetSpec
 from perturb.nn.windows import Windows
 
 M = TypeVar("M", bound=nn.Module)
@@ -32,17 +33,9 @@ class FeedForward(nn.Module):
 class SpatialBlock(nn.Module):
     """Self-attention over a frame, cross-attention to the text (and image) tokens, feed-forward; all residual."""
 
-    def __init__(
-        self,
-        *,
-        width: int,
-        heads: int,
-        head_dim: int,
-        context_dim: int,
-        image_attention: bool,
-        learned_image_scale: bool = False,
-    ) -> None:
+    def __init__(self, spec: UNetSpec, heads: int, head_dim: int) -> None:
         super().__init__()
+        width = heads * head_dim
         self.norm_self = nn.LayerNorm(width)
         self.self_attention = Attention(width=width, heads=heads, head_dim=head_dim)
         self.norm_cross = nn.LayerNorm(width)
@@ -50,9 +43,9 @@ class SpatialBlock(nn.Module):
             width=width,
             heads=heads,
             head_dim=head_dim,
-            context_dim=context_dim,
-            image_attention=image_attention,
-            learned_image_scale=learned_image_scale,
+            context_dim=spec.context_dim,
+            image_attention=spec.image_attention,
+            learned_image_scale=spec.learned_image_scale,
         )
         self.norm_feed_forward = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width)
@@ -84,16 +77,13 @@ class TemporalBlock(nn.Module):
     ``positions`` (t d) are added to what either attention reads.
     """
 
-    def __init__(self, *, width: int, heads: int, head_dim: int, relative_length: int | None, causal: bool) -> None:
+    def __init__(self, spec: UNetSpec, heads: int, head_dim: int) -> None:
         super().__init__()
+        width, told = heads * head_dim, {"relative_length": spec.relative_length, "causal": spec.causal}
         self.norm_1 = nn.LayerNorm(width)
-        self.attention_1 = Attention(
-            width=width, heads=heads, head_dim=head_dim, relative_length=relative_length, causal=causal
-        )
+        self.attention_1 = Attention(width=width, heads=heads, head_dim=head_dim, **told)
         self.norm_2 = nn.LayerNorm(width)
-        self.attention_2 = Attention(
-            width=width, heads=heads, head_dim=head_dim, relative_length=relative_length, causal=causal
-        )
+        self.attention_2 = Attention(width=width, heads=heads, head_dim=head_dim, **told)
         self.norm_feed_forward = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width)
 
@@ -112,34 +102,14 @@ class SpatialTransformer(nn.Module):
 
     group: ClassVar[str] = "spatial"
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        heads: int,
-        head_dim: int,
-        depth: int,
-        context_dim: int,
-        image_attention: bool,
-        norm_groups: int,
-        learned_image_scale: bool = False,
-    ) -> None:
+    def __init__(self, spec: UNetSpec, channels: int) -> None:
         super().__init__()
-        inner = heads * head_dim
-        self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
-        self.project_in = nn.Linear(channels, inner)
-        self.blocks = nn.ModuleList(
-            SpatialBlock(
-                width=inner,
-                heads=heads,
-                head_dim=head_dim,
-                context_dim=context_dim,
-                image_attention=image_attention,
-                learned_image_scale=learned_image_scale,
-            )
-            for _ in range(depth)
-        )
-        self.project_out = zero(nn.Linear(inner, channels))
+        heads = spec.heads_of(channels)
+        head_dim = channels // heads
+        self.norm = nn.GroupNorm(spec.norm_groups, channels, eps=1e-6)
+        self.project_in = nn.Linear(channels, heads * head_dim)
+        self.blocks = nn.ModuleList(SpatialBlock(spec, heads, head_dim) for _ in range(spec.transformer_depth))
+        self.project_out = zero(nn.Linear(heads * head_dim, channels))
 
     def forward(self, x: Tensor, context: Tensor, image_context: Tensor | None) -> Tensor:
         tokens = self.project_in(rearrange(self.norm(x), "n c h w -> n (h w) c"))
@@ -157,33 +127,21 @@ class TemporalTransformer(nn.Module):
 
     AnimateDiff's motion module (arXiv 2307.04725) is one with ``positions``: frames are told their number by
     ``frame_sinusoid``. As published its GroupNorm sees one frame at a time (``frame_norm``); in diffusers it does not.
+    Published: the ``transformer_depth`` of a spec deepens the spatial and the initial transformers only.
     """
 
     group: ClassVar[str] = "temporal"
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        heads: int,
-        head_dim: int,
-        depth: int,
-        relative_length: int | None,
-        causal: bool,
-        norm_groups: int,
-        positions: bool = False,
-        frame_norm: bool = False,
-    ) -> None:
+    def __init__(self, spec: UNetSpec, channels: int, *, heads: int | None = None, depth: int = 1) -> None:
         super().__init__()
-        inner = heads * head_dim
-        self.positions, self.frame_norm = positions, frame_norm
-        self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
-        self.project_in: nn.Module = nn.Linear(channels, inner)
-        self.blocks = nn.ModuleList(
-            TemporalBlock(width=inner, heads=heads, head_dim=head_dim, relative_length=relative_length, causal=causal)
-            for _ in range(depth)
-        )
-        self.project_out: nn.Module = zero(nn.Linear(inner, channels))
+        usual = spec.heads_of(channels)
+        heads, head_dim = heads or usual, channels // usual
+        self.positions = spec.motion_length is not None
+        self.frame_norm = self.positions and spec.motion_norm == "frame"
+        self.norm = nn.GroupNorm(spec.norm_groups, channels, eps=1e-6)
+        self.project_in: nn.Module = nn.Linear(channels, heads * head_dim)
+        self.blocks = nn.ModuleList(TemporalBlock(spec, heads, head_dim) for _ in range(depth))
+        self.project_out: nn.Module = zero(nn.Linear(heads * head_dim, channels))
 
     def forward(self, x: Tensor, frames: int, windows: Windows | None = None) -> Tensor:
         y = rearrange(self.norm(x) if self.frame_norm else x, "(b t) c h w -> b c t h w", t=frames)
@@ -205,31 +163,15 @@ class TemporalTransformer(nn.Module):
 class InitialTemporalTransformer(TemporalTransformer):
     """The temporal transformer behind the first convolution, whose projections are 1-wide convolutions.
 
-    Its inner width is heads · head_dim whatever the channels are (8 heads in the published models).
+    It has 8 heads as published, so that its inner width is 8 · head_dim whatever the channels are.
     """
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        head_dim: int,
-        depth: int,
-        relative_length: int | None,
-        causal: bool,
-        norm_groups: int,
-        heads: int = 8,
-    ) -> None:
-        super().__init__(
-            channels=channels,
-            heads=heads,
-            head_dim=head_dim,
-            depth=depth,
-            relative_length=relative_length,
-            causal=causal,
-            norm_groups=norm_groups,
-        )
-        self.project_in = nn.Conv1d(channels, heads * head_dim, 1)
-        self.project_out = zero(nn.Conv1d(heads * head_dim, channels, 1))
+    def __init__(self, spec: UNetSpec, channels: int) -> None:
+        super().__init__(spec, channels, heads=8, depth=spec.transformer_depth)
+        self.positions = self.frame_norm = False
+        inner = 8 * (channels // spec.heads_of(channels))
+        self.project_in = nn.Conv1d(channels, inner, 1)
+        self.project_out = zero(nn.Conv1d(inner, channels, 1))
 
     def _enter(self, x: Tensor) -> Tensor:
         # A 1-wide convolution does not mind which axis it runs along: this one needs no copy of x.

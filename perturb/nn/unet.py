@@ -7,7 +7,7 @@ Between blocks, feature maps are frame-flattened: (b t) c h w.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from einops import rearrange, repeat
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from perturb.errors import UserError
-from perturb.nn.blocks import Builder, Level, MiddleStage, Plan, Signals
+from perturb.nn.blocks import Builder, Level, MiddleStage, Signals
 from perturb.nn.dilation import dilated
 from perturb.nn.embeddings import GuidanceEmbedding, ScalarEmbedding
-from perturb.nn.resblock import normalise
-from perturb.nn.transformer import zero
+from perturb.nn.resblock import ResBlock, normalise
+from perturb.nn.spec import UNetSpec
+from perturb.nn.transformer import InitialTemporalTransformer, zero
 from perturb.nn.windows import Windows
 
 # The published network adds an adapter feature after every third block of its way down (the first convolution counts).
@@ -32,12 +33,7 @@ class VideoUNet(nn.Module):
         e = time_embedding(t) + fps_embedding(fps)
         x → conv_in → init_attention → down → middle → up (with the skips) → conv_out(SiLU(norm_out(·)))
 
-    ``attention_resolutions`` are downsampling factors (1, 2, 4 …) whose stages attend; the middle always does.
-    ``temporal_length`` clips relative positions. ``guidance_dim`` (with ``motion_cond``) is for networks distilled from
-    guidance, ``learned_image_scale`` for image attention whose share is learned. ``num_heads``, of every attention,
-    takes the place of ``num_head_channels``. ``motion_length``: the temporal transformers are AnimateDiff's motion
-    modules for at most that many frames, at every resolution (``motion_middle``: in the middle too), normalised over a
-    frame or a clip (``motion_norm``); ``clip_norm``: residual blocks see all frames together. Parameters without a
+    Parameters without a
     nearer group belong to "spatial". Temporal transformers, temporal convolutions and the last layer of every other
     residual branch start at zero, as published.
     Source: VideoCrafter1 (arXiv 2310.19512) §3 and VideoCrafter2 (arXiv 2401.09047).
@@ -45,85 +41,30 @@ class VideoUNet(nn.Module):
 
     group: ClassVar[str] = "spatial"
 
-    def __init__(
-        self,
-        *,
-        in_channels: int,
-        out_channels: int,
-        model_channels: int,
-        channel_mult: Sequence[int],
-        num_res_blocks: int,
-        attention_resolutions: Sequence[int],
-        num_head_channels: int | None,
-        context_dim: int,
-        temporal_length: int,
-        transformer_depth: int = 1,
-        temporal_conv: bool,
-        fps_cond: bool,
-        relative_position: bool,
-        causal: bool,
-        image_attention: bool,
-        init_attention: bool,
-        scale_shift_norm: bool = False,
-        resblock_updown: bool = False,
-        norm_groups: int = 32,
-        text_tokens: int = 77,
-        guidance_dim: int | None = None,
-        motion_cond: bool = False,
-        learned_image_scale: bool = False,
-        num_heads: int | None = None,
-        motion_length: int | None = None,
-        motion_middle: bool = True,
-        motion_norm: Literal["frame", "clip"] = "clip",
-        clip_norm: bool = False,
-    ) -> None:
+    def __init__(self, spec: UNetSpec) -> None:
         super().__init__()
-        self.image_attention = image_attention
-        self.text_tokens = text_tokens
-        self.motion_length = motion_length
-        self.clip_norm = clip_norm
+        self.image_attention = spec.image_attention
+        self.text_tokens = spec.text_tokens
+        self.motion_length = spec.motion_length
+        self.clip_norm = spec.clip_norm
         self.gradient_checkpointing = False
-        embedding_dim = 4 * model_channels
-        build = Builder(
-            embedding_dim=embedding_dim,
-            num_head_channels=num_head_channels,
-            num_heads=num_heads,
-            transformer_depth=transformer_depth,
-            context_dim=context_dim,
-            relative_length=temporal_length if relative_position else None,
-            causal=causal,
-            image_attention=image_attention,
-            learned_image_scale=learned_image_scale,
-            temporal_conv=temporal_conv,
-            scale_shift_norm=scale_shift_norm,
-            resblock_updown=resblock_updown,
-            norm_groups=norm_groups,
-            motion=motion_length is not None,
-            motion_norm=motion_norm,
-            clip_norm=clip_norm,
-        )
-        plan = Plan.of(
-            model_channels=model_channels,
-            channel_mult=channel_mult,
-            attention_resolutions=attention_resolutions,
-            num_res_blocks=num_res_blocks,
-        )
-        self.time_embedding = ScalarEmbedding(width=model_channels, out_width=embedding_dim)
-        self.fps_embedding = ScalarEmbedding(width=model_channels, out_width=embedding_dim) if fps_cond else None
+        build, width = Builder(spec), spec.model_channels
+        self.time_embedding = ScalarEmbedding(width=width, out_width=spec.embedding_dim)
+        self.fps_embedding = ScalarEmbedding(width=width, out_width=spec.embedding_dim) if spec.fps_cond else None
         self.guidance_embedding = None
-        if guidance_dim is not None:
+        if spec.guidance_dim is not None:
             self.guidance_embedding = GuidanceEmbedding(
-                width=guidance_dim, out_width=model_channels, motion=motion_cond
+                width=spec.guidance_dim, out_width=width, motion=spec.motion_cond
             )
-        self.conv_in = nn.Conv2d(in_channels, model_channels, 3, padding=1)
-        self.init_attention = build.initial(model_channels) if init_attention else None
-        self.down, skips = plan.down(build)
-        deepest, finest = plan.widths[-1], plan.widths[0]
-        middle = build.stage(deepest, deepest, attends=True, moves=motion_middle)
-        self.middle = MiddleStage(middle, build.resblock(deepest, deepest))
-        self.up = plan.up(build, skips)
-        self.norm_out = nn.GroupNorm(norm_groups, finest)
-        self.conv_out = zero(nn.Conv2d(finest, out_channels, 3, padding=1))
+        self.conv_in = nn.Conv2d(spec.in_channels, width, 3, padding=1)
+        self.init_attention = InitialTemporalTransformer(spec, width) if spec.init_attention else None
+        self.down, skips = build.down()
+        deepest, finest = build.widths[-1], build.widths[0]
+        middle = build.stage(deepest, deepest, attends=True, moves=spec.motion_middle)
+        self.middle = MiddleStage(middle, ResBlock(spec, deepest, deepest))
+        self.up = build.up(skips)
+        self.norm_out = nn.GroupNorm(spec.norm_groups, finest)
+        self.conv_out = zero(nn.Conv2d(finest, spec.out_channels, 3, padding=1))
 
     def forward(
         self,

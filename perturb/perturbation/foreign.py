@@ -43,11 +43,6 @@ def read(network: nn.Module, path: Path, *more: Path) -> Adapter:
     return adapter
 
 
-def write_peft(adapter: Adapter, folder: Path) -> None:
-    """Write an adapter into ``folder`` in peft's format, under the names that it has."""
-    files.write(folder, adapter.config, adapter.tensors)
-
-
 def write_diffusers(adapter: Adapter, path: Path) -> None:
     """Write an adapter as the file that diffusers' ``load_lora_weights`` reads; its layers have diffusers' names.
 

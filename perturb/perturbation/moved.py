@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from perturb.errors import UserError
 from perturb.models.partition import LAYERS
 from perturb.perturbation.base import IN_PLACE, Magnitude, refuse_second, square
+from perturb.perturbation.files import read_tensors
 from perturb.store.rundir import replacing
-from perturb.store.tensors import non_finite, raw_bytes
+from perturb.store.tensors import raw_bytes
 
 FILE = "moved_weights.safetensors"
 BASE = "base"
@@ -65,7 +65,7 @@ class MovedWeights:
     @classmethod
     def restore(cls, unet: nn.Module, folder: Path) -> MovedWeights:
         """Attach what ``folder`` holds. Raises UserError when that is nothing, or was made for another network."""
-        _, tensors = _read(folder)
+        tensors, _ = _read(folder)
         present = {name for name, _ in unet.named_parameters()}
         if unknown := [name for name in tensors if name not in present]:
             raise UserError(f"{folder / FILE} was made for another network: no parameters {unknown[:3]} here")
@@ -129,7 +129,7 @@ class MovedWeights:
 
     def load(self, folder: Path) -> None:
         """Replace θ + Δ by what ``folder`` holds. UserError unless it has these parameters and began at this θ."""
-        metadata, tensors = _read(folder)
+        tensors, metadata = _read(folder)
         path = folder / FILE
         if different := sorted(tensors.keys() ^ self.original.keys()):
             raise UserError(f"{path} holds other parameters, e.g. {different[:3]} are only on one side")
@@ -171,16 +171,8 @@ class MovedWeights:
         return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
 
 
-def _read(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     path = folder / FILE
     if not path.is_file():
         raise UserError(f"no moved weights in {folder}: {FILE} is missing")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read: {error!r}; it is cut short or of another type") from None
-    if bad := non_finite(tensors):
-        raise UserError(f"{path}: {len(bad)} tensors hold NaN or infinity, e.g. {bad[0]}; the file is damaged")
-    return metadata, tensors
+    return read_tensors(path)

@@ -17,7 +17,7 @@ Hashes = dict[str, dict[str, str]]
 
 def hash_modules(modules: Mapping[str, nn.Module]) -> Hashes:
     """Hashes of every parameter and buffer of every component, over bytes, dtype and shape."""
-    return {component: _hash_module(module) for component, module in modules.items()}
+    return {name: hash_tensors(dict(m.named_parameters()) | dict(m.named_buffers())) for name, m in modules.items()}
 
 
 def summarise(hashes: Hashes) -> dict[str, Any]:
@@ -37,10 +37,6 @@ def moved(before: Hashes, after: Hashes) -> list[str]:
 
 def _flat(hashes: Hashes) -> dict[str, str]:
     return {f"{component}.{name}": value for component, tensors in hashes.items() for name, value in tensors.items()}
-
-
-def _hash_module(module: nn.Module) -> dict[str, str]:
-    return hash_tensors({**dict(module.named_parameters()), **dict(module.named_buffers())})
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -8,7 +8,8 @@ Writes adapters/step_*/, states.csv, train.csv and the manifest sections perturb
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from perturb.loop.processes import make_accelerator
 from perturb.loop.task import Task
 from perturb.models.base import Batch, VideoModel
 from perturb.models.partition import Partition
-from perturb.perturbation import Perturbation, files
+from perturb.perturbation import Perturbation, Unfitted, files
 from perturb.store.records import TrainRow, read_train, train_csv
 from perturb.store.rundir import RunDir, write_atomic
 from perturb.store.states import State, step_id, step_state
@@ -36,80 +37,81 @@ from perturb.study.fit_loss import LEVELS, ProbeLoss
 FINISHED = "all"
 
 
-def fit(
-    model: VideoModel,
-    perturbation: Perturbation,
-    images: ImageSet,
-    *,
-    probe_steps: Sequence[int],
-    config: FitConfig,
-    run: RunDir,
-    group: str,
-    partition: Partition | None = None,
-    own_images: ImageSet | None = None,
-    tracker: GeneralTracker | None = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What all fits of a study share; ``images`` may be None where nothing is fitted.
+
+    ``own_images`` are stills of what the model was trained on: the untouched model's loss on them goes into the
+    manifest beside its loss on ``images``.
+    """
+
+    model: VideoModel
+    partition: Partition
+    images: ImageSet | None
+    config: FitConfig
+    own_images: ImageSet | None = None
+    tracker: GeneralTracker | None = None
+
+    @contextmanager
+    def attached(
+        self, perturbation: Perturbation, group: str, run: RunDir, images: dict[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        """Attach, and detach again; then every weight of the model must have the hash it had before: RuntimeError.
+
+        Yields what is perturbed, for the identity of a fit. ``images``: for the manifest.
+        """
+        before = hash_modules(self.model.modules())
+        if isinstance(perturbation, Unfitted):
+            perturbation.check(summarise(before))
+        perturbation.attach(self.model.network, self.partition, group, self.config.seed)
+        try:
+            described = {"group": group, "seed": self.config.seed, **perturbation.describe()}
+            run.update_manifest(perturbation=described, images=images, frozen={"before": summarise(before)})
+            yield {"base": summarise(before), "images": images, **described}
+        finally:
+            perturbation.detach()
+        after = hash_modules(self.model.modules())
+        if changed := moved(before, after):
+            raise RuntimeError(f"perturbing {group} changed {len(changed)} tensors of the model, e.g. {changed[:3]}")
+        run.update_manifest(frozen={"after": summarise(after), "unchanged": True})
+        run.mark_done("fit", FINISHED)
+
+
+def fit(setup: Setup, perturbation: Perturbation, *, group: str, probe_steps: Sequence[int], run: RunDir) -> None:
     """Fit ``perturbation`` on ``group`` and save it at each probe step; it stays attached, loaded from the last one.
 
-    ``partition`` None: the model's own. ``own_images`` are stills of what the model was trained on: the untouched
-    model's loss on them goes into the manifest beside its loss on ``images``. The same call again continues where the
-    last one was stopped and ends with the same adapters, bit for bit; a finished one only attaches. Processes that
-    torchrun started share each batch; the one whose ``run`` writes keeps the files. Raises UserError for probe steps
-    that cannot be, for a run directory of another fit, and for a loss or gradient that is not finite; Stopped after a
-    signal; RuntimeError if anything but the perturbation moved.
+    The same call again continues where the last one was stopped and ends with the same adapters, bit for bit; a
+    finished one only attaches. Processes that torchrun started share each batch; the one whose ``run`` writes keeps the
+    files. Raises UserError without images, for probe steps that cannot be, for a run directory of another fit, and for
+    a loss or gradient that is not finite; Stopped after a signal; RuntimeError if anything but the perturbation moved.
     """
-    probes, partition = _checked_probes(probe_steps), partition or model.partition()
+    model, images, config = setup.model, setup.images, setup.config
+    if images is None:
+        raise UserError("images is null, and a fit needs an image set: images=folder images.folder=/path")
+    probes = sorted(set(probe_steps))
+    if not probes or probes[0] < 0:
+        raise UserError(f"probe_steps is {probes}; allowed: whole numbers from 0, for example [0,50,100]")
     if not run.is_done("fit", FINISHED):
         data, losses = FitData(model, images, config), ProbeLoss(model, images, config)
-        run.update_manifest(distance=_distance(losses, own_images))
-        _fit_and_verify(
-            model, perturbation, data, losses,
-            probes=probes, config=config, run=run, group=group, partition=partition, tracker=tracker,
-        )  # fmt: skip
-    perturbation.attach(model.network, partition, group, config.seed)
-    perturbation.load(run.adapter(step_id(probes[-1])))
-
-
-def _fit_and_verify(
-    model: VideoModel,
-    perturbation: Perturbation,
-    data: FitData,
-    losses: ProbeLoss,
-    *,
-    probes: Sequence[int],
-    config: FitConfig,
-    run: RunDir,
-    group: str,
-    partition: Partition,
-    tracker: GeneralTracker | None,
-) -> None:
-    """Attach, fit, detach; then every weight of the model must have the hash it had before."""
-    before = hash_modules(model.modules())
-    checkpointing = model.gradient_checkpointing
-    perturbation.attach(model.network, partition, group, config.seed)
-    try:
-        described = {"group": group, "seed": config.seed, **perturbation.describe()}
-        run.update_manifest(perturbation=described, images=data.describe(), frozen={"before": summarise(before)})
-        model.gradient_checkpointing = config.gradient_checkpointing
-        # the frozen temporal convolutions have a dropout of their own: the network stays in eval mode
-        model.network.eval()
-        perturbation.train(True)
-        identity = {"base": summarise(before), "images": data.describe(), **described}
-        probe = _Probe(perturbation, losses, run, probes)
-        _fit(model, perturbation, data, probe, config=config, run=run, identity=identity, tracker=tracker)
+        run.update_manifest(distance=_distance(losses, setup.own_images))
+        checkpointing = model.gradient_checkpointing
+        try:
+            with setup.attached(perturbation, group, run, data.describe()) as identity:
+                model.gradient_checkpointing = config.gradient_checkpointing
+                # the frozen temporal convolutions have a dropout of their own: the network stays in eval mode
+                model.network.eval()
+                perturbation.train(True)
+                _fit(setup, perturbation, data, _Probe(perturbation, losses, run, probes), identity)
+                if run.writes:
+                    rows = (row for row in read_train(run.train_log) if row.step in probes)
+                    states = [replace(step_state(row.step, row.magnitude), loss=row.probe_loss) for row in rows]
+                    run.write_states(states)
+        finally:
+            model.gradient_checkpointing = checkpointing
         if run.writes:
-            rows = (row for row in read_train(run.train_log) if row.step in probes)
-            run.write_states([replace(step_state(row.step, row.magnitude), loss=row.probe_loss) for row in rows])
-    finally:
-        perturbation.detach()
-        model.gradient_checkpointing = checkpointing
-    after = hash_modules(model.modules())
-    if changed := moved(before, after):
-        raise RuntimeError(f"fitting {group} changed {len(changed)} tensors that were frozen, e.g. {changed[:3]}")
-    run.update_manifest(frozen={"after": summarise(after), "unchanged": True})
-    run.mark_done("fit", FINISHED)
-    if run.writes:
-        shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
+            shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
+    perturbation.attach(model.network, setup.partition, group, config.seed)
+    perturbation.load(run.adapter(step_id(probes[-1])))
 
 
 def _distance(losses: ProbeLoss, own_images: ImageSet | None) -> dict[str, Any]:
@@ -150,18 +152,9 @@ class _Probe:
         return {"magnitude": magnitude, "probe_loss": loss}
 
 
-def _fit(
-    model: VideoModel,
-    perturbation: Perturbation,
-    data: FitData,
-    probe: _Probe,
-    *,
-    config: FitConfig,
-    run: RunDir,
-    identity: Mapping[str, Any],
-    tracker: GeneralTracker | None,
-) -> None:
+def _fit(setup: Setup, perturbation: Perturbation, data: FitData, probe: _Probe, identity: Mapping[str, Any]) -> None:
     """Fit what is attached up to the last probe step, in all processes that were started together."""
+    model, config, run = setup.model, setup.config, probe.run
     probes, objective = probe.steps, Objective(model)
     if probes[-1] == 0:  # the beginning alone
         return write_atomic(run.train_log, _train_log([{"step": 0, **probe(0)}]))
@@ -169,7 +162,7 @@ def _fit(
     settings = _loop_config(config)
     if model.device.type == "cuda":
         torch.cuda.set_device(model.device)  # where accelerate will put everything
-    accelerator = make_accelerator(settings, device=model.device.type, folder=run.path, tracker=tracker)
+    accelerator = make_accelerator(settings, device=model.device.type, folder=run.path, tracker=setup.tracker)
     if config.batch_size % accelerator.num_processes:
         raise UserError(
             f"fit.batch_size is {config.batch_size}; allowed with {accelerator.num_processes} processes: its multiples"
@@ -221,10 +214,3 @@ def save_state(perturbation: Perturbation, state: State, run: RunDir) -> State:
     perturbation.save(run.adapter(state.id))
     files.write_magnitude(run.adapter(state.id), magnitude)
     return replace(state, magnitude=magnitude.total)
-
-
-def _checked_probes(probe_steps: Iterable[int]) -> list[int]:
-    probes = sorted(set(probe_steps))
-    if not probes or probes[0] < 0:
-        raise UserError(f"probe_steps is {probes}; allowed: whole numbers from 0, for example [0,50,100]")
-    return probes

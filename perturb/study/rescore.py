@@ -52,12 +52,12 @@ def rescore(
     UserError for a run that has not sampled all its clips.
     """
     states = run.states()
-    sampled, labels = read_sampled(run, config), read_labels(run, config)
+    sampled = read_sampled(run, config)
     clips = [run.clip(state, *sample) for state in sampled.states for sample in sampled.samples]
     if absent := [clip for clip in clips if not clip.is_file()]:
         found = f"{run.path} lacks {len(absent)} of {len(clips)} clips, e.g. {absent[0].name}"
         raise UserError(f"{found}: finish the run first, with the command that began it")
-    found = scored(metrics, sampled, run, sampled.states, labels=labels, images=images, cache=cache)
+    found = scored(metrics, sampled, sampled.states, images=images, cache=cache)
     rows = [row for _, each in found for row in each]
     before = read_scores(run.scores) if run.scores.is_file() else []
     run.write_states(states)
@@ -72,12 +72,8 @@ def read_sampled(run: RunDir, config: Mapping[str, Any]) -> Sampled:
     manifest = run.manifest()
     samples = [(prompt_id, seed) for seed in config["sample"]["seeds"] for prompt_id in manifest.prompts]
     form = Format(**{name: manifest.clips[name] for name in ("fps", "frames", "height", "width")})
-    return Sampled(samples, manifest.prompts, [state.id for state in run.states()], form)
-
-
-def read_labels(run: RunDir, config: Mapping[str, Any]) -> Labels:
-    """What its score rows say about it."""
-    return Labels(run.manifest().run_id, config["training"], config["group"], config["fit"]["seed"])
+    labels = Labels(manifest.run_id, config["training"], config["group"], config["fit"]["seed"])
+    return Sampled(run, labels, samples, manifest.prompts, [state.id for state in run.states()], form)
 
 
 def changes(before: Sequence[ScoreRow], after: Sequence[ScoreRow]) -> list[Change]:

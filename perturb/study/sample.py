@@ -5,7 +5,7 @@ Axes: b batch, c channels, t frames, h w pixels or latents.
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,22 +127,18 @@ class Generator:
 
     def _told(self, image: str | Tensor | None) -> Conditioning:
         """Of all prompts in their order. Images that differ are encoded one by one, so as not to fill the memory."""
+        texts, fps = [prompt.text for prompt in self.prompts], self.format.fps
         if isinstance(image, Tensor):
-            return self.model.conditioning([prompt.text for prompt in self.prompts], self.format.fps, image)
+            return self.model.conditioning(texts, fps, image)
         given = [prompt.images or (() if image is None else (image,)) for prompt in self.prompts]
         if len(set(given)) == 1:
-            texts = [prompt.text for prompt in self.prompts]
-            return self.model.conditioning(texts, self.format.fps, self._pixels(given[0]))
+            return self.model.conditioning(texts, fps, self._pixels(given[0]))
         if lacking := [prompt.id for prompt, files in zip(self.prompts, given, strict=True) if not files]:
             raise UserError(
                 f"{len(lacking)} prompts have no image, e.g. {lacking[0]}: give each one, or image=… for them"
             )
-        return Conditioning.concat(
-            [
-                self.model.conditioning([prompt.text], self.format.fps, self._pixels(files))
-                for prompt, files in zip(self.prompts, given, strict=True)
-            ]
-        )
+        pairs = zip(texts, given, strict=True)
+        return Conditioning.concat([self.model.conditioning([text], fps, self._pixels(files)) for text, files in pairs])
 
     def _pixels(self, files: Sequence[str]) -> Tensor | None:
         """1 3 h w of one image, 1 3 2 h w of a first and a last one."""
@@ -188,12 +184,10 @@ class Generator:
 
     def describe(self) -> dict[str, Any]:
         """For the manifest: format, sampler with its settings, number of clips, hashes of the prompts' own images."""
-        form = self.format
-        size = {"height": form.height, "width": form.width, "frames": form.frames, "fps": form.fps}
         seeds = sorted({seed for _, seed in self.jobs})
         images = {prompt.id: prompt.digests() for prompt in self.prompts if prompt.images}
         return (
-            size
+            asdict(self.format)
             | {"sampler": repr(self.sampler), "precision": self.precision, "seeds": seeds}
             | ({"images": images} if images else {})
             | ({} if self.tile is None else {"tile": self.tile})
@@ -213,8 +207,8 @@ def sample(
 
     ``perturbation`` is attached; it is loaded with the adapter of each state. A batch of which any clip is missing is
     made again as a whole, so that a resumed run has the bytes of an uninterrupted one. Processes take batches by turns;
-    the one that writes the run waits for all of them. A state without Δ is the same
-    in every run of its model: its batches are taken from ``shared``, and left there.
+    the one that writes the run waits for all of them. A state without Δ is the same in every run of its model: its
+    batches are taken from ``shared``, and left there.
     """
     batches = {
         state.id: [Batch(generate, jobs, _paths(run, state.id, generate, jobs)) for jobs in generate.batches]

@@ -36,22 +36,24 @@ class Labels:
 
 @dataclass(frozen=True)
 class Sampled:
-    """What a run has sampled: (prompt id, noise seed) pairs in each state, the prompts by id, and the format.
+    """What ``run`` has sampled: (prompt id, noise seed) pairs in each state, the prompts by id, and the format.
 
     ``states`` are ids; the first is the unperturbed model, with which the others are compared.
     """
 
+    run: RunDir
+    labels: Labels
     samples: Sequence[tuple[str, int]]
     prompts: Mapping[str, str]
     states: Sequence[str]
     form: Format
 
-    def clips(self, run: RunDir, state: str) -> list[ClipSource]:
+    def clips(self, state: str) -> list[ClipSource]:
         """The clips of a state, each with that of the unperturbed model to compare with."""
-        return [self._clip(run, state, each, self._clip(run, self.states[0], each, None)) for each in self.samples]
+        return [self._clip(state, each, self._clip(self.states[0], each, None)) for each in self.samples]
 
-    def _clip(self, run: RunDir, state: str, sample: tuple[str, int], original: ClipSource | None) -> ClipSource:
-        path = run.clip(state, *sample)
+    def _clip(self, state: str, sample: tuple[str, int], original: ClipSource | None) -> ClipSource:
+        path = self.run.clip(state, *sample)
         read = partial(_read, path, self.form.fps)
         return ClipSource(path.name, read, *sample, state, self.prompts.get(sample[0], ""), original)
 
@@ -62,23 +64,18 @@ def score_cache(runs_dir: str) -> Path:
 
 
 def score(
-    metrics: Sequence[Metric | SetMetric],
-    sampled: Sampled,
-    run: RunDir,
-    *,
-    labels: Labels,
-    images: ImageSet | None,
-    cache: Path | None,
+    metrics: Sequence[Metric | SetMetric], sampled: Sampled, *, images: ImageSet | None, cache: Path | None
 ) -> None:
     """Score what a run has sampled, compared with its unperturbed clips and with the images D_I.
 
     scores.csv is rewritten whole and sorted after each state; the rows of finished states are kept as they are.
     Processes take states by turns, and hand theirs in as files to the one that writes the run.
     """
+    run = sampled.run
     todo = [state for state in sampled.states if not run.is_done("score", state)]
     parts = {state: run.path / ".parts" / f"{state}.csv" for state in todo}
     own = [state for state in mine(todo) if not parts[state].is_file()]
-    for state, rows in scored(metrics, sampled, run, own, labels=labels, images=images, cache=cache):
+    for state, rows in scored(metrics, sampled, own, images=images, cache=cache):
         if processes() == 1:
             _add(run, state, rows, sampled.states)
         else:
@@ -99,10 +96,8 @@ def _add(run: RunDir, state: str, rows: Sequence[ScoreRow], states: Sequence[str
 def scored(
     metrics: Sequence[Metric | SetMetric],
     sampled: Sampled,
-    run: RunDir,
     states: Sequence[str],
     *,
-    labels: Labels,
     images: ImageSet | None,
     cache: Path | None,
 ) -> Iterator[tuple[str, list[ScoreRow]]]:
@@ -112,11 +107,11 @@ def scored(
     total = len(states) * len(sampled.samples)
     workers = max(1, suitable_workers(total) // local_processes())
     with Engine(metrics, cache, workers=workers) as engine, progress("score", total) as advance:
-        reference = engine.gather(sampled.clips(run, sampled.states[0]))
+        reference = engine.gather(sampled.clips(sampled.states[0]))
         stills = None if images is None else engine.gather(image_clips(images, sampled.form), Workers(1))
         for state in states:
-            survey = engine.measure(sampled.clips(run, state), advance)
-            yield state, list(_rows(engine.scores(survey, reference, stills), state, labels))
+            survey = engine.measure(sampled.clips(state), advance)
+            yield state, list(_rows(engine.scores(survey, reference, stills), state, sampled.labels))
 
 
 def image_clips(images: ImageSet, form: Format) -> Iterator[ClipSource]:

@@ -26,6 +26,7 @@ def track_scores(tracker: GeneralTracker, run: RunDir) -> None:
     """
     PartialState()  # accelerate's trackers ask it which process they are in
     tracker.start()
+    form = {"dataformats": "NHWC"} if isinstance(tracker, TensorBoardTracker) else {}
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in read_scores(run.scores):
         if row.value is not None:
@@ -35,7 +36,7 @@ def track_scores(tracker: GeneralTracker, run: RunDir) -> None:
         tracker.log(_logged(state, values[state.id]), step=step)
         show: Callable[..., None] | None = getattr(tracker, "log_images", None)
         if show is not None and (sheet := _frames(run, state)) is not None:
-            show({"clips": sheet[None]}, step=step, **_form(tracker))
+            show({"clips": sheet[None]}, step=step, **form)
     tracker.finish()
 
 
@@ -49,7 +50,3 @@ def _frames(run: RunDir, state: State) -> np.ndarray | None:
     paths = sorted(run.clips(state.id).glob("*.npy"))[:SHOWN]
     clips = [np.load(path) for path in paths]
     return rearrange(np.stack(clips), "b t h w c -> (b h) (t w) c") if clips else None
-
-
-def _form(tracker: GeneralTracker) -> dict[str, str]:
-    return {"dataformats": "NHWC"} if isinstance(tracker, TensorBoardTracker) else {}

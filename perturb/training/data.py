@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import asdict
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -44,7 +43,8 @@ def training_data(config: TrainConfig, system: VideoSystem, accelerator: Acceler
         system.spec = dataclasses.replace(system.spec, vae=vae)
     batches = functools.partial(_world_batches, config, system, main, stills if clips else None)
     data = {k: v for k, v in asdict(config.data).items() if v is not None and k not in ONLY_FILES}
-    return TrainingData(batches, data | {"text_dropout": config.loss.text_dropout, "stages": _sizes(config)})
+    sizes = [asdict(stage) | {"learning_rate": None} for stage in config.stages]  # what decides which samples are seen
+    return TrainingData(batches, data | {"text_dropout": config.loss.text_dropout, "stages": sizes})
 
 
 def _latents(config: TrainConfig, system: VideoSystem, data: WorldData | None) -> LatentSet | None:
@@ -111,11 +111,6 @@ def _held_out(config: TrainConfig, wanted: ValidationConfig, system: VideoSystem
     latents = encode_world(system, dataclasses.replace(wanted.world, count=wanted.count), resolve(config.cache))
     x0 = as_trained(system.spec.vae.scale_factor * latents.mean.float(), config, system)
     return HeldOut(x0, latents.captions, torch.as_tensor(latents.fps))
-
-
-def _sizes(config: TrainConfig) -> list[dict[str, Any]]:
-    """What of each stage decides which samples are seen."""
-    return [asdict(stage) | {"learning_rate": None} for stage in config.stages]
 
 
 def _check_size(system: VideoSystem, stage: StageConfig, number: int) -> None:

@@ -5,18 +5,16 @@ What moves is said by `Trained`; that nothing else moved is shown by hashes befo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from torch.distributed.tensor import DTensor
 
 from perturb.errors import UserError
-from perturb.loop.config import LoopConfig, StageConfig
 from perturb.loop.loop import Loop
-from perturb.loop.task import Batches, Outcome, Task, Validation
+from perturb.loop.task import Outcome, Task, Training
 from perturb.models.videocrafter.encoders import fresh_position_ids
 from perturb.models.videocrafter.skeleton import skeleton
 from perturb.models.videocrafter.system import VideoSystem
@@ -41,19 +39,11 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """One training of a system: what moves, on what, how, and where its files go."""
+class Run(Training):
+    """One training of a system: what moves, and where low-rank factors are saved."""
 
     trained: Trained
-    stages: Sequence[StageConfig]
-    batches: Callable[[int], Batches]
-    loop: LoopConfig
-    seed: int
-    folder: Path
     adapter: Path
-    title: str
-    identity: dict[str, Any]
-    validation: Validation | None = None
 
 
 @dataclass(frozen=True)
@@ -82,18 +72,8 @@ def train_diffusion(system: VideoSystem, run: Run, accelerator: Accelerator) -> 
     names = list(trained_parameters(system, run.trained)) if adapter is None else adapter.names()
     system.unet.gradient_checkpointing = run.loop.gradient_checkpointing
     objective = DenoisingObjective(system, text_encoder=run.trained.text_encoder)
-    task = Task(
-        objective=objective,
-        trained=names,
-        stages=run.stages,
-        batches=run.batches,
-        loop=run.loop,
-        seed=run.seed,
-        folder=run.folder,
-        title=run.title,
-        identity=run.identity,
-        validation=run.validation,
-    )
+    same = {field.name: getattr(run, field.name) for field in fields(Training)}
+    task = Task(objective=objective, trained=names, **same)
     parameters = sum(objective.get_parameter(name).numel() for name in names)
     loop = Loop(task, accelerator)
     outcome = loop.run()

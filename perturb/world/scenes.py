@@ -85,7 +85,7 @@ class Scene:
         forward = np.array(DIRECTIONS[self.direction])
         across = np.array([-forward[1], forward[0]])
         travelled = SPEEDS[self.speed] * (seconds - 0.5)
-        wave = self._wave(seconds)
+        wave = (self.path == "wavy") * WAVE_AMPLITUDE * np.sin(2 * np.pi * WAVE_FREQUENCY * seconds + self.phase)
         return np.array(self.centre) + travelled[:, None] * forward + wave[:, None] * across
 
     def velocity(self, seconds: np.ndarray) -> np.ndarray:
@@ -95,9 +95,6 @@ class Scene:
         omega = 2 * np.pi * WAVE_FREQUENCY
         swing = WAVE_AMPLITUDE * omega * np.cos(omega * seconds + self.phase) * (self.path == "wavy")
         return SPEEDS[self.speed] * forward + swing[:, None] * across
-
-    def _wave(self, seconds: np.ndarray) -> np.ndarray:
-        return (self.path == "wavy") * WAVE_AMPLITUDE * np.sin(2 * np.pi * WAVE_FREQUENCY * seconds + self.phase)
 
     @property
     def held_out(self) -> bool:

@@ -45,13 +45,10 @@ def clip(run: RunDir, step: int) -> np.ndarray:
     return np.load(run.clip(step_id(step), "p001", 0)).astype(int)
 
 
-@pytest.mark.parametrize("rank", ["full", "reference"])
-def test_the_random_control_of_a_run(
-    rank: str, commands: Commands, unfitted: list[str], reference: RunDir, tmp_path: Path
-):
+def test_the_random_control_of_a_run(commands: Commands, unfitted: list[str], reference: RunDir, tmp_path: Path):
     outcome = commands(
         "perturb.run", *unfitted, "experiment=spatial_full", "perturbation=random",
-        f"perturbation.reference={reference.path}", f"perturbation.rank={rank}", f"runs_dir={tmp_path}",
+        f"perturbation.reference={reference.path}", "perturbation.rank=reference", f"runs_dir={tmp_path}",
     )  # fmt: skip
     assert outcome.code == 0, outcome.log
     run = made(tmp_path, "spatial_full_random")

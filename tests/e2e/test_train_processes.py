@@ -63,27 +63,27 @@ def logged(folder: Path, table: str, *columns: str) -> list[float]:
     return [float(row[column]) for row in rows for column in columns]
 
 
-@pytest.mark.parametrize("way", ["ddp", "fsdp"])
-def test_two_processes_are_given_and_learn_what_one_is(way: str, together: Path, tmp_path: Path):
+def test_two_processes_are_given_and_learn_what_one_is(together: Path, tmp_path: Path):
     system = load_system(together / "model")
     before = {name: tensor.clone() for name, tensor in system.unet.state_dict().items()}
     batches = made_up_batches(system)
     alone = watch(batches)
     validation = measure(system, tmp_path)
-    trace = train_tiny(system, tmp_path, loop=LOOP, steps=STEPS[way], batches=batches, validation=validation)
-    first, second = given(together / way)
-    assert first.keys() == second.keys() == alone.keys() == set(range(STEPS[way]))
-    for step, whole in alone.items():  # the global batch, in its order and to the last bit
-        halves = zip(first[step]["inputs"], second[step]["inputs"], whole["inputs"], strict=True)
-        assert all(torch.equal(torch.cat([one, other]), both) for one, other, both in halves)
-    streams = {(together / way / f"stream_{rank}.txt").read_text() for rank in range(2)}
-    assert streams == {trace.outcome.stream}
-    for table, columns in (("train", ("loss", "lr", "grad_norm")), ("validation", ("loss",))):
-        alone_logged = logged(tmp_path, table, *columns)
-        assert alone_logged
-        assert logged(together / way, table, *columns) == pytest.approx(alone_logged, rel=1e-4)
-    assert (together / way / "samples" / "step_000002" / "p0.mp4").is_file()
-    assert apart(load_file(together / way / "unet.safetensors"), system.unet.state_dict(), before) < 1e-3
+    trace = train_tiny(system, tmp_path, loop=LOOP, steps=STEPS["ddp"], batches=batches, validation=validation)
+    for way in ("ddp", "fsdp"):
+        first, second = given(together / way)
+        assert first.keys() == second.keys() == alone.keys() == set(range(STEPS[way]))
+        for step, whole in alone.items():  # the global batch, in its order and to the last bit
+            halves = zip(first[step]["inputs"], second[step]["inputs"], whole["inputs"], strict=True)
+            assert all(torch.equal(torch.cat([one, other]), both) for one, other, both in halves)
+        streams = {(together / way / f"stream_{rank}.txt").read_text() for rank in range(2)}
+        assert streams == {trace.outcome.stream}
+        for table, columns in (("train", ("loss", "lr", "grad_norm")), ("validation", ("loss",))):
+            alone_logged = logged(tmp_path, table, *columns)
+            assert alone_logged
+            assert logged(together / way, table, *columns) == pytest.approx(alone_logged, rel=1e-4)
+        assert (together / way / "samples" / "step_000002" / "p0.mp4").is_file()
+        assert apart(load_file(together / way / "unet.safetensors"), system.unet.state_dict(), before) < 1e-3
 
 
 @pytest.mark.parametrize("way", STEPS)

@@ -79,16 +79,14 @@ def shard(accelerator: Accelerator) -> None:
     accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
 
 
-def train(model: str, folder: Path, way: str, work: Path) -> None:
-    """One training; whatever the test wants to know of it goes to ``work``."""
+def train(model: str, folder: Path, way: str, work: Path, *, measured: bool) -> None:
+    """One training, with validation if ``measured``; whatever the test wants to know of it goes to ``work``."""
     system = load_system(model)
     batches: Batches = read_shards(system, folder / "tars") if way == "shards" else made_up_batches(system)
     given = watch(batches)
     prepare: Callable[[Accelerator], None] = shard if way == "fsdp" else lambda _: None
-    validation = measure(system, work)
-    trace = train_tiny(
-        system, work, loop=LOOP, steps=STEPS[way], batches=batches, prepare=prepare, validation=validation
-    )
+    more: dict[str, Any] = {"validation": measure(system, work)} if measured else {}
+    trace = train_tiny(system, work, loop=LOOP, steps=STEPS[way], batches=batches, prepare=prepare, **more)
     state = PartialState()
     assert state.num_processes == 2, state
     torch.save(given, work / f"given_{state.process_index}.pt")
@@ -101,13 +99,13 @@ def main() -> None:
     model, folder, *ways = sys.argv[1:]
     for way in ways:
         work = Path(folder) / way
-        train(model, Path(folder), way, work)
+        train(model, Path(folder), way, work, measured=way != "shards")
         state = PartialState()
         if state.is_main_process:
             middle = Path("checkpoints", f"step_{MIDDLE:06d}")
             shutil.copytree(work / middle, work / "again" / middle)
         state.wait_for_everyone()
-        train(model, Path(folder), way, work / "again")
+        train(model, Path(folder), way, work / "again", measured=False)
     PartialState().destroy_process_group()
 
 

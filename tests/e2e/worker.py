@@ -2,7 +2,8 @@
 
 Imports everything once, then forks a process per request. stdin: one JSON object per line, ``module``, ``arguments``,
 ``log`` (a file for stdout and stderr) and ``kill``: null, or [pattern, n, "before" | "after"]: the process ends itself
-with SIGKILL around the n-th atomic rename to a path that matches. stdout: the return code, negative for a signal.
+with SIGKILL around the n-th atomic rename to a path that matches; "stop": it is asked to stop after it, by SIGTERM.
+stdout: the return code, negative for a signal.
 """
 
 import fnmatch
@@ -76,7 +77,7 @@ def _kill_at(pattern: str, count: int, moment: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         result = rename(self, target)
         if matches and seen == count:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGTERM if moment == "stop" else signal.SIGKILL)
         return result
 
     Path.replace = replace  # type: ignore[method-assign]

@@ -70,7 +70,7 @@ def resampler(golden: Fixture) -> Resampler:
     values["num_queries"] *= values.pop("video_length")
     spec = ResamplerSpec(**values)
     names = projector_official_to_ours(spec)
-    network = Resampler(**vars(spec))
+    network = Resampler(spec)
     network.load_state_dict({names[PROJECTOR_PREFIX + key]: value for key, value in golden.state.items()}, strict=True)
     return network.eval()
 
@@ -113,7 +113,6 @@ def check_algebra(ledger: Ledger, call: dict[str, Any]):
         a = schedule.alphas_cumprod[t].reshape(-1, 1, 1, 1, 1)
         clean, eps = clean_and_noise(noise, x0, a, 1.0, "v")
         ledger.check(f"{name}.x0_from_v", clean)
-        ledger.check(f"{name}.x0_from_v", schedule.predict_x0(x0, t, noise))
         ledger.check(f"{name}.eps_from_v", eps)
 
 

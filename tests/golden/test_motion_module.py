@@ -1,10 +1,13 @@
 """AnimateDiff's motion module against its published code."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from einops import rearrange
 
 from perturb.models.animatediff.keys import diffusers_name
+from perturb.models.animatediff.spec import SPECS
 from perturb.models.videocrafter.keymap.unet import inside
 from perturb.nn import TemporalTransformer
 from tests.golden.golden_fixtures import fixtures, requires_fixtures
@@ -18,17 +21,10 @@ def module(golden: Fixture) -> TemporalTransformer:
     config = golden.meta["config"]
     assert config["attention_block_types"] == ["Temporal_Self", "Temporal_Self"]
     heads, width = config["num_attention_heads"], config["in_channels"]
-    block = TemporalTransformer(
-        channels=width,
-        heads=heads,
-        head_dim=width // heads // config["temporal_attention_dim_div"],
-        depth=config["num_transformer_block"],
-        relative_length=None,
-        causal=False,
-        norm_groups=32,  # of the published class, not in its configuration
-        positions=config["temporal_position_encoding"],
-        frame_norm=True,
-    )
+    assert (config["temporal_attention_dim_div"], config["temporal_position_encoding"]) == (1, True)
+    spec = replace(SPECS["animatediff_v3"].unet, num_heads=heads)
+    assert (spec.norm_groups, spec.motion_norm) == (32, "frame")  # of the published class, not in its configuration
+    block = TemporalTransformer(spec, width, depth=config["num_transformer_block"])
     names = {theirs: ours for ours, theirs in inside("", "", block).items()}
     state = {}
     for key, tensor in golden.state.items():

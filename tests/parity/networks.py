@@ -62,7 +62,7 @@ def build_unet(fixture: Fixture, spec: UNetSpec | None = None) -> VideoUNet:
     names = unet_official_to_ours(spec)
     state = {names[UNET_PREFIX + key]: value for key, value in fixture.state.items() if UNET_PREFIX + key in names}
     assert spec != unet_spec(fixture.meta["config"]) or len(state) == len(fixture.state)
-    unet = VideoUNet(**vars(spec))
+    unet = VideoUNet(spec)
     unet.load_state_dict(state, strict=True)
     return unet.eval()
 

@@ -58,5 +58,5 @@ def test_projector_keys_and_shapes() -> None:
     config["head_dim"] = config.pop("dim_head")
     assert ResamplerSpec(**config) == image.projector
     with torch.device("meta"):
-        projector = Resampler(**vars(image.projector))
+        projector = Resampler(image.projector)
     check_bijective(manifest, projector_official_to_ours(image.projector), projector)

@@ -28,7 +28,7 @@ def part(fixture: Fixture, name: str) -> dict[str, torch.Tensor]:
 def test_resampler_matches(fixture: Fixture) -> None:
     spec = resampler_spec(fixture.meta["config"]["Resampler"])
     names = projector_official_to_ours(spec)
-    resampler = Resampler(**vars(spec))
+    resampler = Resampler(spec)
     resampler.load_state_dict({names[PROJECTOR_PREFIX + k]: v for k, v in part(fixture, "resampler").items()})
     seen = {}
     attention = resampler.get_submodule("layers.0.attention")

@@ -6,11 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from perturb.data.images import Policy
-from perturb.study.fit import FitConfig, Objective
+from perturb.data.images import ImageSet, Policy
+from perturb.models.base import VideoModel
+from perturb.study.fit import FitConfig, Objective, Setup
 from perturb.study.fit_data import Batch, FitData
 
 SMALL = FitConfig(batch_size=2, warmup_steps=2, save_every=3, learning_rate=0.01)
+
+
+def setup(model: VideoModel, images: ImageSet | None = None, config: FitConfig = SMALL, **more: Any) -> Setup:
+    """The model with its own partition."""
+    return Setup(model=model, partition=model.partition(), images=images or Stills(), config=config, **more)
 
 
 def cut_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fit_stills import SMALL, Stills
+from fit_stills import setup
 from random_case import finished, fitted_on
 from torch import Tensor, nn
 
@@ -57,7 +57,7 @@ def test_every_state_is_its_adapter_alone(tiny_system: VideoSystem, tmp_path: Pa
         alone.detach()
     several, run = AdaptersPerturbation(folders), RunDir(tmp_path / "study")
     assert isinstance(several, Unfitted)
-    states = make_states(tiny_system, several, Stills(), probe_steps=None, config=SMALL, run=run, group="spatial")
+    states = make_states(setup(tiny_system), several, group="spatial", probe_steps=None, run=run)
     assert [state.id for state in states] == ["adapter_none", "adapter_step_000005", "adapter_narrow", "adapter_moved"]
     assert states[0].magnitude == 0.0
     assert len({state.magnitude for state in states}) == 4

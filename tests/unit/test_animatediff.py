@@ -1,5 +1,6 @@
 """AnimateDiff: diffusers' UNetMotionModel and converters are the oracle for the numbers and the names."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,10 +206,9 @@ def test_another_version_is_refused(image: Path, official: Path, tmp_path: Path)
 
 
 def test_the_first_version_normalises_residual_blocks_over_all_frames():
-    sizes: dict[str, Any] = {"channels": 8, "out_channels": 8, "embedding_dim": 4, "norm_groups": 4}
-    block = ResBlock(**sizes, temporal_conv=False, scale_shift_norm=False, clip_norm=True)
+    block = ResBlock(replace(SPECS["animatediff_v1"].unet, model_channels=8, norm_groups=4), 8, 8)
     torch.nn.init.normal_(block.conv_out.weight)
-    x, embedding = torch.randn(3, 8, 4, 4), torch.randn(3, 4)
+    x, embedding = torch.randn(3, 8, 4, 4), torch.randn(3, 32)
 
     def joint(y: Tensor) -> Tensor:
         clip = y.transpose(0, 1)[None]

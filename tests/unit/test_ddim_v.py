@@ -47,7 +47,8 @@ def test_the_target_is_what_the_loss_compares():
     loss = epsilon_loss(Knowing(x0, V), V, x0, t, noise, conditioning(2))
     assert loss.max() < 1e-6
     torch.testing.assert_close(V.target(x0, t, noise)[0], -0.7 * x0[0])  # at ᾱ = 0, v = −s x_0
-    torch.testing.assert_close(V.predict_x0(V.q_sample(x0, t, noise), t, V.target(x0, t, noise)), x0)
+    a, scale = (table[t].reshape(-1, 1, 1, 1, 1) for table in (V.alphas_cumprod, V.latent_scale_table))
+    torch.testing.assert_close(clean_and_noise(V.target(x0, t, noise), V.q_sample(x0, t, noise), a, scale, "v")[0], x0)
     assert torch.equal(NoiseSchedule(latent_scale=0.7).target(x0, t, noise), noise)
 
 

@@ -48,14 +48,6 @@ def test_schedule_by_hand():
     assert NoiseSchedule(latent_scale=None).latent_scale_table.unique().tolist() == [1.0]
 
 
-def test_predict_x0_inverts_q_sample():
-    schedule = NoiseSchedule(latent_scale=0.3)
-    x0, noise = torch.randn(3, *SHAPE), torch.randn(3, *SHAPE)
-    t = torch.tensor([0, 250, 999])
-    again = schedule.predict_x0(schedule.q_sample(x0, t, noise), t, noise)
-    torch.testing.assert_close(again, x0, rtol=1e-4, atol=1e-4)
-
-
 def test_forbidden_steps_are_exactly_those_the_published_sampler_crashes_on():
     schedule = NoiseSchedule(latent_scale=None)
     for steps in range(1, 1001):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fit_stills import SMALL, Stills, cut_after
+from fit_stills import cut_after, setup
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -250,7 +250,7 @@ def test_lora_can_take_both_groups(tiny_system: VideoSystem):
 
 def run_fit(system: VideoSystem, path: Path, group: str) -> DirectPerturbation:
     direct = DirectPerturbation()
-    fit(system, direct, Stills(), probe_steps=(0, 2, 3), config=SMALL, run=RunDir(path), group=group)
+    fit(setup(system), direct, group=group, probe_steps=(0, 2, 3), run=RunDir(path))
     return direct
 
 

@@ -4,11 +4,12 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from fit_stills import SMALL, Stills, cut_after, whole
+from fit_stills import SMALL, Stills, cut_after, setup, whole
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -37,7 +38,7 @@ def run_fit(
     images = changes.pop("images", None) or Stills()
     probes, own = changes.pop("probe_steps", PROBES), changes.pop("own_images", None)
     assert not changes
-    fit(system, lora, images, probe_steps=probes, config=config, run=RunDir(path), group=group, own_images=own)
+    fit(setup(system, images, config, own_images=own), lora, group=group, probe_steps=probes, run=RunDir(path))
     return lora
 
 
@@ -301,6 +302,14 @@ def test_settings_out_of_range_are_named(change: dict[str, Any], named: str) -> 
 def test_probe_steps_that_cannot_be(tiny_system: VideoSystem, tmp_path: Path, probes: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="probe_steps"):
         run_fit(tiny_system, tmp_path, probe_steps=probes)
+
+
+def test_a_batch_that_processes_cannot_share_is_named(
+    tiny_system: VideoSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perturb.study.fit.make_accelerator", lambda *_, **__: SimpleNamespace(num_processes=4))
+    with pytest.raises(UserError, match=r"fit\.batch_size is 2; allowed with 4 processes: its multiples"):
+        run_fit(tiny_system, tmp_path)
 
 
 def test_hashes_see_one_bit_and_a_changed_shape(tiny_system: VideoSystem) -> None:

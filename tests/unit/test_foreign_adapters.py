@@ -84,7 +84,7 @@ def test_peft_with_ranks_and_alphas_by_layer(rslora: bool, tmp_path: Path):
 def pair(tiny_spec: ModelSpec) -> tuple[VideoUNet, nn.Module]:
     """Our network, and diffusers' image network with the same weights."""
     spec = small_spec(tiny_spec).unet
-    ours, theirs = VideoUNet(**vars(spec)).requires_grad_(False).eval(), image_unet(spec).requires_grad_(False)
+    ours, theirs = VideoUNet(spec).requires_grad_(False).eval(), image_unet(spec).requires_grad_(False)
     theirs.load_state_dict({key: ours.get_parameter(mine) for key, mine in diffusers_unet(spec).items()})
     return ours, theirs
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fit_stills import Stills
+from fit_stills import Stills, setup
 from image_models import built, dynamicrafter_spec, image_spec
 from PIL import Image
 
@@ -131,7 +131,8 @@ def test_the_image_branch_is_a_group_that_can_be_perturbed(table: Path, tiny_spe
     untouched, before = hash_modules(system.modules()), clip(system, prompts, 0)
     lora = LoraPerturbation(rank=2, alpha=2.0)
     config = FitConfig(batch_size=2, warmup_steps=1, learning_rate=0.1, text_dropout=0.5)
-    fit(system, lora, Stills("repeat"), probe_steps=(0, 4), config=config, run=RunDir(tmp_path / "run"), group="image")
+    stills = setup(system, Stills("repeat"), config)
+    fit(stills, lora, group="image", probe_steps=(0, 4), run=RunDir(tmp_path / "run"))
     layers = lora.describe()["layers"]
     assert len(layers) == 2 * len([n for n, _ in system.unet.named_modules() if n.endswith("cross_attention.image")])
     assert all(".cross_attention.image." in layer for layer in layers)

@@ -20,8 +20,8 @@ from perturb.metrics import (
     embedded_metrics,
     score_clips,
 )
-from perturb.metrics.base import clip_problem
 from perturb.metrics.calibration.clips import clip, shape
+from perturb.metrics.scoring.measure import clip_problem
 
 
 def info(name: str, scope: str = "clip") -> MetricInfo:

@@ -11,6 +11,7 @@ from perturb.errors import UserError
 from perturb.nn import (
     SpatialTransformer,
     TemporalTransformer,
+    UNetSpec,
     VideoUNet,
 )
 from tests.unit.nn_case import TEXT, WIDTH, B, H, T, W, awake
@@ -36,7 +37,7 @@ SMALL: dict[str, Any] = {
 
 
 def small_unet(**changes: Any) -> VideoUNet:
-    unet = awake(VideoUNet(**(SMALL | changes)))
+    unet = awake(VideoUNet(UNetSpec(**(SMALL | changes))))
     assert isinstance(unet, VideoUNet)
     return unet
 
@@ -56,7 +57,7 @@ def test_norm_epsilons_are_the_published_ones() -> None:
 
 def test_fresh_network_predicts_zero() -> None:
     x, t, context, fps = inputs()
-    assert not VideoUNet(**SMALL)(x, t, context, fps).any()
+    assert not VideoUNet(UNetSpec(**SMALL))(x, t, context, fps).any()
 
 
 def test_sample_does_not_depend_on_its_batch() -> None:
@@ -68,7 +69,7 @@ def test_sample_does_not_depend_on_its_batch() -> None:
 
 
 def test_frames_are_independent_while_the_temporal_layers_are_fresh() -> None:
-    unet = VideoUNet(**SMALL).eval()
+    unet = VideoUNet(UNetSpec(**SMALL)).eval()
     for name, parameter in unet.named_parameters():
         if "conv_out" in name or ".spatial.project_out" in name:
             nn.init.normal_(parameter, std=0.1)
@@ -181,4 +182,4 @@ def test_half_precision_and_meta_device() -> None:
     assert half.dtype == torch.bfloat16
     assert (half.float() - expected).norm() < 0.1 * expected.norm()
     with torch.device("meta"):
-        assert VideoUNet(**SMALL)(*(value.to("meta") for value in (x, t, context, fps))).shape == x.shape
+        assert VideoUNet(UNetSpec(**SMALL))(*(value.to("meta") for value in (x, t, context, fps))).shape == x.shape

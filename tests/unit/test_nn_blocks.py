@@ -1,6 +1,7 @@
 """Embeddings, attention and blocks: hand-computed values, and relations that hold whatever the weights are."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -8,10 +9,12 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from perturb.models.videocrafter.nano import NANO
 from perturb.nn import (
     Attention,
     InitialTemporalTransformer,
     Resampler,
+    ResamplerSpec,
     ScalarEmbedding,
     SpatialTransformer,
     TemporalConvolution,
@@ -100,15 +103,15 @@ def test_attention_in_chunks_is_the_same(relative_length: int | None, monkeypatc
 # blocks ---------------------------------------------------------------------------------------------------------------
 
 
+SPEC = replace(NANO.unet, model_channels=8, num_head_channels=4, context_dim=WIDTH, transformer_depth=2, norm_groups=4)
+
+
 def spatial() -> SpatialTransformer:
-    return SpatialTransformer(
-        channels=8, heads=2, head_dim=4, depth=2, context_dim=WIDTH, image_attention=False, norm_groups=4
-    )
+    return SpatialTransformer(SPEC, 8)
 
 
 def temporal(cls: type[TemporalTransformer] = TemporalTransformer) -> TemporalTransformer:
-    heads = 8 if cls is InitialTemporalTransformer else 2
-    return cls(channels=8, heads=heads, head_dim=4, depth=1, relative_length=None, causal=False, norm_groups=4)
+    return cls(SPEC, 8)
 
 
 def test_fresh_temporal_blocks_are_the_identity() -> None:
@@ -176,7 +179,9 @@ def test_temporal_convolution_drops_only_in_training() -> None:
 
 
 def test_resampler_reads_a_set_of_tokens() -> None:
-    resampler = Resampler(dim=8, depth=2, head_dim=4, heads=2, num_queries=3, embedding_dim=6, output_dim=5)
+    resampler = Resampler(
+        ResamplerSpec(dim=8, depth=2, head_dim=4, heads=2, num_queries=3, embedding_dim=6, output_dim=5)
+    )
     tokens = torch.randn(B, 7, 6)
     y = resampler(tokens)
     torch.testing.assert_close(resampler(tokens.flip(1)), y)

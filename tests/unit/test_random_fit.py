@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fit_stills import SMALL, Stills
+from fit_stills import Stills, setup
 from random_case import STEPS, finished, fitted_on
 
 from perturb.cli.identity import identity
@@ -36,8 +36,7 @@ def make(
     *,
     probe_steps: list[int] | None = None,
 ) -> None:
-    pictures = images or Stills()
-    make_states(system, perturbation, pictures, probe_steps=probe_steps, config=SMALL, run=run, group="spatial")
+    make_states(setup(system, images), perturbation, group="spatial", probe_steps=probe_steps, run=run)
 
 
 @pytest.mark.parametrize("part", ["unet", "vae"])

@@ -113,13 +113,14 @@ def test_scores_grow_by_finished_states_and_replace_what_a_killed_process_left(t
             save_clip(run.clip(step_id(step), prompt, 0), np.full((2, 4, 4, 3), level, np.uint8))
     stale = ScoreRow("id", "full", "spatial", 0, step_id(5), "p000", 0, "brightness", 99.0)
     run.scores.write_text(scores_csv([stale], [step_id(5)]))
-    labels = Labels("id", "full", "spatial", 0)
-    sampled = Sampled(samples, {}, [step_id(0), step_id(5)], Format(8, 2, 4, 4))
-    score([Brightness()], sampled, run, labels=labels, images=None, cache=None)
+    sampled = Sampled(
+        run, Labels("id", "full", "spatial", 0), samples, {}, [step_id(0), step_id(5)], Format(8, 2, 4, 4)
+    )
+    score([Brightness()], sampled, images=None, cache=None)
     values = [(row.state, row.prompt_id, row.value) for row in read_scores(run.scores)]
     none, five = step_id(0), step_id(5)
     assert values == [(none, "p000", 0.0), (none, "p001", 0.0), (five, "p000", 20.0), (five, "p001", 20.0)]
     content = run.scores.read_bytes()
     run.clip(step_id(5), "p000", 0).unlink()
-    score([Brightness()], sampled, run, labels=labels, images=None, cache=None)
+    score([Brightness()], sampled, images=None, cache=None)
     assert run.scores.read_bytes() == content

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fit_stills import SMALL, Stills
+from fit_stills import setup
 
 from perturb.cli.identity import identity
 from perturb.errors import UserError
@@ -57,7 +57,7 @@ def test_a_study_passes_from_the_start_to_the_trained_model(tiny_system: VideoSy
     after = load_system(folder).unet.state_dict()
     perturbation, run = TrainedPerturbation(str(folder)), RunDir(tmp_path / "run")
     assert isinstance(perturbation, Unfitted)
-    make_states(tiny_system, perturbation, Stills(), probe_steps=None, config=SMALL, run=run, group=recipe.group)
+    make_states(setup(tiny_system), perturbation, group=recipe.group, probe_steps=None, run=run)
     perturbation.load(run.adapter(step_id(STEPS)))
     now = tiny_system.unet.state_dict()
     assert all(torch.equal(now[name], tensor) for name, tensor in after.items())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from perturb.analysis.command import compare_runs
+from perturb.analysis.command import WIDEST, compare_runs, printable, write_tables
 
 
 def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list[Path]:
@@ -19,7 +19,6 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
     not make one study.
     """
     # pandas and matplotlib are slow to import: --help and plain mistakes do not wait for them
-    import pandas as pd
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -31,16 +30,10 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
     from perturb.analysis.load import find_runs, load
     from perturb.analysis.plots import save_beside
     from perturb.analysis.prompts import write_prompts
-    from perturb.analysis.summary import WIDEST
-    from perturb.store.rundir import write_atomic
 
     results = Results.of(Design.of(load(find_runs(paths))))
     rows = {"endpoints": endpoint_rows(results.findings), "runs": run_rows(results), "curves": curve_rows(results)}
-    written = [output / f"{name}.csv" for name in rows]
-    for path, table in zip(written, rows.values(), strict=True):
-        write_atomic(path, pd.DataFrame(table).to_csv(index=False, float_format="%.6g"))
-    if not console.is_terminal:
-        console = Console(file=console.file, width=WIDEST)
+    written, console = write_tables(output, rows), printable(console)
     answer = Table(*HEADER, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for finding in results.findings:
         answer.add_row(*finding.cells, style="bold" if finding.condition.is_primary else "")

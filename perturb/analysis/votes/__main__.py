@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from perturb.analysis.command import write_tables
 from perturb.arguments import exit_code, make_parser
 from perturb.store.paths import resolve
 
@@ -16,14 +17,11 @@ from perturb.store.paths import resolve
 def analyse(files: Sequence[Path], key: Path, runs: Sequence[Path], output: Path, console: Console) -> list[Path]:
     """Write tables and figure into ``output``; returns what was written. Raises UserError for unusable files."""
     # pandas and matplotlib are slow to import: --help and plain mistakes do not wait for them
-    import pandas as pd
-
     from perturb.analysis.load import find_runs, load
     from perturb.analysis.plots import save_beside
     from perturb.analysis.votes.figure import votes_figure
     from perturb.analysis.votes.files import read_votes
     from perturb.analysis.votes.votes import lines, metric_rows, preferences, rate_rows
-    from perturb.store.rundir import write_atomic
 
     votes = read_votes(files, key)
     study = load(find_runs(runs)) if runs else None
@@ -31,11 +29,8 @@ def analyse(files: Sequence[Path], key: Path, runs: Sequence[Path], output: Path
     found = preferences(votes, study)
     for line in lines(votes, found, measures):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    written = [output / "votes.csv"]
-    write_atomic(written[0], pd.DataFrame(rate_rows(found)).to_csv(index=False, float_format="%.6g"))
-    if rows := list(metric_rows(found)):
-        written.append(output / "vote_metrics.csv")
-        write_atomic(written[1], pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
+    tables = {"votes": list(rate_rows(found)), "vote_metrics": list(metric_rows(found))}
+    written = write_tables(output, {name: rows for name, rows in tables.items() if rows})
     labels = {name: measure.label for name, measure in measures.items()}
     return [*written, *save_beside(votes_figure(votes.question, found, labels), output / "votes.png")]
 

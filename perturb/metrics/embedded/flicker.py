@@ -17,17 +17,13 @@ def measure_flicker(clip: Clip, _context: Context) -> Mapping[str, float]:
 
 VBENCH_FLICKER = ClipMetric(
     (
-        MetricInfo(
+        MetricInfo.of(
             "vbench_flicker",
             "motion",
-            "1",
-            (0.0, 1.0),
-            "up",
-            (),
             "(255 - mean |I_t - I_{t-1}|)/255, I in 0…255",
             "VBench (Huang et al. 2024)",
+            "Motion lowers it as flicker does, and a static clip has 1. VBench drops moving clips first.",
             depends=("fps",),
-            pitfalls="Motion lowers it as flicker does, and a static clip has 1. VBench drops moving clips first.",
         ),
     ),
     measure_flicker,

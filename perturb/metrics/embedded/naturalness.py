@@ -13,13 +13,12 @@ Axes: t frames, h w pixels, s statistics, n clips or frames.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import cv2
 import numpy as np
 
 from perturb.errors import UserError
-from perturb.metrics.base import Clip, Gathered, MetricInfo, Sets, Unavailable, Value
+from perturb.metrics.base import Clip, EmbeddedSet, Gathered, MetricInfo, Sets, Unavailable, Value
 from perturb.metrics.embedded.visual import colourfulness
 
 WINDOW, WINDOW_SIGMA = (7, 7), 7 / 6
@@ -100,68 +99,51 @@ def frechet(one: np.ndarray, other: np.ndarray, floor: np.ndarray = SPREAD_FLOOR
     return float(np.sqrt(max(apart, 0.0) / one.shape[1]))
 
 
-class Naturalness:
+class Naturalness(EmbeddedSet):
     """The shift of each clip's natural scene statistics from step 0, and the distance of the whole set to D_I."""
 
-    batched = False
-    infos: tuple[MetricInfo, ...] = (
-        MetricInfo(
+    infos = (
+        MetricInfo.of(
             "nss_shift",
             "visual",
-            "standard deviations",
-            (0.0, None),
-            "down",
-            (),
             "√((x - μ)ᵀ Σ⁻¹ (x - μ)/5); x = mean over frames of five statistics of m = (Y - μ_Y)/(σ_Y + .02): "
             "√⟨m²⟩, ⟨|m|⟩/√⟨m²⟩, correlation with straight and with diagonal neighbours, log₂(⟨σ_Y⟩ + .02); "
             "μ, Σ of the step-0 clips, Σ shrunk to its diagonal by 5/(n + 5)",
             "after BRISQUE and NIQE (Mittal et al. 2012, 2013)",
-            depends=("size",),
-            pitfalls="About 1 for a step-0 clip, not 0. Says that the look has changed, not whether for better: "
+            "About 1 for a step-0 clip, not 0. Says that the look has changed, not whether for better: "
             f"sharper counts like blurrier. Needs {FEWEST_CLIPS} step-0 clips.",
+            unit="standard deviations",
+            range=(0.0, None),
+            direction="down",
+            depends=("size",),
         ),
-        MetricInfo(
+        MetricInfo.of(
             "image_distance",
             "visual",
-            "standard deviations",
-            (0.0, None),
-            "down",
-            (),
             "√((|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½))/8) of eight statistics per frame (the five of nss_shift, mean "
             "luma, contrast, colourfulness), in standard deviations of D_I",
             "Fréchet distance (Heusel et al. 2017) of hand-made statistics",
+            "Knows texture, light and colour, not content. Few clips bias it upwards: compare sets of equal "
+            f"number. Needs {FEWEST_CLIPS} clips and {FEWEST_IMAGES} images.",
+            unit="standard deviations",
+            range=(0.0, None),
+            direction="down",
             scope="set",
             depends=("size",),
-            pitfalls="Knows texture, light and colour, not content. Few clips bias it upwards: compare sets of equal "
-            f"number. Needs {FEWEST_CLIPS} clips and {FEWEST_IMAGES} images.",
         ),
     )
 
-    def identity(self) -> Mapping[str, Any]:
-        """The version."""
-        return {"version": 1}
-
-    def features(self, clips: Sequence[Clip]) -> Sequence[np.ndarray | Value]:
-        """The statistics of each clip's frames, float64 `t 8`."""
-        kept: list[np.ndarray | Value] = []
-        for clip in clips:
-            try:
-                kept.append(frame_statistics(clip))
-            except UserError as error:
-                kept.append(Value.because(error))
-        return kept
+    def keep(self, clip: Clip) -> np.ndarray:
+        """The statistics of the clip's frames, float64 `t 8`."""
+        return frame_statistics(clip)
 
     def combine(self, sets: Sets) -> Mapping[str, Value | Sequence[Value]]:
         """Both measures; each says by itself why it cannot be had."""
         try:
-            distance = Value.of(_distance(sets.own, sets.images))
-        except UserError as error:
-            distance = Value.because(error)
-        try:
             shifts: Sequence[Value] = [Value.of(shift) for shift in _shifts(sets.own, sets.reference)]
         except UserError as error:
             shifts = [Value.because(error)] * len(sets.own.features)
-        return {"nss_shift": shifts, "image_distance": distance}
+        return {"nss_shift": shifts, "image_distance": Value.told(lambda: _distance(sets.own, sets.images))}
 
 
 def _shifts(own: Gathered, reference: Gathered | None) -> np.ndarray:

@@ -82,15 +82,13 @@ def measure_ssim(clip: Clip, context: Context) -> Mapping[str, float]:
 
 SSIM_DRIFT = ClipMetric(
     (
-        MetricInfo(
+        MetricInfo.of(
             "ssim_drift",
             "drift",
-            "1",
-            (0.0, 2.0),
-            "down",
-            (),
             "1 - mean SSIM with the clip of the same prompt and noise at step 0",
             "Wang et al. 2004",
+            range=(0.0, 2.0),
+            direction="down",
         ),
     ),
     measure_ssim,

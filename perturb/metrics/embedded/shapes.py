@@ -57,16 +57,12 @@ def measure_path(clip: Clip, _context: Context) -> Mapping[str, float]:
 
 SHAPES = ClipMetric(
     tuple(
-        MetricInfo(
+        MetricInfo.of(
             f"{label}_shown",
             "text",
-            "1",
-            (0.0, 1.0),
-            "up",
-            (),
             f"1 when the {label} read from the pixels is the one that the prompt names, else 0",
             "this project (perturb.world.oracle)",
-            pitfalls="Of the embedded world only. Always answers with the nearest name: an object that is nothing in "
+            "Of the embedded world only. Always answers with the nearest name: an object that is nothing in "
             "particular is still called something.",
         )
         for label in LABELS
@@ -77,33 +73,31 @@ SHAPES = ClipMetric(
 
 PATH = ClipMetric(
     (
-        MetricInfo(
+        MetricInfo.of(
             "path_jerk",
             "motion",
-            "named speeds",
-            (0.0, None),
-            "down",
-            (),
             "mean over frames of |v_{i+1} - v_i| / s; v_i = displacement of the object's centroid (the strong half of "
             "its chroma) to the next frame, s = speed that the prompt names, per frame",
             "this project (perturb.world.oracle)",
-            depends=("fps",),
-            pitfalls="0 for an object at rest: read it beside path_progress. Of true clips, medians in web, low and "
+            "0 for an object at rest: read it beside path_progress. Of true clips, medians in web, low and "
             "high grade: .03, .12, .04 on straight paths, .38, .38, .36 on wavy ones, whose swing counts though it is "
             "named. A clip that loses its object in any frame has no value.",
+            unit="named speeds",
+            range=(0.0, None),
+            direction="down",
+            depends=("fps",),
         ),
-        MetricInfo(
+        MetricInfo.of(
             "path_progress",
             "motion",
-            "named speeds",
-            (-2.0, 2.0),
-            "band",
-            (),
             "displacement of the object's centroid from the first to the last frame, along the named direction, over "
             "the named speed times the time between",
             "this project (perturb.world.oracle)",
-            pitfalls="1 is the named motion, 0 none, below 0 backwards. Sees the two ends only. A clip that jumps "
+            "1 is the named motion, 0 none, below 0 backwards. Sees the two ends only. A clip that jumps "
             "between them scores like one that glides.",
+            unit="named speeds",
+            range=(-2.0, 2.0),
+            direction="band",
         ),
     ),
     measure_path,

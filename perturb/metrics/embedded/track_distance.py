@@ -6,12 +6,10 @@ numbers are not FVMD's. Axes: t frames, n tracks, b bins, last axis 2 = (x, y).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from perturb.errors import UserError
-from perturb.metrics.base import Clip, Gathered, MetricInfo, Sets, Unavailable, Value
+from perturb.metrics.base import Clip, EmbeddedSet, Gathered, MetricInfo, Sets, Unavailable, Value
 from perturb.metrics.embedded.naturalness import frechet
 from perturb.metrics.embedded.tracks import MOVING, tracks_of
 
@@ -43,49 +41,34 @@ def motion_histograms(clip: Clip) -> np.ndarray:
     return np.concatenate([directions(vectors / MOVING) for vectors in orders])[None]
 
 
-class TrackDistance:
+class TrackDistance(EmbeddedSet):
     """The Fréchet distance of the clips' motion histograms from those of the step-0 clips."""
 
-    batched = False
-    infos: tuple[MetricInfo, ...] = (
-        MetricInfo(
+    infos = (
+        MetricInfo.of(
             "track_distance",
             "motion",
-            "standard deviations",
-            (0.0, None),
-            "down",
-            (),
             "√((|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½))/16) of the clips' histograms of velocity and of acceleration "
             "over 8 directions (Σ |v| in each over the number of vectors), in standard deviations of the step-0 clips",
             "after FVMD (Liu et al. 2024), with another tracker",
-            scope="set",
-            depends=("fps",),
-            pitfalls="Hears disorder, hardly speed. Of 32 scenes of the embedded world with other noise .3, frozen "
+            "Hears disorder, hardly speed. Of 32 scenes of the embedded world with other noise .3, frozen "
             "1.0, at half the speed .5, two frames of eight dropped 11, shuffled 51; 8 to 64 other scenes .6 to 1.1, "
             f"so compare sets of the same prompts. Needs {FEWEST_CLIPS} clips on both sides.",
+            unit="standard deviations",
+            range=(0.0, None),
+            direction="down",
+            scope="set",
+            depends=("fps",),
         ),
     )
 
-    def identity(self) -> Mapping[str, Any]:
-        """The version."""
-        return {"version": 1}
-
-    def features(self, clips: Sequence[Clip]) -> Sequence[np.ndarray | Value]:
-        """The histograms of each clip."""
-        kept: list[np.ndarray | Value] = []
-        for clip in clips:
-            try:
-                kept.append(motion_histograms(clip))
-            except UserError as error:
-                kept.append(Value.because(error))
-        return kept
+    def keep(self, clip: Clip) -> np.ndarray:
+        """The histograms of the clip."""
+        return motion_histograms(clip)
 
     def combine(self, sets: Sets) -> Mapping[str, Value | Sequence[Value]]:
         """The distance. Unavailable without step-0 clips, and for fewer than 8 clips on either side."""
-        try:
-            return {"track_distance": Value.of(_distance(sets.own, sets.reference))}
-        except UserError as error:
-            return {"track_distance": Value.because(error)}
+        return {"track_distance": Value.told(lambda: _distance(sets.own, sets.reference))}
 
 
 def _distance(own: Gathered, reference: Gathered | None) -> float:

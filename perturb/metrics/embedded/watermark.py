@@ -5,12 +5,11 @@ cancels the scenes and keeps an overlaid mark (Dekel et al. 2017, "On the effect
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from perturb.errors import UserError
-from perturb.metrics.base import Clip, Gathered, MetricInfo, Sets, Unavailable, Value
+from perturb.metrics.base import Clip, EmbeddedSet, Gathered, MetricInfo, Sets, Unavailable, Value
 
 MIN_PROMPTS = 4
 """The fewest whose median is not the mean of two: one scene of four can then not pass for a mark. Set by hand."""
@@ -101,56 +100,39 @@ def correlation(scene: np.ndarray, mark: np.ndarray, where: np.ndarray) -> float
     return float((g * m).sum() / norm) if norm > 0 else 0.0
 
 
-class Watermark:
+class Watermark(EmbeddedSet):
     """The strength of what all prompts share (of the set), and how much of the step-0 mark each clip still shows."""
 
-    batched = False
-    infos: tuple[MetricInfo, ...] = (
-        MetricInfo(
+    version = 2
+    infos = (
+        MetricInfo.of(
             "watermark",
             "visual",
-            "luma per px",
-            (0.0, 1.0),
-            "down",
-            (),
             "99.5th percentile of |median over prompts (64 of them, where there are more) of the signed luma gradient|",
             _SOURCE,
+            unit="luma per px",
+            direction="down",
             scope="set",
             depends=("size",),
         ),
-        MetricInfo(
+        MetricInfo.of(
             "watermark_trace",
             "visual",
-            "1",
-            (-1.0, 1.0),
-            "down",
-            (),
             "normalised correlation of the clip's gradient with the step-0 set's common gradient, on the mark",
             _SOURCE,
+            range=(-1.0, 1.0),
+            direction="down",
             depends=("size",),
         ),
     )
 
-    def identity(self) -> Mapping[str, Any]:
-        """The version."""
-        return {"version": 2}
-
-    def features(self, clips: Sequence[Clip]) -> Sequence[np.ndarray | Value]:
-        """The mean luma of each clip, see `mean_light`."""
-        kept: list[np.ndarray | Value] = []
-        for clip in clips:
-            try:
-                kept.append(mean_light(clip))
-            except UserError as error:
-                kept.append(Value.because(error))
-        return kept
+    def keep(self, clip: Clip) -> np.ndarray:
+        """The mean luma of the clip, see `mean_light`."""
+        return mean_light(clip)
 
     def combine(self, sets: Sets) -> Mapping[str, Value | Sequence[Value]]:
         """Both measures; each says by itself why it cannot be had."""
-        try:
-            shared = Value.of(strength(common_mark(sets.own)))
-        except UserError as error:
-            shared = Value.because(error)
+        shared = Value.told(lambda: strength(common_mark(sets.own)))
         try:
             mark = reference_mark(sets.reference)
         except UserError as error:

@@ -43,22 +43,16 @@ class AestheticModel:
 class Aesthetic(Learned[AestheticModel]):
     """LAION's rating, mean over frames, in tenths."""
 
-    paired = False
     weights = (CLIP_LARGE, HEAD)
     infos = (
-        MetricInfo(
+        MetricInfo.of(
             "aesthetic",
             "visual",
-            "1",
-            (0.0, 1.0),
-            "up",
-            (CLIP_LARGE.name, HEAD.name),
             "mean over frames of (w·x/‖x‖ + b)/10, x = CLIP ViT-L/14 embedding",
             "LAION aesthetic predictor v1 (Schuhmann et al. 2022), as in VBench (Huang et al. 2024)",
-            pitfalls=(
-                "The range is nominal: the head is linear and not clamped. It likes artwork and saturation, and sees "
-                "only the central square of 224 px."
-            ),
+            "The range is nominal: the head is linear and not clamped. It likes artwork and saturation, and sees "
+            "only the central square of 224 px.",
+            needs=(CLIP_LARGE.name, HEAD.name),
         ),
     )
 

@@ -67,13 +67,12 @@ class ClipEncoder:
 def _info(name: str, axis: Axis, formula: str, source: str, pitfalls: str, *, low: float = -1.0) -> MetricInfo:
     depends = () if axis == "text" else ("fps",)
     needs = (CLIP.name,)
-    return MetricInfo(name, axis, "1", (low, 1.0), "up", needs, formula, source, depends=depends, pitfalls=pitfalls)
+    return MetricInfo.of(name, axis, formula, source, pitfalls, range=(low, 1.0), needs=needs, depends=depends)
 
 
 class ClipFrames(Learned[tuple[ClipEncoder, Any]]):
     """Background consistency, CLIP-temp, face consistency and, for clips with a prompt, CLIP score."""
 
-    paired = False
     weights = (CLIP,)
     infos = (
         _info(

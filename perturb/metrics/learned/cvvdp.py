@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +26,24 @@ class ColorVideoVdp(Learned[Any]):
 
     paired = True
     weights = (CVVDP,)
+    packages = ("cvvdp",)  # it is the metric
     infos = (
-        MetricInfo(
+        MetricInfo.of(
             "cvvdp_drift",
             "drift",
-            "JOD",
-            (0.0, None),
-            "down",
-            (CVVDP.name,),
             "10 - ColorVideoVDP (JOD) of the clip against that of the same prompt and noise at step 0",
             "Mantiuk et al. 2024 (cvvdp), display standard_fhd",
+            "Compares frame by frame, as seen on a 24-inch screen at 38 pixels per degree: the same scene on "
+            "another path counts in full, as a static clip does (6). Blur of 2.5 px 3, noise of .1 3, a mark of "
+            "opacity .4 3; but 10 for colour taken away and 12 for flicker of ±10 %, more than the 11 of unrelated "
+            "clips: beyond 8 or so it says no more than that all is different.",
+            unit="JOD",
+            range=(0.0, None),
+            direction="down",
+            needs=(CVVDP.name,),
             depends=("fps", "size"),
-            pitfalls=(
-                "Compares frame by frame, as seen on a 24-inch screen at 38 pixels per degree: the same scene on "
-                "another path counts in full, as a static clip does (6). Blur of 2.5 px 3, noise of .1 3, a mark of "
-                "opacity .4 3; but 10 for colour taken away and 12 for flicker of ±10 %, more than the 11 of unrelated "
-                "clips: beyond 8 or so it says no more than that all is different."
-            ),
         ),
     )
-
-    def identity(self) -> Mapping[str, Any]:
-        """As of every learned metric, and the package's version: it is the metric."""
-        return {**super().identity(), "cvvdp": version("cvvdp")}
 
     def load(self, paths: Sequence[Path], device: str) -> Any:
         """The package's metric; what importing it adds to the search path of modules is taken off again."""

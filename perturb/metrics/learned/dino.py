@@ -40,24 +40,18 @@ class DinoEncoder:
 class Dino(Learned[DinoEncoder]):
     """Subject consistency."""
 
-    paired = False
     weights = (DINO,)
     infos = (
-        MetricInfo(
+        MetricInfo.of(
             "subject_consistency",
             "motion",
-            "1",
-            (0.0, 1.0),
-            "up",
-            (DINO.name,),
             "mean over t ≥ 1 of ½[max(0, cos to previous) + max(0, cos to first)] of DINO ViT-B/16 class tokens",
             "VBench (Huang et al. 2024); Caron et al. 2021",
+            "A static clip has 1: read it beside the dynamics. The whole frame counts, not the subject alone. "
+            "Frames are squeezed to a square of 224 px, as the published processor does; VBench keeps their "
+            "proportions.",
+            needs=(DINO.name,),
             depends=("fps",),
-            pitfalls=(
-                "A static clip has 1: read it beside the dynamics. The whole frame counts, not the subject alone. "
-                "Frames are squeezed to a square of 224 px, as the published processor does; VBench keeps their "
-                "proportions."
-            ),
         ),
     )
 

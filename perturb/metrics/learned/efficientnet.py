@@ -6,14 +6,14 @@ Axes: n frames of a whole set, t frames of a clip, c channels, h w pixels, d = 1
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from perturb.device import pick_device
-from perturb.errors import UserError
-from perturb.metrics.base import Axis, Clip, Gathered, MetricInfo, Sets, Unavailable, Value
+from perturb.metrics.base import Axis, Clip, Gathered, MetricInfo, Sets, Value
 from perturb.metrics.learned.files import frozen, state_dict
 from perturb.metrics.learned.inception import frechet_distance, stacked
 from perturb.metrics.learned.network import Learned, pixels, through
@@ -99,14 +99,8 @@ class EfficientNet(Learned["nn.Module"]):
 
     def combine(self, sets: Sets) -> Mapping[str, Value | Sequence[Value]]:
         """The consistency of every clip, and both distances."""
-        found: list[Value] = []
-        for features in sets.own.features:
-            try:
-                found.append(Value.of(consistency(features)))
-            except UserError as error:
-                found.append(Value.because(error))
         return {
-            "lite0_consistency": found,
+            "lite0_consistency": [Value.told(partial(consistency, each)) for each in sets.own.features],
             "lite0_frechet_step0": distance(sets.own, sets.reference, "step-0 clips"),
             "lite0_frechet_images": distance(sets.own, sets.images, "images D_I"),
         }
@@ -114,9 +108,6 @@ class EfficientNet(Learned["nn.Module"]):
 
 def distance(own: Gathered, other: Gathered | None, what: str) -> Value:
     """The Fréchet distance of two sets, or why there is none."""
-    try:
-        if other is None:
-            raise Unavailable(f"no {what} to compare with")
-        return Value.of(frechet_distance(stacked(own), stacked(other)))
-    except UserError as error:
-        return Value.because(error)
+    if other is None:
+        return Value.unavailable(f"no {what} to compare with")
+    return Value.told(lambda: frechet_distance(stacked(own), stacked(other)))

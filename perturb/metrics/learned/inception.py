@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perturb.device import pick_device
-from perturb.errors import UserError
 from perturb.metrics.base import Clip, Gathered, MetricInfo, Sets, Unavailable, Value
 from perturb.metrics.learned.files import frozen, state_dict
 from perturb.metrics.learned.network import Learned, pixels, through
@@ -84,44 +83,38 @@ class Inception(Learned["nn.Module"]):
 
     weights = (INCEPTION,)
     infos = (
-        MetricInfo(
+        MetricInfo.of(
             "inception_score",
             "visual",
-            "1",
-            (1.0, 1008.0),
-            "up",
-            (INCEPTION.name,),
             "exp E_x KL(p(y|x) ‖ p(y)) over all frames x of the set, mean of 10 parts",
             f"Salimans et al. 2016, as in EvalCrafter; {_SOURCE}",
+            "Grows with the number of frames: compare only sets of equal size. It rewards ImageNet's classes; for "
+            "a world of plain shapes it says little.",
+            range=(1.0, 1008.0),
+            needs=(INCEPTION.name,),
             scope="set",
-            pitfalls=(
-                "Grows with the number of frames: compare only sets of equal size. It rewards ImageNet's classes; for "
-                "a world of plain shapes it says little."
-            ),
         ),
-        MetricInfo(
+        MetricInfo.of(
             "frame_fid_step0",
             "drift",
-            "1",
-            (0.0, None),
-            "down",
-            (INCEPTION.name,),
             "‖μ - μ₀‖² + tr(Σ + Σ₀ - 2(ΣΣ₀)^½) of Inception features of all frames and of all step-0 frames",
             f"Heusel et al. 2017; {_SOURCE}",
+            _FID_PITFALLS,
+            range=(0.0, None),
+            direction="down",
+            needs=(INCEPTION.name,),
             scope="set",
-            pitfalls=_FID_PITFALLS,
         ),
-        MetricInfo(
+        MetricInfo.of(
             "frame_fid_images",
             "visual",
-            "1",
-            (0.0, None),
-            "down",
-            (INCEPTION.name,),
             "‖μ - μ_I‖² + tr(Σ + Σ_I - 2(ΣΣ_I)^½) of Inception features of all frames and of the images D_I",
             f"Heusel et al. 2017; {_SOURCE}",
+            f"It falls also when frames copy D_I. {_FID_PITFALLS}",
+            range=(0.0, None),
+            direction="down",
+            needs=(INCEPTION.name,),
             scope="set",
-            pitfalls=f"It falls also when frames copy D_I. {_FID_PITFALLS}",
         ),
     )
 
@@ -161,10 +154,4 @@ class Inception(Learned["nn.Module"]):
             "frame_fid_step0": lambda: distance(sets.reference, "step-0 clips"),
             "frame_fid_images": lambda: distance(sets.images, "images D_I"),
         }
-        results: dict[str, Value | Sequence[Value]] = {}
-        for name, measure in measures.items():
-            try:
-                results[name] = Value.of(measure())
-            except UserError as error:
-                results[name] = Value.because(error)
-        return results
+        return {name: Value.told(measure) for name, measure in measures.items()}

@@ -40,29 +40,27 @@ def lpips_infos(
     """Drift and flicker by one network; what is known of their pitfalls beside those of every network."""
     needs = (needed.name,)
     return (
-        MetricInfo(
+        MetricInfo.of(
             f"{prefix}_drift",
             "drift",
-            "1",
-            (0.0, None),
-            "down",
-            needs,
             f"mean {title} with the clip of the same prompt and noise at step 0",
             source,
+            f"Frame by frame: the same scene moving at another speed counts as drift. {drift}".rstrip(),
+            range=(0.0, None),
+            direction="down",
+            needs=needs,
             depends=("size",),
-            pitfalls=f"Frame by frame: the same scene moving at another speed counts as drift. {drift}".rstrip(),
         ),
-        MetricInfo(
+        MetricInfo.of(
             f"{prefix}_flicker",
             "motion",
-            "1",
-            (0.0, None),
-            "band",
-            needs,
             f"mean {title} of adjacent frames",
             source,
+            f"Two-sided: motion raises it as flicker does, and a static clip has 0. {flicker}".rstrip(),
+            range=(0.0, None),
+            direction="band",
+            needs=needs,
             depends=("fps", "size"),
-            pitfalls=f"Two-sided: motion raises it as flicker does, and a static clip has 0. {flicker}".rstrip(),
         ),
     )
 

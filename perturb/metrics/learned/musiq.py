@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -44,27 +43,20 @@ def prepared(frames: Tensor) -> Tensor:
 class Musiq(Learned["nn.Module"]):
     """VBench's imaging quality."""
 
-    paired = False
     weights = (MUSIQ,)
+    packages = ("pyiqa",)
     infos = (
-        MetricInfo(
+        MetricInfo.of(
             "imaging_quality",
             "visual",
-            "1",
-            (0.0, 1.0),
-            "up",
-            (MUSIQ.name,),
             "mean over frames of MUSIQ's rating (trained on SPAQ) / 100, the longer side at most 512 px",
             "VBench (Huang et al. 2024); MUSIQ: Ke et al. 2021 (pyiqa)",
-            depends=("size",),
-            pitfalls="The range is nominal. Knows photographs of telephones; sees no motion. pyiqa and the weights are "
+            "The range is nominal. Knows photographs of telephones; sees no motion. pyiqa and the weights are "
             "for non-commercial use, and pyiqa brings opencv-python, which lies in the same folder as ours.",
+            needs=(MUSIQ.name,),
+            depends=("size",),
         ),
     )
-
-    def identity(self) -> Mapping[str, Any]:
-        """As of every learned metric, and pyiqa's version."""
-        return {**super().identity(), "pyiqa": version("pyiqa")}
 
     def load(self, paths: Sequence[Path], device: str) -> nn.Module:
         """pyiqa's network. It would unpickle anything, so the file is read safely here."""

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -32,9 +33,11 @@ class Learned(ABC, Generic[Network]):
     """Weights that are found at first use, loaded once, and kept in evaluation mode on one device.
 
     device: "auto" is a GPU where there is one. weights: a folder that is searched first. chunk: rows per forward.
+    ``packages``: those whose version decides the numbers too.
     """
 
-    batched = True
+    batched, paired = True, False
+    packages: tuple[str, ...] = ()
     version: int = 1
     infos: tuple[MetricInfo, ...]
     weights: tuple[Weights, ...]
@@ -49,9 +52,9 @@ class Learned(ABC, Generic[Network]):
         """The network from the places of its ``weights``. Anything may be raised for files that do not fit."""
 
     def identity(self) -> Mapping[str, Any]:
-        """The version, and the hash of every weight file. Unavailable without them."""
+        """The version, the hash of every weight file, versions of packages. Unavailable without the files."""
         hashes = {one.name: content_hash(one.content(one.find(self.folder))) for one in self.weights}
-        return {"version": self.version, "weights": hashes}
+        return {"version": self.version, "weights": hashes} | {name: version(name) for name in self.packages}
 
     def network(self) -> Network:
         """The loaded network. Unavailable without weights, UserError for files that are not what they should be."""

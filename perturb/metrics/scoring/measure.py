@@ -7,8 +7,22 @@ from pathlib import Path
 import numpy as np
 
 from perturb.errors import UserError
-from perturb.metrics.base import Clip, Context, Metric, SetMetric, Value, clip_problem
+from perturb.metrics.base import Clip, Context, Metric, SetMetric, Value
 from perturb.metrics.scoring.cache import ScoreCache, clip_digest, metric_key, paired_key
+
+
+def clip_problem(clip: Clip) -> str | None:
+    """Why a clip cannot be scored at all, or None: frames must be uint8 `t h w 3`, not empty."""
+    frames = clip.frames
+    if not isinstance(frames, np.ndarray):
+        return f"frames must be a numpy array, not {type(frames).__name__}"
+    if frames.dtype != np.uint8:
+        return f"frames must be uint8 (0 to 255), not {frames.dtype}"
+    if frames.ndim != 4 or frames.shape[-1] != 3:
+        return f"frames must have shape (frames, height, width, 3), not {frames.shape}"
+    if 0 in frames.shape:
+        return f"the clip is empty: shape {frames.shape}"
+    return None
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,22 +16,28 @@ from perturb.models.videocrafter.encoders import fresh_position_ids
 from perturb.models.videocrafter.files import read_json, read_weights, weight_files
 from perturb.models.videocrafter.folder import SPEC_FILE, TOKENIZER, flat_shapes, is_folder, read_folder, write_folder
 from perturb.models.videocrafter.keymap import EXTRA, Components, extra_keys, renamed, to_components
-from perturb.models.videocrafter.keymap.diffusion import SCHEDULE_TABLES, diffusion_buffers
 from perturb.models.videocrafter.published import SPECS, get_spec
 from perturb.models.videocrafter.skeleton import skeleton
 from perturb.models.videocrafter.spec import ModelSpec
-from perturb.models.videocrafter.strict import check_official, differences, nearest, recognise, shapes_of
+from perturb.models.videocrafter.strict import (
+    check_dtypes,
+    check_finite,
+    check_official,
+    check_schedule,
+    differences,
+    nearest,
+    recognise,
+    shapes_of,
+)
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.models.videocrafter.tokenizer import ClipTokenizer, FileTokenizer, Tokenizer
 from perturb.models.videocrafter.turbo import distilled_unet, undistilled
 from perturb.store.hashes import sha256, sha256_of
 from perturb.store.paths import resolve
-from perturb.store.tensors import non_finite
 
 __all__ = ["Source", "load_system", "open_checkpoint", "save_system", "sha256"]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-STORED = (*DTYPES.values(), torch.float64)  # what a file may hold: anything else is quantised or no weight
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,8 @@ def open_checkpoint(
         source = Source(*read_diffusers(path, wanted or get_spec("modelscope")), format="diffusers")
     else:
         source = _open_folder(path, wanted) if is_folder(path) else _open_official(path, wanted)
-    check_dtypes(source, path)
-    check_schedule(source, path)
+    check_dtypes(source.components, path)
+    check_schedule(source.components, source.spec, path)
     return source
 
 
@@ -118,7 +124,7 @@ def assembled(
 ) -> VideoSystem:
     """The system of what was read from ``checkpoint``; see `load_system`."""
     if expect_finite:
-        check_finite(source, checkpoint)
+        check_finite(source.components, checkpoint)
     modules = _with_weights(source, DTYPES[dtype])
     system = VideoSystem(
         **modules,  # pyright: ignore[reportArgumentType]
@@ -256,51 +262,6 @@ def _with_weights(source: Source, dtype: torch.dtype) -> dict[str, nn.Module]:
         left = [key for key, x in (*module.named_parameters(), *module.named_buffers()) if x.is_meta]
         assert not left, f"{name} still has tensors without memory: {left}"
     return modules
-
-
-def check_finite(source: Source, checkpoint: str | Path) -> None:
-    """Raise UserError when a tensor holds NaN or infinity."""
-    bad = [f"{name}.{key}" for name, tensors in source.components.items() for key in non_finite(tensors)]
-    if bad:
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise UserError(
-            f"{checkpoint}: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}{more}; such a model gives "
-            "only noise. Get the file again, or pass expect_finite=False to load it all the same"
-        )
-
-
-def check_dtypes(source: Source, path: Path) -> None:
-    """Raise UserError for tensors that are no plain weights, such as quantised ones."""
-    strange = {
-        f"{name}.{key}": str(tensor.dtype).removeprefix("torch.")
-        for name, tensors in source.components.items()
-        for key, tensor in tensors.items()
-        if tensor.dtype not in STORED
-    }
-    if strange:
-        key, dtype = next(iter(strange.items()))
-        allowed = ", ".join(str(each).removeprefix("torch.") for each in STORED)
-        raise UserError(
-            f"{path}: {len(strange)} tensors are no plain weights, e.g. {key} is {dtype}; allowed: {allowed}"
-        )
-
-
-def check_schedule(source: Source, path: Path) -> None:
-    """Raise UserError unless the noise tables in the file, if any, are those of the spec."""
-    tables = diffusion_buffers(source.spec.schedule)
-    for name in SCHEDULE_TABLES:
-        given = source.components[EXTRA].get(name)
-        if given is None or name not in tables:
-            continue
-        wanted = tables[name]
-        tolerance = max(1e-5, 2 * torch.finfo(given.dtype).eps)  # half-precision files hold half-precision tables
-        wrong = ~((given.float() - wanted).abs() <= tolerance * wanted.abs())
-        if wrong.any():
-            t = int(wrong.nonzero()[0])
-            raise UserError(
-                f"{path} was trained with another noise schedule than {source.spec.name}: {name}[{t}] is "
-                f"{given[t].item():.6g} in the file and {wanted[t].item():.6g} in the spec; give the spec that fits"
-            )
 
 
 def check_place(device: str | torch.device, dtype: str) -> torch.device:

@@ -38,7 +38,6 @@ ENDINGS = (".safetensors", ".bin", ".fp16.safetensors", ".fp16.bin")
 OLD_TEXT = "pytorch_model"  # a text encoder's .bin has this name
 CONV1D = ("transformer_in.proj_in.weight", "transformer_in.proj_out.weight")  # linear there: o i ↔ o i 1 here
 LATENT_SCALE = "latent_scale"  # no setting of diffusers', whose schedulers leave it out
-PREDICTS = {"epsilon": "epsilon", "v": "v_prediction"}
 FPS = "fps_embedding."
 
 

@@ -121,17 +121,7 @@ def build_image_encoder(spec: ImageSpec) -> ImageEncoder:
 
 def build_image_projector(spec: ImageSpec) -> Resampler:
     """The projection of image features to image tokens, with fresh weights, in eval mode."""
-    size = spec.projector
-    return Resampler(
-        dim=size.dim,
-        depth=size.depth,
-        head_dim=size.head_dim,
-        heads=size.heads,
-        num_queries=size.num_queries,
-        embedding_dim=size.embedding_dim,
-        output_dim=size.output_dim,
-        ff_mult=size.ff_mult,
-    ).eval()
+    return Resampler(spec.projector).eval()
 
 
 def fresh_position_ids(module: nn.Module) -> None:

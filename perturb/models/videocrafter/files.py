@@ -33,7 +33,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises ``UserError`` for a file that is absent, empty, cut short, of another type, or that wants to run code.
     """
     if path.is_dir():
-        return _strip_wrappers(_read_shards(path))
+        index = _index_of(path)
+        return _strip_wrappers(_merge(_shards_of(path)) if index is None else _read_index(index))
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}; give the path of a file or folder that exists ({ALLOWED})")
     if path.name.endswith(".index.json"):
@@ -156,11 +157,6 @@ def _shards_of(folder: Path) -> list[Path]:
             "or a folder made by `python -m perturb.convert`"
         )
     return shards
-
-
-def _read_shards(folder: Path) -> dict[str, Tensor]:
-    index = _index_of(folder)
-    return _merge(_shards_of(folder)) if index is None else _read_index(index)
 
 
 def _indexed(path: Path) -> tuple[dict[str, str], list[Path]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from perturb.errors import UserError
@@ -54,17 +55,16 @@ _IMAGE = ImageSpec(
     ),
 )
 
+_model = partial(ModelSpec, vae=_VAE, text=_TEXT)
 _V2 = _unet(temporal_conv=True, fps_cond=True, relative_position=False, image_attention=False)
 _PER_FRAME = replace(_IMAGE, frames=16, joins="first", projector=replace(_IMAGE.projector, num_queries=16 * 16))
 
 
 def _turbo(name: str, *, fps: int, motion_cond: bool = False) -> ModelSpec:
     """A T2V-Turbo: VideoCrafter2 that is told its guidance scale, and has no latent scale."""
-    return ModelSpec(
+    return _model(
         name=name,
         unet=replace(_V2, guidance_dim=256, motion_cond=motion_cond),
-        vae=_VAE,
-        text=_TEXT,
         schedule=ScheduleSpec(),
         sampling=SamplingDefaults(height=320, width=512, frames=16, fps=fps, steps=4, guidance=7.5),
     )
@@ -82,11 +82,9 @@ def _dynamicrafter(
     """A DynamiCrafter; the one without a latent scale is the first, which predicts ε."""
     first = latent_scale is None
     unet = _unet(temporal_conv=True, fps_cond=True, relative_position=False, image_attention=True)
-    return ModelSpec(
+    return _model(
         name=name,
         unet=replace(unet, in_channels=8, learned_image_scale=first),
-        vae=_VAE,
-        text=_TEXT,
         image=replace(_PER_FRAME, joins=joins),
         schedule=ScheduleSpec()
         if first
@@ -100,43 +98,34 @@ def _dynamicrafter(
 SPECS: dict[str, ModelSpec] = {
     spec.name: spec
     for spec in (
-        ModelSpec(
+        _model(
             name="t2v_512_v1",
             unet=_unet(temporal_conv=False, fps_cond=False, relative_position=True, image_attention=False),
-            vae=_VAE,
-            text=_TEXT,
             schedule=ScheduleSpec(),
             sampling=SamplingDefaults(height=320, width=512, frames=16, fps=28),
         ),
-        ModelSpec(
+        _model(
             name="t2v_1024_v1",
             unet=_unet(temporal_conv=False, fps_cond=True, relative_position=True, image_attention=False),
-            vae=_VAE,
-            text=_TEXT,
             schedule=ScheduleSpec(latent_scale=0.3, scale_table_length=1000),
             sampling=SamplingDefaults(height=576, width=1024, frames=16, fps=28),
         ),
-        ModelSpec(
+        _model(
             name="i2v_512_v1",
             unet=_unet(temporal_conv=True, fps_cond=True, relative_position=False, image_attention=True),
-            vae=_VAE,
-            text=_TEXT,
             image=_IMAGE,
             schedule=ScheduleSpec(latent_scale=0.7, scale_table_length=1400),
             sampling=SamplingDefaults(height=320, width=512, frames=16, fps=8),
         ),
-        ModelSpec(
+        _model(
             name="t2v_512_v2",
             unet=_V2,
-            vae=_VAE,
-            text=_TEXT,
             schedule=ScheduleSpec(latent_scale=0.7, scale_table_length=1400),
             sampling=SamplingDefaults(height=320, width=512, frames=16, fps=28),
         ),
-        ModelSpec(
+        _model(
             name="modelscope",
             unet=replace(_V2, fps_cond=False),
-            vae=_VAE,
             text=replace(_TEXT, layers=23, skip_last=0),  # the same layer is read: diffusers leaves the last one out
             schedule=ScheduleSpec(),
             # the defaults of diffusers' TextToVideoSDPipeline; fps only says how fast a clip is shown

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from perturb.errors import UserError
-from perturb.models.videocrafter.checkpoint import Source, check_dtypes, check_finite, check_schedule
+from perturb.models.videocrafter.checkpoint import Source
 from perturb.models.videocrafter.diffusers_folder import unlike
 from perturb.models.videocrafter.files import read_safetensors, read_weights, weight_files
 from perturb.models.videocrafter.folder import flat_shapes, is_folder
@@ -36,7 +36,7 @@ from perturb.models.videocrafter.keymap.stable_diffusion import (
 )
 from perturb.models.videocrafter.skeleton import skeleton
 from perturb.models.videocrafter.spec import ModelSpec
-from perturb.models.videocrafter.strict import differences, shapes_of
+from perturb.models.videocrafter.strict import check_dtypes, check_finite, check_schedule, differences, shapes_of
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.nn import VideoUNet
 from perturb.nn.resblock import TemporalConvolution
@@ -118,9 +118,9 @@ def open_stable_diffusion(path: Path, spec: ModelSpec) -> tuple[Source, dict[str
     if is_folder(path):
         raise UserError(f"{path} is a folder of ours, not Stable Diffusion: load it with load_system")
     opened, unused = (_open_diffusers if (path / "unet").is_dir() else _open_ldm)(path, spec)
-    check_dtypes(opened, path)
-    check_finite(opened, path)
-    check_schedule(opened, path)
+    check_dtypes(opened.components, path)
+    check_finite(opened.components, path)
+    check_schedule(opened.components, opened.spec, path)
     return opened, unused
 
 

@@ -19,7 +19,7 @@ from perturb.nn import VideoUNet
 
 PartSpec = UNetSpec | VAESpec | TextSpec | ImageSpec
 BUILD: dict[str, Callable[[Any], nn.Module]] = {
-    "unet": lambda spec: VideoUNet(**vars(spec)),
+    "unet": VideoUNet,
     "vae": build_vae,
     "text_encoder": build_text_encoder,
     "image_encoder": build_image_encoder,

@@ -3,54 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from perturb.errors import UserError
+from perturb.nn import ResamplerSpec, UNetSpec, VideoUNet
 from perturb.structured import read
-
-if TYPE_CHECKING:
-    from perturb.nn import VideoUNet
-
-
-@dataclass(frozen=True, kw_only=True)
-class UNetSpec:
-    """The arguments of ``perturb.nn.VideoUNet``."""
-
-    in_channels: int = 4
-    out_channels: int = 4
-    model_channels: int
-    channel_mult: tuple[int, ...]
-    num_res_blocks: int
-    attention_resolutions: tuple[int, ...]
-    num_head_channels: int | None
-    context_dim: int
-    temporal_length: int
-    transformer_depth: int = 1
-    temporal_conv: bool
-    fps_cond: bool
-    relative_position: bool
-    causal: bool = False
-    image_attention: bool
-    init_attention: bool = True
-    scale_shift_norm: bool = False
-    resblock_updown: bool = False
-    norm_groups: int = 32
-    text_tokens: int = 77
-    guidance_dim: int | None = None
-    motion_cond: bool = False
-    learned_image_scale: bool = False
-    num_heads: int | None = None
-    motion_length: int | None = None
-    motion_middle: bool = True
-    motion_norm: Literal["frame", "clip"] = "clip"
-    clip_norm: bool = False
-
-    @property
-    def heads(self) -> tuple[int, ...]:
-        """Of the attention at each level, the finest first."""
-        widths = [mult * self.model_channels for mult in self.channel_mult]
-        return tuple(self.num_heads or width // (self.num_head_channels or width) for width in widths)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,20 +44,6 @@ class TextSpec:
     def activation(self) -> str:
         """As transformers calls it."""
         return "quick_gelu" if self.origin == "openai" else "gelu"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResamplerSpec:
-    """The arguments of ``perturb.nn.Resampler``: image features → ``num_queries`` tokens of width ``output_dim``."""
-
-    dim: int
-    depth: int
-    head_dim: int
-    heads: int
-    num_queries: int
-    embedding_dim: int
-    output_dim: int
-    ff_mult: int = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,9 +140,7 @@ class ModelSpec:
 
     def build_unet(self) -> VideoUNet:
         """The denoising network with fresh weights, on the current default device (``torch.device("meta")`` works)."""
-        from perturb.nn import VideoUNet
-
-        return VideoUNet(**_shallow(self.unet))
+        return VideoUNet(self.unet)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict of JSON values (tuples as lists); ``from_dict`` is its inverse."""
@@ -233,10 +175,6 @@ LATER = (
     ("schedule", "beta_schedule"),
 )
 """Fields that came after models were saved: written only where they are not at their default."""
-
-
-def _shallow(spec: Any) -> dict[str, Any]:
-    return {field.name: getattr(spec, field.name) for field in fields(spec)}
 
 
 def _plain(value: Any) -> Any:

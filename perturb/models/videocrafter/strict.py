@@ -1,19 +1,24 @@
-"""Does a state dict fit a model, and if not: what is missing, what is too much, and which model does it fit?"""
+"""Does a state dict fit a model, and if not: what is missing, too much or no weight, and which model does it fit?"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from perturb.errors import UserError
-from perturb.models.videocrafter.keymap import PREFIXES, expected_keys
+from perturb.models.videocrafter.keymap import EXTRA, PREFIXES, Components, expected_keys
+from perturb.models.videocrafter.keymap.diffusion import SCHEDULE_TABLES, diffusion_buffers
 from perturb.models.videocrafter.published import SPECS
 from perturb.models.videocrafter.spec import ModelSpec
+from perturb.store.tensors import non_finite
 
 Shape = tuple[int, ...]
 LISTED = 10  # keys shown of each kind
+STORED = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # anything else is quantised or no weight
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
@@ -40,6 +45,51 @@ def check_official(given: Mapping[str, Shape], spec: ModelSpec, path: object) ->
     if listing:
         advice = _advice(given, spec)
         raise UserError(f"{path} does not fit {spec.name} ({len(given)} keys in the file):\n{listing}\n{advice}")
+
+
+def check_finite(components: Components, checkpoint: str | Path) -> None:
+    """Raise UserError when a tensor holds NaN or infinity."""
+    bad = [f"{name}.{key}" for name, tensors in components.items() for key in non_finite(tensors)]
+    if bad:
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise UserError(
+            f"{checkpoint}: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}{more}; such a model gives "
+            "only noise. Get the file again, or pass expect_finite=False to load it all the same"
+        )
+
+
+def check_dtypes(components: Components, path: Path) -> None:
+    """Raise UserError for tensors that are no plain weights, such as quantised ones."""
+    strange = {
+        f"{name}.{key}": str(tensor.dtype).removeprefix("torch.")
+        for name, tensors in components.items()
+        for key, tensor in tensors.items()
+        if tensor.dtype not in STORED
+    }
+    if strange:
+        key, dtype = next(iter(strange.items()))
+        allowed = ", ".join(str(each).removeprefix("torch.") for each in STORED)
+        raise UserError(
+            f"{path}: {len(strange)} tensors are no plain weights, e.g. {key} is {dtype}; allowed: {allowed}"
+        )
+
+
+def check_schedule(components: Components, spec: ModelSpec, path: Path) -> None:
+    """Raise UserError unless the noise tables in the file, if any, are those of ``spec``."""
+    tables = diffusion_buffers(spec.schedule)
+    for name in SCHEDULE_TABLES:
+        given = components[EXTRA].get(name)
+        if given is None or name not in tables:
+            continue
+        wanted = tables[name]
+        tolerance = max(1e-5, 2 * torch.finfo(given.dtype).eps)  # half-precision files hold half-precision tables
+        wrong = ~((given.float() - wanted).abs() <= tolerance * wanted.abs())
+        if wrong.any():
+            t = int(wrong.nonzero()[0])
+            raise UserError(
+                f"{path} was trained with another noise schedule than {spec.name}: {name}[{t}] is "
+                f"{given[t].item():.6g} in the file and {wanted[t].item():.6g} in the spec; give the spec that fits"
+            )
 
 
 def recognise(given: Mapping[str, Shape]) -> list[ModelSpec]:

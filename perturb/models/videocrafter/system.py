@@ -16,15 +16,9 @@ from perturb.errors import UserError
 from perturb.models.base import Batch
 from perturb.models.execution import place_of
 from perturb.models.partition import Partition
-from perturb.models.videocrafter.encoders import (
-    ImageEncoder,
-    TextEncoder,
-    build_image_encoder,
-    build_image_projector,
-    build_text_encoder,
-    build_vae,
-)
+from perturb.models.videocrafter.encoders import ImageEncoder, TextEncoder
 from perturb.models.videocrafter.image import at_frames, key_frames, per_frame
+from perturb.models.videocrafter.skeleton import skeleton
 from perturb.models.videocrafter.spec import ModelSpec, SamplingDefaults, ScheduleSpec
 from perturb.models.videocrafter.tokenizer import ClipTokenizer, Tokenizer, check_lengths
 from perturb.nn import Resampler, VideoUNet
@@ -266,15 +260,7 @@ class VideoSystem:
 
 def build_schedule(spec: ScheduleSpec) -> NoiseSchedule:
     """The noise schedule of a model."""
-    return NoiseSchedule(
-        timesteps=spec.timesteps,
-        beta_start=spec.beta_start,
-        beta_end=spec.beta_end,
-        latent_scale=spec.latent_scale,
-        zero_terminal_snr=spec.zero_terminal_snr,
-        prediction=spec.prediction,
-        beta_schedule=spec.beta_schedule,
-    )
+    return NoiseSchedule(**{name: value for name, value in vars(spec).items() if name != "scale_table_length"})
 
 
 def build_system(
@@ -288,13 +274,5 @@ def build_system(
         if spec.text.tokenizer == "file":
             raise UserError(f"{spec.name} reads its words from a tokenizer file; pass tokenizer=FileTokenizer(path, …)")
         tokenizer = ClipTokenizer.of(spec.text)
-    system = VideoSystem(
-        spec=spec,
-        unet=spec.build_unet(),
-        vae=build_vae(spec.vae),
-        text_encoder=build_text_encoder(spec.text),
-        tokenizer=tokenizer,
-        image_encoder=None if spec.image is None else build_image_encoder(spec.image),
-        image_projector=None if spec.image is None else build_image_projector(spec.image),
-    )
-    return system.to(device)
+    parts: dict[str, Any] = skeleton(spec, "cpu")
+    return VideoSystem(spec=spec, tokenizer=tokenizer, **parts).to(device)

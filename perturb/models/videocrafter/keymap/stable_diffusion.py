@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -179,7 +178,7 @@ def diffusers_settings(spec: ModelSpec) -> dict[str, dict[str, tuple[Any, Any]]]
 def meta_unet(spec: UNetSpec) -> VideoUNet:
     """The network without memory for its weights, to be read only: everybody gets the same one."""
     with torch.device("meta"):
-        return VideoUNet(**asdict(spec))
+        return VideoUNet(spec)
 
 
 @functools.lru_cache(maxsize=8)

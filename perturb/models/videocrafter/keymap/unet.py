@@ -5,7 +5,6 @@ blocks, so that every name comes from the architecture and none from a pattern.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 
 import torch
 from torch import nn
@@ -88,7 +87,7 @@ RESAMPLER_LAYER = {
 def unet_official_to_ours(spec: UNetSpec) -> dict[str, str]:
     """Official checkpoint key (with its prefix) → parameter name in ``VideoUNet``; a bijection for this spec."""
     with torch.device("meta"):
-        return unet_keys(VideoUNet(**asdict(spec)))
+        return unet_keys(VideoUNet(spec))
 
 
 def unet_keys(unet: VideoUNet) -> dict[str, str]:
@@ -114,7 +113,7 @@ def unet_modules(unet: VideoUNet) -> dict[str, str]:
 def projector_official_to_ours(spec: ResamplerSpec) -> dict[str, str]:
     """Official checkpoint key (with its prefix) → parameter name in ``Resampler``; a bijection for this spec."""
     with torch.device("meta"):
-        resampler = Resampler(**asdict(spec))
+        resampler = Resampler(spec)
     pairs = RESAMPLER | {"latents": "latents"}
     for index in range(spec.depth):
         pairs |= {f"layers.{index}.{ours}": f"layers.{index}.{official}" for ours, official in RESAMPLER_LAYER.items()}
