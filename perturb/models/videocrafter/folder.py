@@ -77,7 +77,7 @@ def write_folder(
 
 
 def check_shared(folder: Path, shared: Mapping[str, str]) -> None:
-    """Raise UserError for a part that is to be read from elsewhere, by its path relative to a folder, and is not there."""
+    """Raise UserError for a part to be read from elsewhere, by its path relative to a folder, that is not there."""
     for name, relative in shared.items():
         if not Path(os.path.normpath(folder / relative)).is_file():  # the folder itself need not exist yet
             raise UserError(f"the shared {name} of {folder} does not exist: {relative} (relative to the folder)")
