@@ -7,9 +7,11 @@ import subprocess
 import sys
 import textwrap
 import tomllib
+from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -93,7 +95,7 @@ def composed(task: object, config_name: str) -> None:
             f"{key}={value}" if len(values) > 1 else value
             for key, value, values in zip(keys, chosen, sweeps, strict=True)
         ]
-        values = OmegaConf.to_container(compose(config_name, overrides=overrides), resolve=True)
+        values: Any = OmegaConf.to_container(compose(config_name, overrides=overrides), resolve=True)
         if config_name in READS:
             module, _, name = READS[config_name].rpartition(".")
             wanted = getattr(import_module(module), name)
@@ -102,7 +104,7 @@ def composed(task: object, config_name: str) -> None:
     raise Accepted
 
 
-def accepted(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def accepted(module: str, arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A command of the package: hydra's configuration resolves and is read, or argparse takes the arguments."""
     parse = argparse.ArgumentParser.parse_args
 
@@ -119,7 +121,7 @@ def accepted(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch)
         found.main()
 
 
-def check(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def check(command: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """One call: of the package, of make, of pip; others are taken at their word."""
     program, *arguments = command
     module = arguments.index("-m") + 1 if "-m" in arguments else 0
