@@ -15,7 +15,6 @@ import pytest
 
 from perturb.analysis.coupling.design import Condition
 from perturb.analysis.coupling.fits import times
-from perturb.analysis.statistics.contrast import Nested, slope_weights
 from perturb.analysis.statistics.endpoints import Decision, Horizon, PairEndpoints, decide
 from perturb.analysis.statistics.endpoints import Path as Model
 from perturb.analysis.statistics.estimates import Estimate
@@ -165,37 +164,6 @@ def test_the_readme_has_the_answer_of_every_condition() -> None:
         assert f"| {' | '.join(map(str, cells))} |" in readme("coupling")
 
 
-def test_the_first_study_of_coupling_before_pairs_were_compared() -> None:
-    """The table of motion quality, and the slope that was declared then."""
-    if "images" in written():
-        pytest.skip("its numbers are no longer published")
-    rows = table("coupling/prompts.csv.gz")
-    sides = [(t, g) for g in ("spatial", "temporal") for t in ("full", "partial")]
-    values = {
-        side: by_prompt(rows[(rows.training == side[0]) & (rows.group == side[1])], "motion_quality") for side in sides
-    }
-    steps = values["full", "spatial"][1]
-    four = rf" {NUMBER} \(\d+ %\) \|" * 4
-    printed = re.findall(rf"\| (\d+) \|{four}", readme("coupling"))
-    assert [int(step) for step, *_ in printed] == list(steps)
-    for k, (_, *numbers) in enumerate(printed):
-        # made on another machine than prompts.csv.gz: they differ by up to .0002
-        assert [float(n) for n in numbers] == pytest.approx([values[s][0][..., k].mean() for s in sides], abs=7e-4)
-    w = slope_weights([step / 100 for step in steps])
-    full, partial = (values[training, "spatial"][0] @ w for training in ("full", "partial"))
-    over = Nested.of(full - partial).over_prompts
-    assert (-full.mean(), -partial.mean()) == pytest.approx((0.091, 0.067), abs=6e-4)
-    assert (over.mean, over.low, over.high) == pytest.approx((-0.024, -0.035, -0.013), abs=6e-4)
-    assert "DiD = −.024 (95 % −.035 to −.013 over prompts" in readme("coupling")
-    share = written().loc["spatial"]
-    kept, steadier = share.loc["motion kept, full − partial"], share.loc["P(full keeps a steadier path)"]
-    says("coupling", ("+# (95 % # to # over prompts and LoRA seeds)", [kept["mean"], kept.low, kept.high]))
-    says(
-        "coupling",
-        ("in # % of comparisons (# to # %)", [100 * x for x in (steadier["mean"], steadier.low, steadier.high)]),
-    )
-
-
 # the other experiments ------------------------------------------------------------------------------------------------
 
 
@@ -210,6 +178,45 @@ def first_study() -> Iterator[Claim]:
     yield "own start (# for M_F, # for M_P;", starts[:2]
     for step in (20, 50, 100, 200, 300):
         yield f"| {step} | # | # | # | # |", [share[step] for share in kept.values()]
+
+
+def controls() -> Iterator[Claim]:
+    ways, trainings = (
+        (("spatial", "single_frame"), ("temporal", "single_frame"), ("temporal", "repeat")),
+        ("full", "partial"),
+    )
+    curves = (
+        table("controls/curves.csv").set_index(["kind", "group", "policy", "training", "metric", "step"]).sort_index()
+    )
+    mean = curves["mean"]
+
+    def lora(metric: str, step: int, *ways: tuple[str, str]) -> list[float]:
+        return [mean["lora", *way, t, metric, step] for way in ways for t in trainings]
+
+    for step in (0, 20, 50, 100, 200, 300):
+        motion, direction = lora("motion_quality", step, *ways), lora("direction_shown", step, *ways)
+        yield (
+            f"| {step} |" + " # (# %) |" * 6,
+            [x for m, d in zip(motion, direction, strict=True) for x in (m, 100 * d)],
+        )
+    ends = curves.xs(("motion_quality", 300), level=("metric", "step"))
+    yield "| ‖Δ‖/‖θ‖ at 300 |" + " # % |" * 6, [100 * ends.magnitude["lora", *w, t] for w in ways for t in trainings]
+    space, _, repeat = ([100 * ends.share["random", *way, t] for t in trainings] for way in ways)
+    yield "M_F keeps # % and M_P # % of its motion quality in space", space
+    yield "(# % and # % are kept)", repeat
+
+    def moves(metric: str, way: tuple[str, str]) -> list[float]:
+        return [x for pair in zip(lora(metric, 0, way), lora(metric, 300, way), strict=True) for x in pair]
+
+    yield "smoothness (# → # and # → # at step 300)", moves("smoothness", ways[0])
+    yield "colourfulness goes # → # and # → #, the watermark", moves("colourfulness", ways[0])
+    yield "watermark trace # → # and # → #, the distance", moves("watermark_trace", ways[0])
+    yield "distance to D_I # → # and # → # at step 300", moves("image_distance", ways[0])
+    yield "Dynamics falls there from # to # and from # to #", moves("dynamics", ways[2])
+    clips = table("controls/prompts.csv.gz").groupby(["group", "training", "step"]).motion_quality.mean()
+    for way in ways[:2]:  # of the runs that were made again
+        for (training, step), value in clips[way[0]].items():
+            assert mean["lora", *way, training, "motion_quality", step] == pytest.approx(value, abs=2e-4)
 
 
 def landscape() -> Iterator[Claim]:
@@ -338,7 +345,7 @@ def metric_calibration() -> Iterator[Claim]:
             yield (f"| {family} | # (# to #) | # (to #) |", [*m, o[0], o[2]]) if from_zero else (whole, [*m, *o])
 
 
-EXPERIMENTS = (first_study, landscape, layers, finetuning, votes, statistics, metric_calibration)
+EXPERIMENTS = (first_study, controls, landscape, layers, finetuning, votes, statistics, metric_calibration)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda each: each.__name__)
