@@ -142,6 +142,10 @@ class Value:
         return Value.failed(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
 
 
+STEP_0 = "step-0 clips (for clips of your own: reference=FOLDER)"
+"""What drift is measured from, as reasons say it."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What the clips are compared with: the unperturbed clips of the same study by (prompt_id, seed), or none."""
@@ -151,7 +155,7 @@ class Context:
     def original(self, clip: Clip) -> Clip:
         """The step-0 clip of the same prompt and noise. Raises Unavailable when there is none."""
         if self.reference is None or clip.sample not in self.reference:
-            raise Unavailable(f"no step-0 clip for prompt {clip.prompt_id} seed {clip.seed}; score step 0 first")
+            raise Unavailable(f"prompt {clip.prompt_id} seed {clip.seed} is not among the {STEP_0}")
         return self.reference[clip.sample]
 
 

@@ -98,6 +98,8 @@ def print_scores(scores: Scores, console: Console) -> None:
     for name, found in values.items():
         table.add_row(name, *_summary(found))
     console.print(table)
+    if any(value.status != "ok" for found in values.values() for value in found):
+        console.print("why a value is not there: the column reason of scores.csv", highlight=False)
     broken = [clip for clip in scores.clips if clip.problem]
     console.print(f"{len(scores.clips) - len(broken)} of {len(scores.clips)} clips scored", highlight=False)
     for clip in broken:

@@ -56,7 +56,10 @@ def test_200_clips_with_10_broken_ones_are_190_scored_and_10_named(commands: Com
     outcome = commands("perturb.score", *arguments, f"output={tmp_path / 'out'}")
     assert outcome.code == 0, outcome.log
     assert "190 of 200 clips scored" in outcome.log
+    assert "why a value is not there: the column reason of scores.csv" in outcome.log
     found = rows(tmp_path / "out")
+    (drift,) = (row for row in found if (row["clip"], row["metric"]) == ("few/000.mp4", "ssim_drift"))
+    assert (drift["status"], "reference=FOLDER" in drift["reason"]) == ("unavailable", True)
     broken = {clip_name(number) for number in range(3, 200, 20)}
     assert all(f"{name}: cannot be decoded" in outcome.log or f"{name}: is empty" in outcome.log for name in broken)
     quality = {row["clip"]: row for row in found if row["metric"] == "motion_quality"}

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from perturb.errors import UserError
-from perturb.metrics.base import Clip, EmbeddedSet, Gathered, MetricInfo, Sets, Unavailable, Value
+from perturb.metrics.base import STEP_0, Clip, EmbeddedSet, Gathered, MetricInfo, Sets, Unavailable, Value
 from perturb.metrics.embedded.visual import colourfulness
 
 WINDOW, WINDOW_SIGMA = (7, 7), 7 / 6
@@ -147,8 +147,9 @@ class Naturalness(EmbeddedSet):
 
 
 def _shifts(own: Gathered, reference: Gathered | None) -> np.ndarray:
-    count = 0 if reference is None else len(reference.features)
-    if reference is None or count < FEWEST_CLIPS:
+    if reference is None:
+        raise Unavailable(f"no {STEP_0} to compare with")
+    if (count := len(reference.features)) < FEWEST_CLIPS:
         raise Unavailable(f"the spread of the step-0 clips needs at least {FEWEST_CLIPS} of them, given {count}")
     if not own.features:
         return np.empty(0)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from perturb.metrics.base import Clip, EmbeddedSet, Gathered, MetricInfo, Sets, Unavailable, Value
+from perturb.metrics.base import STEP_0, Clip, EmbeddedSet, Gathered, MetricInfo, Sets, Unavailable, Value
 from perturb.metrics.embedded.naturalness import frechet
 from perturb.metrics.embedded.tracks import MOVING, tracks_of
 
@@ -73,7 +73,7 @@ class TrackDistance(EmbeddedSet):
 
 def _distance(own: Gathered, reference: Gathered | None) -> float:
     if reference is None:
-        raise Unavailable("no step-0 clips to compare the motion with; score step 0 first")
+        raise Unavailable(f"no {STEP_0} to compare the motion with")
     if min(len(own.features), len(reference.features)) < FEWEST_CLIPS:
         raise Unavailable(
             f"the distance of motion needs at least {FEWEST_CLIPS} clips on both sides, "

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from perturb.errors import UserError
-from perturb.metrics.base import Clip, EmbeddedSet, Gathered, MetricInfo, Sets, Unavailable, Value
+from perturb.metrics.base import STEP_0, Clip, EmbeddedSet, Gathered, MetricInfo, Sets, Unavailable, Value
 
 MIN_PROMPTS = 4
 """The fewest whose median is not the mean of two: one scene of four can then not pass for a mark. Set by hand."""
@@ -76,7 +76,7 @@ def _check_sizes(sizes: Iterable[tuple[int, ...]]) -> None:
 def reference_mark(reference: Gathered | None) -> np.ndarray:
     """The mark that the step-0 clips share: `h w 2`. Unavailable without them or when they share none."""
     if reference is None:
-        raise Unavailable("no step-0 clips to estimate the mark from; score step 0 first")
+        raise Unavailable(f"no {STEP_0} to estimate the mark from")
     mark = common_mark(reference)
     if strength(mark) < MARK_FLOOR:
         raise Unavailable(f"the step-0 clips share no mark (strength {strength(mark):.4f} < {MARK_FLOOR})")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perturb.device import pick_device
-from perturb.metrics.base import Axis, Clip, Gathered, MetricInfo, Sets, Value
+from perturb.metrics.base import STEP_0, Axis, Clip, Gathered, MetricInfo, Sets, Value
 from perturb.metrics.learned.files import frozen, state_dict
 from perturb.metrics.learned.inception import frechet_distance, stacked
 from perturb.metrics.learned.network import Learned, pixels, through
@@ -101,7 +101,7 @@ class EfficientNet(Learned["nn.Module"]):
         """The consistency of every clip, and both distances."""
         return {
             "lite0_consistency": [Value.told(partial(consistency, each)) for each in sets.own.features],
-            "lite0_frechet_step0": distance(sets.own, sets.reference, "step-0 clips"),
+            "lite0_frechet_step0": distance(sets.own, sets.reference, STEP_0),
             "lite0_frechet_images": distance(sets.own, sets.images, "images D_I"),
         }
 

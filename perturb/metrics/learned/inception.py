@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perturb.device import pick_device
-from perturb.metrics.base import Clip, Gathered, MetricInfo, Sets, Unavailable, Value
+from perturb.metrics.base import STEP_0, Clip, Gathered, MetricInfo, Sets, Unavailable, Value
 from perturb.metrics.learned.files import frozen, state_dict
 from perturb.metrics.learned.network import Learned, pixels, through
 from perturb.metrics.learned.weights import WeightFile
@@ -151,7 +151,7 @@ class Inception(Learned["nn.Module"]):
 
         measures = {
             "inception_score": lambda: inception_score(stacked(sets.own)[:, FEATURES:]),
-            "frame_fid_step0": lambda: distance(sets.reference, "step-0 clips"),
+            "frame_fid_step0": lambda: distance(sets.reference, STEP_0),
             "frame_fid_images": lambda: distance(sets.images, "images D_I"),
         }
         return {name: Value.told(measure) for name, measure in measures.items()}
