@@ -24,7 +24,7 @@ from perturb.models.videocrafter.published import SPECS
 from perturb.models.videocrafter.system import VideoSystem, build_system
 from perturb.perturbation.lora import LoraPerturbation
 from perturb.store.rundir import RunDir
-from perturb.study.fit import FitConfig, fit
+from perturb.study.fit import FitConfig, Setup, fit
 from perturb.study.sample import Generator, SampleConfig
 from perturb.train import train
 from perturb.world.__main__ import main as world
@@ -130,8 +130,8 @@ def test_fitting(system: VideoSystem, tmp_path: Path, checkpointing: bool):
         lora, run = LoraPerturbation(rank=4), RunDir(tmp_path / str(steps))
 
         def whole(steps: int = steps, lora: LoraPerturbation = lora, run: RunDir = run) -> None:
-            images = ImageFolder(folder=str(tmp_path))
-            fit(system, lora, images, probe_steps=[steps], config=config, run=run, group="spatial")
+            setup = Setup(system, system.partition(), ImageFolder(folder=str(tmp_path)), config)
+            fit(setup, lora, group="spatial", probe_steps=[steps], run=run)
 
         seconds[steps], peak = measured(whole)
         lora.detach()
