@@ -2,6 +2,9 @@
 
 import csv
 import json
+import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -136,9 +139,35 @@ def test_a_finished_run_answers_without_running(finished: RunDir, commands: Comm
 def test_a_run_in_use_names_its_holder(commands: Commands, study: list[str], finished: RunDir, tmp_path: Path):
     with RunDir(tmp_path / "spatial_full" / finished.path.name).lock():
         outcome = commands("perturb.run", *study, f"runs_dir={tmp_path}")
+        skipped = commands("perturb.run", *study, f"runs_dir={tmp_path}", "locked=skip")
     assert outcome.code == 2
     assert "is in use by pid" in outcome.log
     assert "Traceback" not in outcome.log
+    assert skipped.code == 0
+    assert skipped.log.endswith(": skipped\n")
+
+
+def test_a_run_that_is_waited_for_is_not_made_again(
+    commands: Commands, study: list[str], finished: RunDir, tmp_path: Path
+):
+    run, log = RunDir(tmp_path / "spatial_full" / finished.path.name), commands.folder / "log.txt"
+    held = threading.Event()
+
+    def work() -> None:
+        with run.lock():
+            held.set()
+            while not (log.is_file() and log.read_text().endswith(": waiting\n")):
+                time.sleep(0.02)
+            shutil.copytree(finished.path, run.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock*"))
+
+    other = threading.Thread(target=work, daemon=True)
+    other.start()
+    held.wait()
+    outcome = commands("perturb.run", *study, f"runs_dir={tmp_path}", "locked=wait")
+    other.join()
+    assert outcome.code == 0, outcome.log
+    assert f"report  {run.path / 'report.html'}\n" in outcome.log
+    assert "fit:" not in outcome.log
 
 
 def test_multirun_goes_on_after_a_failing_job(commands: Commands, study: list[str], tmp_path: Path, inputs: Path):
