@@ -183,6 +183,27 @@ def test_multirun_goes_on_after_a_failing_job(commands: Commands, study: list[st
     assert json.loads((perturbed / "manifest.json").read_text())["perturbation"]["group"] == "temporal"
 
 
+def test_submitit_begins_one_run_goes_on_with_another_and_names_a_third_that_fails(
+    commands: Commands, study: list[str], finished: RunDir, tmp_path: Path
+):
+    pytest.importorskip("submitit")
+    fitted = RunDir(tmp_path / "spatial_full" / finished.path.name)
+    gone = shutil.ignore_patterns("clips", "sample", "score", "study", "scores.csv", "report.html")
+    shutil.copytree(finished.path, fitted.path, ignore=gone)
+    launched = ["--multirun", "hydra/launcher=submitit_local", "probe_steps=[0,2,4],[0,1],[2]"]
+    given = [word for word in study if not word.startswith("probe_steps")]
+    # as many threads as the worker that made the one: sums in another order differ in their last bits
+    threads = f"threads={torch.get_num_threads()}"
+    outcome = commands("perturb.run", *launched, *given, threads, f"runs_dir={tmp_path}")
+    assert outcome.code == 2, outcome.log
+    assert "error in probe_steps=[2]," in outcome.log
+    assert ": probe_steps is [2]; allowed: rising whole numbers that begin with 0" in outcome.log
+    assert outcome.log.count("finished  probe_steps=[0") == 2
+    assert fitted.scores.read_bytes() == finished.scores.read_bytes()
+    (begun,) = (RunDir(path) for path in tmp_path.glob("spatial_full/*") if path != fitted.path)
+    assert begun.is_done("study", "all")
+
+
 def test_published_systems_need_three_paths_and_say_so_at_once(commands: Commands, tmp_path: Path):
     outcome = commands("perturb.run", "system=videocrafter2", f"images.folder={tmp_path / 'nowhere'}")
     assert outcome.code == 2
