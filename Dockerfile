@@ -9,6 +9,7 @@ WORKDIR /perturb
 COPY pyproject.toml constraints.txt README.md LICENSE Makefile ./
 COPY conf conf
 COPY perturb perturb
+COPY hydra_plugins hydra_plugins
 ENV PATH=/perturb/.venv/bin:$PATH PYTHONUNBUFFERED=1
 ENTRYPOINT ["perturb"]
 CMD ["run", "experiment=spatial_full"]

@@ -3,6 +3,7 @@
 import argparse
 import os
 import select
+import signal
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from perturb.errors import UserError
 MISTAKE = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 READER_GONE = 141  # 128 + SIGPIPE, likewise
+AGAIN = "stopped; the same command, given again, goes on from what is finished"
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,7 +66,7 @@ def _code(task: Callable[[], object]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:
-        print("stopped; the same command, given again, goes on from what is finished", file=sys.stderr)
+        print(AGAIN, file=sys.stderr)
         return INTERRUPTED
     except SystemExit as error:  # of hydra after --help; of rich, which closes the output itself, for a broken pipe
         if isinstance(error.__context__, BrokenPipeError):
@@ -73,6 +75,18 @@ def _code(task: Callable[[], object]) -> int:
             raise
         found = error.code
     return found if isinstance(found, int) else 0
+
+
+def cause(code: int) -> str:
+    """What the exit code of a process says, negative where a signal ended it.
+
+    >>> cause(-9), cause(3)
+    ('SIGKILL, as when memory runs out', 'exit code 3')
+    """
+    if code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name
+    return f"{name}, as when memory runs out" if name == "SIGKILL" else name
 
 
 def _take_any_character() -> None:

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from perturb.cli.command import check_paths, run_command
 from perturb.cli.identity import identity
 from perturb.disks import convenience
-from perturb.loop.rank import is_main_process
+from perturb.errors import UserError
+from perturb.loop.rank import is_main_process, processes
 from perturb.store.paths import resolve
 from perturb.store.rundir import RunDir, run_id, write_atomic
 
@@ -37,10 +38,15 @@ def run(values: dict[str, Any]) -> None:
         from perturb.structured import read
 
         config = read(RunConfig, values)
-        with directory.lock():
-            if directory.writes:
-                write_atomic(directory.config, OmegaConf.to_yaml(OmegaConf.create(values)))
-            study(config, directory)
+        if config.locked != "refuse" and processes() > 1:  # the others would go on without the one that looks
+            raise UserError(f"locked is {config.locked}; allowed with {processes()} processes: refuse")
+        with directory.lock(config.locked) as held:
+            if not held:
+                return None
+            if not directory.is_done("study", "all"):  # else by the process that was waited for
+                if directory.writes:
+                    write_atomic(directory.config, OmegaConf.to_yaml(OmegaConf.create(values)))
+                study(config, directory)
     return show(directory) if directory.writes else None
 
 

@@ -11,6 +11,7 @@ from perturb.cli.command import check_paths, run_command
 from perturb.data.prompts import PromptsConfig
 from perturb.errors import UserError
 from perturb.store.paths import resolve
+from perturb.store.rundir import Locked, RunDir
 from perturb.structured import check_range, read
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class ScoreConfig:
     workers: int | None = None
     threads: int | None = None
     cache: str | None = None
+    locked: Locked = "refuse"
     output: str = "scores"
 
     def __post_init__(self) -> None:
@@ -94,15 +96,15 @@ def _runs(config: ScoreConfig, metrics: list[Metric | SetMetric], cache: Path | 
     from omegaconf import OmegaConf
 
     from perturb.analysis.load import find_runs
-    from perturb.store.rundir import RunDir
     from perturb.study.rescore import rescore
 
     given = (config.run,) if isinstance(config.run, str) else config.run or ()
     for run in map(RunDir, find_runs([resolve(path) for path in given])):
         own: Any = OmegaConf.to_container(OmegaConf.load(run.config))
-        with run.lock():
-            changes = rescore(metrics, run, own, images=_images_of(own), cache=cache)
-        print(run.path, *(f"  {change}" for change in changes), sep="\n")
+        with run.lock(config.locked) as held:
+            if held:
+                changes = rescore(metrics, run, own, images=_images_of(own), cache=cache)
+                print(run.path, *(f"  {change}" for change in changes), sep="\n")
 
 
 def _images_of(config: Mapping[str, Any]) -> ImageSet | None:

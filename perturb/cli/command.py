@@ -3,24 +3,19 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from perturb.arguments import MISTAKE, exit_code
+from perturb.arguments import exit_code
+from perturb.cli.job import Job, Task
 from perturb.cli.words import hint, plain
-from perturb.device import use_threads
-from perturb.disks import writing
 from perturb.errors import UserError
-from perturb.loop.rank import is_main_process
-from perturb.loop.stop import STOPPED, Stopped
 from perturb.store.paths import conf_dir, resolve
 from perturb.structured import MISSING_VALUE, unknown_key
 
@@ -53,47 +48,30 @@ WANTED = {
 """Paths that users give, and what to give."""
 
 
-def run_command(task: Callable[[dict[str, Any]], None], config_name: str) -> None:
+def run_command(task: Task, config_name: str) -> None:
     """Compose ``config_name`` with the command line and call ``task`` with the resolved configuration.
 
-    With --multirun a job that ends in a UserError is named and the others go on. Exit codes are those of `exit_code`,
-    and 75 after a loop that saved its state when it was asked to stop.
+    With --multirun a job that fails is named and the others go on. Exit codes: those of `exit_code` and `attempt`.
     """
     if code := exit_code(lambda: _run(task, config_name)):
         sys.exit(code)
 
 
-def _run(task: Callable[[dict[str, Any]], None], config_name: str) -> int:
+def _run(task: Task, config_name: str) -> int:
     if "--version" in sys.argv[1:]:  # hydra would print its own
         print(f"perturb {version('perturb')}")
         return 0
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra hands its exceptions over instead of printing them itself
-    failed: list[str] = []
     if any(word.partition("=")[0] == "--experiment" for word in sys.argv[1:]):  # to hydra: its --experimental-rerun
         raise UserError("--experiment: what is run is given without dashes, as experiment=NAME")
     sys.argv[1:] = map(plain, sys.argv[1:])
 
-    def job(config: DictConfig) -> None:
-        values: Any = OmegaConf.to_container(config, resolve=True)
-        try:
-            use_threads(values.get("threads"))
-            with writing():
-                task(values)
-        except UserError as error:  # kept from hydra, which would print the whole command line with it
-            run = HydraConfig.get()
-            title = f" in {','.join(run.overrides.task)}" if run.mode is RunMode.MULTIRUN else ""
-            print(f"error{title}: {error}", file=sys.stderr)
-            failed.append(title)
-
+    job = Job(task)
     try:
         hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error, config_name)) from None
-    except Stopped as stopped:
-        if is_main_process():
-            print(stopped, file=sys.stderr)
-        return STOPPED
-    return MISTAKE if failed else 0
+    return job.code
 
 
 def check_paths(config: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from perturb.loop.rank import local_rank
 from perturb.models.execution import channels_last, compile_network, offload
 from perturb.models.partition import Partition
 from perturb.perturbation.base import parts
+from perturb.store.rundir import Locked
 from perturb.structured import MISSING_VALUE, Target, build
 from perturb.study.fit import FitConfig
 from perturb.study.sample import SampleConfig
@@ -63,6 +64,7 @@ class RunConfig:
     caveats: tuple[str, ...] = ()
     runs_dir: str = "runs"
     threads: int | None = None
+    locked: Locked = "refuse"
     tracker: str | None = None
     project: str = "perturb"
     plan: bool = False

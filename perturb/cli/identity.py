@@ -14,7 +14,7 @@ from perturb.store.paths import distinct_names, resolve, walk
 
 # Where things are put and shown, and what they run on.
 WITHOUT_EFFECT = (
-    *("name", "pair", "tracker", "project", "runs_dir", "plan", "threads", "weights", "caveats"),
+    *("name", "pair", "tracker", "project", "runs_dir", "plan", "threads", "locked", "weights", "caveats"),
     *("system.device", "system.channels_last", "system.compile", "system.offload", "sample.playback_fps"),
 )
 SOURCES = ("reference", "spatial", "temporal")

@@ -1,4 +1,7 @@
-"""Being asked to stop: after SIGTERM (pre-emption) or SIGINT (Ctrl-C) a training ends its step, saves and leaves."""
+"""Being asked to stop: after SIGTERM (pre-emption) or SIGINT (Ctrl-C) a training ends its step, saves and leaves.
+
+What has no state to save leaves at once.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,12 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+
+from perturb.arguments import AGAIN
+from perturb.loop.rank import processes
 
 STOPPED = 75  # of the command that was asked to stop and can be given again; "temporary failure" in sysexits.h
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -25,10 +31,15 @@ class Stopped(Exception):
         self.step, self.folder = step, folder
 
 
-class StopRequest:
-    """Whether a signal has come."""
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came where no training had a state to save; what is finished is on disk."""
 
-    def __init__(self) -> None:
+
+class StopRequest:
+    """Whether one of ``signals`` has come; ``action`` is what is done when the first does."""
+
+    def __init__(self, signals: Sequence[signal.Signals] = SIGNALS, action: Callable[[], None] | None = None) -> None:
+        self.signals, self.action = signals, action
         self.requested = False
         self._since = 0.0
 
@@ -41,12 +52,14 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        before = {number: signal.getsignal(number) for number in self.signals}
 
         def note(number: int, frame: FrameType | None) -> None:
             del frame
             if not self.requested:
                 self.requested, self._since = True, time.monotonic()
+                if self.action is not None:
+                    self.action()
             elif time.monotonic() - self._since > GRACE:
                 _restore()
                 signal.raise_signal(number)
@@ -55,9 +68,26 @@ class StopRequest:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-        for number in SIGNALS:
+        for number in self.signals:
             signal.signal(number, note)
         try:
             yield self
         finally:
             _restore()
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Raise Terminated at SIGTERM, except in a training, which saves first.
+
+    One of several processes may wait for the others, where Python hears no signal: torchrun ends these.
+    """
+    if processes() > 1:
+        yield
+        return
+
+    def leave() -> None:
+        raise Terminated(AGAIN)
+
+    with StopRequest((signal.SIGTERM,), leave).listening():
+        yield

@@ -14,13 +14,14 @@ import hashlib
 import json
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from perturb.disks import writing
 from perturb.errors import UserError
@@ -28,6 +29,10 @@ from perturb.store.records import Manifest, read_scores, read_train
 from perturb.store.states import State, read_states, states_csv, step_state
 
 TEMPORARY = ".tmp-"
+Locked = Literal["refuse", "wait", "skip"]
+"""What to do about a run that another process holds."""
+POLL = 1.0
+"""Seconds between two looks at a lock that is waited for: runs take minutes, and many machines may share the disk."""
 
 
 def run_id(identity: Mapping[str, Any]) -> str:
@@ -194,30 +199,46 @@ class RunDir:
     # lock -------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, locked: Locked = "refuse") -> Iterator[bool]:
         """Hold the run directory for this process; the operating system lets go of it however the process ends.
 
-        Raises UserError naming host and pid when another process holds it, and when it cannot be made.
+        Yields whether it is held: False where it is another's and ``locked`` is "skip". Raises UserError naming host
+        and pid when another process holds it and ``locked`` is "refuse", and when the lock cannot be made.
         """
         if not self.writes:
-            yield
+            yield True
             return
         holder = self.path / ".lock.holder"
         lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            with writing(self.path):
-                self.path.mkdir(parents=True, exist_ok=True)
-                lock.acquire()
-        except Timeout:
-            who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
-            raise UserError(
-                f"The run directory {self.path} is in use by {who}. Wait for it, or end it and run the command again."
-            ) from None
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            held = self._acquire(lock, locked, holder)
+        if not held:
+            yield False
+            return
         try:
             for leftover in self.path.rglob(f"{TEMPORARY}*"):  # of a process that was killed while writing
                 leftover.unlink(missing_ok=True)
             write_atomic(holder, f"pid {os.getpid()} on {socket.gethostname()}")
-            yield
+            yield True
         finally:
             holder.unlink(missing_ok=True)
             lock.release()
+
+    def _acquire(self, lock: BaseFileLock, locked: Locked, holder: Path) -> bool:
+        """Take the lock, after waiting for it where that is wanted."""
+        try:
+            lock.acquire()
+        except Timeout:
+            who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
+            found = f"{self.path} is in use by {who}"
+            if locked == "refuse":
+                raise UserError(
+                    f"The run directory {found}. Wait for it (locked=wait), leave it out (locked=skip), or end it and "
+                    "run the command again."
+                ) from None
+            print(f"{found}: {'waiting' if locked == 'wait' else 'skipped'}", file=sys.stderr)
+            if locked == "skip":
+                return False
+            lock.acquire(timeout=-1, poll_interval=POLL)
+        return True

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -136,9 +139,35 @@ def test_a_finished_run_answers_without_running(finished: RunDir, commands: Comm
 def test_a_run_in_use_names_its_holder(commands: Commands, study: list[str], finished: RunDir, tmp_path: Path):
     with RunDir(tmp_path / "spatial_full" / finished.path.name).lock():
         outcome = commands("perturb.run", *study, f"runs_dir={tmp_path}")
+        skipped = commands("perturb.run", *study, f"runs_dir={tmp_path}", "locked=skip")
     assert outcome.code == 2
     assert "is in use by pid" in outcome.log
     assert "Traceback" not in outcome.log
+    assert skipped.code == 0
+    assert skipped.log.endswith(": skipped\n")
+
+
+def test_a_run_that_is_waited_for_is_not_made_again(
+    commands: Commands, study: list[str], finished: RunDir, tmp_path: Path
+):
+    run, log = RunDir(tmp_path / "spatial_full" / finished.path.name), commands.folder / "log.txt"
+    held = threading.Event()
+
+    def work() -> None:
+        with run.lock():
+            held.set()
+            while not (log.is_file() and log.read_text().endswith(": waiting\n")):
+                time.sleep(0.02)
+            shutil.copytree(finished.path, run.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock*"))
+
+    other = threading.Thread(target=work, daemon=True)
+    other.start()
+    held.wait()
+    outcome = commands("perturb.run", *study, f"runs_dir={tmp_path}", "locked=wait")
+    other.join()
+    assert outcome.code == 0, outcome.log
+    assert f"report  {run.path / 'report.html'}\n" in outcome.log
+    assert "fit:" not in outcome.log
 
 
 def test_multirun_goes_on_after_a_failing_job(commands: Commands, study: list[str], tmp_path: Path, inputs: Path):
@@ -152,6 +181,27 @@ def test_multirun_goes_on_after_a_failing_job(commands: Commands, study: list[st
     assert len(list(tmp_path.glob("temporal_full/*/figures/summary.png"))) == 1
     (perturbed,) = tmp_path.glob("temporal_full/*")
     assert json.loads((perturbed / "manifest.json").read_text())["perturbation"]["group"] == "temporal"
+
+
+def test_submitit_begins_one_run_goes_on_with_another_and_names_a_third_that_fails(
+    commands: Commands, study: list[str], finished: RunDir, tmp_path: Path
+):
+    pytest.importorskip("submitit")
+    fitted = RunDir(tmp_path / "spatial_full" / finished.path.name)
+    gone = shutil.ignore_patterns("clips", "sample", "score", "study", "scores.csv", "report.html")
+    shutil.copytree(finished.path, fitted.path, ignore=gone)
+    launched = ["--multirun", "hydra/launcher=submitit_local", "probe_steps=[0,2,4],[0,1],[2]"]
+    given = [word for word in study if not word.startswith("probe_steps")]
+    # as many threads as the worker that made the one: sums in another order differ in their last bits
+    threads = f"threads={torch.get_num_threads()}"
+    outcome = commands("perturb.run", *launched, *given, threads, f"runs_dir={tmp_path}")
+    assert outcome.code == 2, outcome.log
+    assert "error in probe_steps=[2]," in outcome.log
+    assert ": probe_steps is [2]; allowed: rising whole numbers that begin with 0" in outcome.log
+    assert outcome.log.count("finished  probe_steps=[0") == 2
+    assert fitted.scores.read_bytes() == finished.scores.read_bytes()
+    (begun,) = (RunDir(path) for path in tmp_path.glob("spatial_full/*") if path != fitted.path)
+    assert begun.is_done("study", "all")
 
 
 def test_published_systems_need_three_paths_and_say_so_at_once(commands: Commands, tmp_path: Path):

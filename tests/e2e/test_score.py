@@ -177,3 +177,22 @@ def test_a_finished_run_is_scored_anew_in_place(commands: Commands, finished: Ru
     assert outcome.code == 2
     assert "lacks 1 of 12 clips, e.g. p001_s0.npy: finish the run first" in outcome.log
     assert run.scores.read_bytes() == before
+
+
+def test_a_run_that_another_process_scores_is_left_alone(
+    commands: Commands, finished: RunDir, runs: Path, tmp_path: Path
+):
+    first, second = (
+        RunDir(Path(shutil.copytree(finished.path, tmp_path / name / finished.path.name))) for name in "ab"
+    )
+    for run in (first, second):
+        run.scores.unlink()
+    arguments = [f"run={tmp_path}", f"cache={runs / '.cache' / 'scores'}"]
+    with first.lock():
+        refused = commands("perturb.score", *arguments)
+        skipped = commands("perturb.score", *arguments, "locked=skip")
+    assert (refused.code, skipped.code) == (2, 0)
+    assert f"{first.path} is in use by pid" in refused.log
+    assert f"{first.path} is in use by pid" in skipped.log
+    assert not first.scores.is_file()
+    assert second.scores.read_bytes() == finished.scores.read_bytes()

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,10 @@ def test_a_process_that_does_not_write_leaves_the_run_to_the_one_that_does(tmp_p
     assert helper.is_done("fit", "all")
 
 
-def test_a_second_process_is_told_who_holds_the_lock(tmp_path: Path):
+def test_a_second_process_is_told_who_holds_the_lock_and_may_skip_the_run_or_wait(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("perturb.store.rundir.POLL", 0.02)
     script = (
         "import sys, pathlib; from perturb.store.rundir import RunDir\n"
         "with RunDir(pathlib.Path(sys.argv[1])).lock():\n    print('held', flush=True); sys.stdin.read()"
@@ -97,8 +101,12 @@ def test_a_second_process_is_told_who_holds_the_lock(tmp_path: Path):
         assert other.stdout.readline().strip() == "held"
         with pytest.raises(UserError, match=f"in use by pid {other.pid} on "), RunDir(tmp_path).lock():
             pass
-        other.kill()
-        other.wait()
+        with RunDir(tmp_path).lock("skip") as held:
+            assert not held
+        assert f"is in use by pid {other.pid} on " in capsys.readouterr().err
         (tmp_path / ".tmp-half").touch()
-        with RunDir(tmp_path).lock():  # a killed holder does not hold on, and its half-written files go
+        threading.Timer(0.2, other.kill).start()
+        with RunDir(tmp_path).lock("wait") as held:  # a killed holder does not hold on, and its half-written files go
+            assert held
             assert not list(tmp_path.glob(".tmp-*"))
+    assert capsys.readouterr().err.endswith(": waiting\n")

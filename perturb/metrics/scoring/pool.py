@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -10,6 +9,8 @@ from multiprocessing import get_context
 from typing import TypeVar
 
 from pebble import ProcessExpired, ProcessPool
+
+from perturb.arguments import cause
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -61,18 +62,6 @@ def _result(future: Future[R], failed: Callable[[str], R]) -> R:
     try:
         return future.result()
     except ProcessExpired as error:
-        return failed(f"the process that scored the clip died ({_cause(error.exitcode)})")
+        return failed(f"the process that scored the clip died ({cause(error.exitcode)})")
     except Exception as error:
         return failed(f"{type(error).__name__}: {error}")
-
-
-def _cause(code: int) -> str:
-    """What an exit code says.
-
-    >>> _cause(-9), _cause(3)
-    ('SIGKILL, as when memory runs out', 'exit code 3')
-    """
-    if code >= 0:
-        return f"exit code {code}"
-    name = signal.Signals(-code).name
-    return f"{name}, as when memory runs out" if name == "SIGKILL" else name
