@@ -1,5 +1,7 @@
 """The declared endpoints on numbers that can be computed by hand, and the gates before a verdict."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -113,3 +115,5 @@ def test_the_mixed_model_has_the_mean_over_pairs_and_says_why_it_has_none():
     found = mixed(pairs)
     assert found.estimate.mean == pytest.approx(decide(pairs).difference.mean, abs=1e-3)
     assert "one pair" in mixed(pairs[:1]).reason
+    alone = [dataclasses.replace(each, full=each.full[:1], partial=each.partial[:1]) for each in pairs]
+    assert mixed(alone).estimate.mean == pytest.approx(decide(alone).difference.mean, abs=1e-3)  # one LoRA seed each

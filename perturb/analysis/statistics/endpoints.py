@@ -249,6 +249,7 @@ class Mixed:
 def mixed(pairs: Sequence[PairEndpoints]) -> Mixed:
     """The primary endpoint by REML: d ~ 1 + (1 | pair) + (1 | pair:seed) + (1 | prompt), with a Wald interval.
 
+    With one LoRA seed per pair what differs between seeds is part of what differs between pairs.
     The interval is normal and so narrower than t over few pairs: a check of the estimate, not another verdict.
     Source: Baayen, Davidson and Bates 2008, crossed random effects.
     """
@@ -264,12 +265,17 @@ def mixed(pairs: Sequence[PairEndpoints]) -> Mixed:
         from statsmodels.regression.mixed_linear_model import MixedLM  # a second to import
     except ModuleNotFoundError:
         return Mixed(nothing, "statsmodels is not installed (pip install 'perturb[analysis]')")
-    components = {name: f"0 + C({name})" for name in ("pair", "seed", "prompt")}
+    crossed = ("pair", "seed", "prompt") if any(len(pair.full) > 1 for pair in pairs) else ("pair", "prompt")
+    components = {name: f"0 + C({name})" for name in crossed}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a variance at its bound of 0 is an answer
-        fitted = MixedLM.from_formula(
+        model = MixedLM.from_formula(
             "d ~ 1", pd.DataFrame(rows), groups=np.zeros(len(rows)), vc_formula=components, re_formula="0"
-        ).fit(reml=True)
+        )
+        try:
+            fitted = model.fit(reml=True)
+        except np.linalg.LinAlgError:
+            return Mixed(nothing, "the likelihood has no curvature at its maximum")
     mean, error = float(fitted.fe_params.iloc[0]), float(fitted.bse_fe.iloc[0])
     if not math.isfinite(error):
         return Mixed(nothing, "the likelihood has no curvature at its maximum")
