@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
+from perturb.errors import UserError
 from perturb.models.base import VideoModel
+
+Quantised = Literal["int8", "float8"]
 
 
 class Compiled:
@@ -65,6 +71,43 @@ def offload(model: VideoModel) -> None:
             slicing()
         _, before = cpu_offload_with_hook(parts[name], device, before)
         before.offload()
+
+
+def check_quantised(kind: Quantised | None) -> None:
+    """UserError where weights are to be quantised and torchao is missing."""
+    if kind is not None and find_spec("torchao") is None:
+        raise UserError(
+            f"sample.quantise={kind} needs torchao, which is not installed: pip install 'perturb[quantise]', or "
+            "sample.quantise=null"
+        )
+
+
+@contextmanager
+def quantised(network: nn.Module, kind: Quantised | None) -> Iterator[None]:
+    """Inside, the weights W of all Linear layers as W ≈ s Q, Q int8 or float8 (e4m3), s for each output; after it W.
+
+    W waits on the CPU meanwhile and comes back bit for bit. Products are in the dtype of the input. Convolutions, norms
+    and biases stay as they are. None: nothing happens.
+    """
+    if kind is None:
+        yield
+        return
+    torchao = import_module("torchao.quantization")
+    settings = {"int8": torchao.Int8WeightOnlyConfig, "float8": torchao.Float8WeightOnlyConfig}
+    config = settings[kind](set_inductor_config=False)  # those would be the process's
+    kept: list[tuple[nn.Linear, nn.Parameter]] = []
+    try:
+        for layer in [module for module in network.modules() if isinstance(module, nn.Linear)]:
+            weight = layer.get_parameter("weight")
+            kept.append((layer, weight))
+            torchao.quantize_(layer, config)
+            weight.data = weight.data.cpu()
+        yield
+    finally:
+        for layer, weight in kept:
+            weight.data = weight.data.to(layer.weight.device)
+            layer.weight = weight
+            vars(layer).pop("extra_repr", None)  # quantize_ leaves one
 
 
 def place_of(network: nn.Module) -> torch.device:
