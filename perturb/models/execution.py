@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 from perturb.errors import UserError
 from perturb.models.base import VideoModel
@@ -22,7 +22,9 @@ Quantised = Literal["int8", "float8"]
 class Compiled:
     """The forward of a network by torch.compile wherever no gradient is wanted: one graph, anew for every shape.
 
-    On a GPU it is replayed as a CUDA graph. What cannot be compiled runs as it is, and the reason goes to stderr.
+    On a GPU it is replayed as a CUDA graph, which reads the weights where they lay when it was recorded; torch compares
+    the addresses before each replay and records anew where one has changed. What cannot be compiled, and all from the
+    ninth shape on (``torch._dynamo.config.recompile_limit``), runs as it is, and the reason goes to stderr.
     """
 
     def __init__(self, forward: Callable[..., Tensor], *, replayed: bool) -> None:
@@ -36,9 +38,10 @@ class Compiled:
             return self.plain(*arguments, **named)
         try:
             output = self.fast(*arguments, **named)
-        except TorchDynamoException as error:
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             self.fast = None
-            print(f"warning: system.compile=true is not followed: {str(error).splitlines()[0]}", file=sys.stderr)
+            reason = str(error.__cause__ or error).splitlines()[0]
+            print(f"warning: system.compile=true is not followed: {reason}", file=sys.stderr)
             return self.plain(*arguments, **named)
         return output.clone() if self.replayed else output  # the next replay writes where this one did
 

@@ -15,7 +15,7 @@ from perturb.cli.identity import WITHOUT_EFFECT
 from perturb.data.prompts import Prompt
 from perturb.diffusion import DDIMSampler
 from perturb.errors import UserError
-from perturb.models.execution import Quantised, channels_last, compile_network, offload, quantised
+from perturb.models.execution import Compiled, Quantised, channels_last, compile_network, offload, quantised
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import LoraPerturbation
 from perturb.store.tensors import hash_modules
@@ -64,6 +64,16 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_why(
         assert torch.equal(denoised(tiny_system), plain)
     said = capsys.readouterr().err
     assert said == "warning: system.compile=true is not followed: a call that it does not know\n"
+
+
+def test_a_ninth_shape_runs_as_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    plain_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda forward, mode, **rest: plain_compile(forward, backend="eager", **rest))
+    forward = Compiled(lambda x: 2 * x, replayed=False)
+    with torch.no_grad():
+        assert all(torch.equal(forward(torch.ones(n)), torch.full((n,), 2.0)) for n in range(2, 12))
+    said = capsys.readouterr().err
+    assert said.count("warning: system.compile=true is not followed: Dynamo recompile limit exceeded") == 1
 
 
 def test_another_layout_of_kernels_has_the_same_weights_and_output(tiny_system: VideoSystem) -> None:
