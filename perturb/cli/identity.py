@@ -41,6 +41,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         result["prompts"]["images"] = images
     if not result.get("partition", {}).get("groups"):
         result.pop("partition", None)  # the model's own
+    if result["sample"].get("quantise", "") is None:
+        del result["sample"]["quantise"]  # as it was before there was a choice
     perturbation = result.get("perturbation", {})
     for key in SOURCES:
         if perturbation.get(key) is not None:

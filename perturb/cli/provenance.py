@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from perturb.store.rundir import RunDir
     from perturb.study.sample import Generator
 
-PACKAGES = ("perturb", "torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "opencv-python-headless")
+PACKAGES = (
+    *("perturb", "torch", "torchao", "diffusers", "transformers", "peft", "safetensors", "numpy"),
+    "opencv-python-headless",
+)
 
 
 def record(

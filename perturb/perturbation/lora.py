@@ -55,6 +55,7 @@ class LoraPerturbation:
         self._layers: dict[str, LoraLayer] = {}
         self._trainable_before: dict[nn.Parameter, bool] = {}
         self._base_squares: dict[str, float] = {}
+        self._sums: dict[str, Tensor] = {}
 
     # attaching ----------------------------------------------------------------------------------------------------
 
@@ -124,6 +125,7 @@ class LoraPerturbation:
         for parameter, trainable in self._trainable_before.items():
             parameter.requires_grad_(trainable)
         self._unet, self._layers, self._trainable_before, self._base_squares = None, {}, {}, {}
+        self._sums = {}
         self.unreachable = ()
 
     # use ----------------------------------------------------------------------------------------------------------
@@ -166,7 +168,8 @@ class LoraPerturbation:
     def merged(self) -> Iterator[None]:
         """Inside, a plain network with θ + αΔ as its own weights; after it θ again, the very tensors it was.
 
-        The sum is rounded once, to the network's dtype; with Δ = 0 it is θ. UserError for anything else asked inside.
+        The sum is rounded once, to the network's dtype; with Δ = 0 it is θ. It lies in the same memory every time, for
+        the sake of CUDA graphs. UserError for anything else asked inside.
         """
         layers, unet = self._attached(), self._unet
         assert unet is not None
@@ -175,7 +178,7 @@ class LoraPerturbation:
             self._merged = True
             for name, layer in layers.items():
                 # not peft's own merge: it fails on Conv3d kernels of (1, 1, k), and subtracts Δ again with an error
-                _weight(layer).data = (kept[name].float() + _delta(layer)).to(kept[name].dtype)
+                _weight(layer).data = self._placed(name, (kept[name].float() + _delta(layer)).to(kept[name].dtype))
                 _put(unet, name, layer.get_base_layer())
             yield
         finally:
@@ -183,6 +186,12 @@ class LoraPerturbation:
                 _weight(layer).data = kept[name]
                 _put(unet, name, layer)
             self._merged = False
+
+    def _placed(self, name: str, total: Tensor) -> Tensor:
+        """θ + αΔ of a layer in the memory of the last one, where that is on the same device."""
+        last = self._sums.get(name, total)
+        self._sums[name] = last.copy_(total) if last.device == total.device else total
+        return self._sums[name]
 
     @torch.no_grad()
     def merged_copy(self, unet: nn.Module) -> nn.Module:

@@ -5,6 +5,7 @@ Axes: b batch, c channels, t frames, h w pixels or latents.
 
 import io
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from perturb.disks import convenience
 from perturb.errors import UserError
 from perturb.loop.rank import mine, processes, wait_for
 from perturb.models.base import Architecture, VideoModel, to_uint8
+from perturb.models.execution import Quantised, check_quantised, quantised
 from perturb.models.tiling import decode_in_tiles
 from perturb.perturbation import Perturbation
 from perturb.progress import progress
@@ -36,7 +38,8 @@ class SampleConfig:
 
     ``fps`` is what the model is told, ``playback_fps`` that of the mp4; ``precision`` is that of autocast;
     ``negative_prompt`` is what guidance leads away from; ``tile`` pixels is the side of the overlapping tiles in which
-    frames are decoded (``decode_in_tiles``), None: at once.
+    frames are decoded (``decode_in_tiles``), None: at once; ``quantise`` is what Linear weights of the network are
+    rounded to (`quantised`), None: they are not.
     """
 
     seeds: tuple[int, ...] = (0,)
@@ -48,6 +51,7 @@ class SampleConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     negative_prompt: str = ""
     tile: int | None = None
+    quantise: Quantised | None = None
     playback_fps: int = 8
 
     def __post_init__(self) -> None:
@@ -118,6 +122,8 @@ class Generator:
         self.shape = self.format.latent(model)
         self.sampler.check(model.schedule, self.format.frames)
         self.tile = tile_of(config, model)
+        self.quantise: Quantised | None = config.quantise
+        check_quantised(self.quantise)
         model.check_prompts({prompt.id: prompt.text for prompt in prompts})
         self.cond = self._told(image)
         self.uncond = model.unconditional(1, self.format.fps, config.negative_prompt)
@@ -153,7 +159,7 @@ class Generator:
         """
         generators = [sample_generator("clip", self.prompts[index].id, seed) for index, seed in batch]
         x_T = draw(self.shape, generators, self.model.device)
-        with self._autocast():  # here for a sampler that calls the network itself
+        with self.quantised(), self._autocast():  # autocast here for a sampler that calls the network itself
             latents = self.sampler(
                 self.denoise,
                 x_T,
@@ -177,6 +183,10 @@ class Generator:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
+    def quantised(self) -> AbstractContextManager[None]:
+        """Inside, the network's weights are quantised where that was asked for."""
+        return quantised(self.model.network, self.quantise)
+
     @property
     def samples(self) -> list[tuple[str, int]]:
         """(prompt id, noise seed) of every clip of one state."""
@@ -190,7 +200,7 @@ class Generator:
             asdict(self.format)
             | {"sampler": repr(self.sampler), "precision": self.precision, "seeds": seeds}
             | ({"images": images} if images else {})
-            | ({} if self.tile is None else {"tile": self.tile})
+            | {name: value for name in ("tile", "quantise") if (value := getattr(self, name)) is not None}
         )
 
 

@@ -60,12 +60,13 @@ class Story:
 
         make, generators = self.generate, [sample_generator("clip", self.id, self.seed)]
         given = Given(make.denoise, self.cond, make.uncond, generators, make.model.schedule, on_step)
-        if isinstance(make.sampler, FIFOSampler):
-            frames = self._stream(make.sampler, given, advance)
-        else:
-            x_T, uncond = self._noise(generators), make.uncond
-            latents = make.sampler(make.denoise, x_T, self.cond, uncond, generators, given.schedule, on_step)
-            frames = self._decode(latents)
+        with make.quantised():
+            if isinstance(make.sampler, FIFOSampler):
+                frames = self._stream(make.sampler, given, advance)
+            else:
+                x_T, uncond = self._noise(generators), make.uncond
+                latents = make.sampler(make.denoise, x_T, self.cond, uncond, generators, given.schedule, on_step)
+                frames = self._decode(latents)
         show_clip(self.path, frames, self.playback_fps)
         save_clip(self.path, frames)
         for leftover in (self._queue, self._raw):

@@ -102,8 +102,10 @@ def test_identity_is_content_not_place(config: dict[str, Any], tmp_path: Path):
     config["partition"] = {"groups": {"all": ""}}
     assert identity(config) != before
     config["partition"] = {"groups": None}
-    config["sample"]["batch_size"] = 3
-    assert identity(config) != before
+    config["sample"]["quantise"] = None
+    assert identity(config) == before
+    for key, value in {"batch_size": 3, "quantise": "int8"}.items():
+        assert identity(config | {"sample": config["sample"] | {key: value}}) != before
 
 
 @pytest.mark.parametrize("file", ["model/unet.safetensors", "prompts.txt"])

@@ -183,6 +183,22 @@ def test_merged_is_a_plain_network_and_then_the_one_it_was(net: Net, x: Tensor) 
     assert torch.equal(net(x), perturbed)
 
 
+def test_what_was_compiled_reads_the_weights_of_every_state(net: Net, x: Tensor) -> None:
+    """Merged, they lie where they lay in the state before, so that a CUDA graph need not be recorded again."""
+    lora, graphs, outputs, addresses = attached(net), [], [], set()
+    fast = torch.compile(net, backend=lambda graph, _: graphs.append(graph) or graph.forward, fullgraph=True)
+    randomise(lora)
+    for scale in (0.0, 1.0, 3.0):
+        lora.scale(scale)
+        with torch.no_grad():
+            outputs.append(net(x))
+            with lora.merged():
+                addresses.add(tuple(weight.data_ptr() for weight in net.parameters()))
+                torch.testing.assert_close(fast(x), outputs[-1], atol=1e-5, rtol=1e-5)
+    assert len(graphs) == len(addresses) == 1
+    assert not torch.allclose(outputs[0], outputs[1], atol=1e-2)
+
+
 def test_merged_rounds_once_to_half_precision(net: Net, x: Tensor) -> None:
     lora = attached(net.to(torch.bfloat16))
     randomise(lora)
