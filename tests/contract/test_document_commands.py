@@ -23,7 +23,7 @@ from perturb.cli.words import plain
 from perturb.store.paths import conf_dir
 from tests.contract.test_documents import DOCUMENTS, ROOT, read
 
-SHELL = {"python", "torchrun", "perturb", "make", "pip", "git", "pre-commit"}
+SHELL = {"python", "torchrun", "srun", "perturb", "make", "pip", "git", "pre-commit"}
 """Programs that documents call. Another one makes the test fail: what it does would not be known to be right."""
 BLOCK = re.compile(r"(?<=\n\n)((?: {4,}.*\n|\n(?= {4}))+)|^```(?:sh|bash|console)\n([\s\S]*?)^```", re.MULTILINE)
 CALL = re.compile(rf"^ *(?:\w+=\S+ )*(?:\S*/bin/)?(?:{'|'.join(map(re.escape, SHELL))}) ", re.MULTILINE)
