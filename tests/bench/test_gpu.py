@@ -130,7 +130,8 @@ def test_fitting(system: VideoSystem, tmp_path: Path, checkpointing: bool):
         lora, run = LoraPerturbation(rank=4), RunDir(tmp_path / str(steps))
 
         def whole(steps: int = steps, lora: LoraPerturbation = lora, run: RunDir = run) -> None:
-            setup = Setup(system, system.partition(), ImageFolder(folder=str(tmp_path)), config)
+            images = ImageFolder(folder=str(tmp_path))
+            setup = Setup(model=system, partition=system.partition(), images=images, config=config)
             fit(setup, lora, group="spatial", probe_steps=[steps], run=run)
 
         seconds[steps], peak = measured(whole)
