@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 import perturb
 from perturb.analysis.statistics.estimates import mean_interval
@@ -94,30 +95,34 @@ def cheapest(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """Paired differences with their intervals against the number of steps; margins as a grey band."""
+    """Paired differences with their intervals, a row for every condition that was measured; margins as a grey band."""
     plt.rcParams.update(RC)
-    figure, axes = plt.subplots(len(MODELS), len(MARGINS), figsize=(10, 4.6), sharex=True, sharey="col", squeeze=False)
-    for (row, model), (column, measure) in ((r, c) for r in enumerate(MODELS) for c in enumerate(MARGINS)):
-        axis, margin = axes[row, column], MARGINS[measure]
-        axis.axhspan(-margin, margin, color=RULE, alpha=0.5, lw=0)
-        axis.axhline(0, color=QUIET, lw=0.7)
-        for shift, (name, style) in enumerate(zip(SAMPLERS, ("o-", "s--", "^:"), strict=True)):
-            one = table.query("model == @model and measure == @measure and sampler == @name").sort_values("steps")
-            x, half = one.steps.map(STEPS.index) + 0.18 * (shift - 1), (one.high - one.low) / 2
-            axis.errorbar(x, one.difference, half, fmt=style, lw=1.2, ms=3.5, label=name)
-        axis.set_xticks(range(len(STEPS)), [str(steps) for steps in STEPS])
-        axis.set_title(f"{measure.replace('_', ' ')}, {model}" if row == 0 else model)
-        axis.set_ylim(-5 * margin, 5 * margin)
-        if row:
-            axis.set_xlabel("steps")
-    axes[0, 0].set_ylabel("difference from 50 DDIM steps")
-    axes[0, -1].legend(loc="best")
-    figure.tight_layout()
+    measured = table[(table.sampler != REFERENCE[0]) | (table.steps != REFERENCE[1])]
+    rows = list(measured.groupby(KEY, sort=False).groups)
+    figure, axes = plt.subplots(1, len(MARGINS), figsize=(10, 1 + 0.3 * len(rows)), sharey=True)
+    for axis, (measure, margin) in zip(axes, MARGINS.items(), strict=True):
+        axis.axvspan(-margin, margin, color=RULE, alpha=0.5, lw=0)
+        axis.axvline(0, color=QUIET, lw=0.7)
+        one = measured[measured.measure == measure].set_index(KEY).loc[rows]
+        axis.errorbar(one.difference, range(len(rows)), xerr=(one.high - one.low) / 2, fmt="o", lw=1.2, ms=3.5)
+        axis.set_title(f"{measure.replace('_', ' ')}, ±{margin:g}")
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+    axes[0].set_yticks(range(len(rows)), [f"{model}: {name}, {steps} steps" for model, name, steps in rows])
+    axes[0].set_ylim(len(rows) - 0.5, -0.5)
+    text = "difference from 50 DDIM steps, 95 % intervals over prompts; grey: within the margin"
+    figure.supxlabel(text, y=0.02, fontsize=9)
+    figure.tight_layout(pad=0.6)
     figure.savefig(path)
 
 
 def main() -> None:
-    """The command: the reference first, then from few steps to many; arguments choose numbers of steps."""
+    """The command: the reference first, then from few steps to many; arguments choose numbers of steps.
+
+    ``draw`` draws table.csv again.
+    """
+    if sys.argv[1:] == ["draw"]:
+        draw(pd.read_csv(HERE / "table.csv"), HERE / "steps.png")
+        return
     chosen = [int(steps) for steps in sys.argv[1:]] or STEPS
     conditions = [
         REFERENCE,
