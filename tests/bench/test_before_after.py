@@ -5,7 +5,6 @@ PERTURB_BENCH_BEFORE=/path/of/the/other/checkout OMP_NUM_THREADS=1 pytest -m slo
 
 import importlib
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+
+from tests.bench.turns import by_turns, report
 
 BEFORE = os.environ.get("PERTURB_BENCH_BEFORE")
 ROUNDS = int(os.environ.get("PERTURB_BENCH_ROUNDS", "9"))
@@ -63,32 +64,15 @@ def restored() -> Iterator[None]:
     sys.path[:] = path
 
 
-def timed(what: str, calls: dict[str, Callable[[], Any]]) -> None:
-    """Print the fastest turn of each in processor seconds, which other work disturbs least; and the median ratios."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(ROUNDS + 1):
-        for name, call in calls.items():
-            start = time.process_time()
-            call()
-            if turn:  # the first warms up
-                seconds[name].append(time.process_time() - start)
-    first = next(iter(seconds.values()))
-    for name, times in seconds.items():
-        median = statistics.median(begun / ended for begun, ended in zip(first, times, strict=True))
-        best = min(first) / min(times)
-        print(f"\n{what}, {name}: {min(times):.4f} s, {best:.3f} × as fast (median of the turns {median:.3f})", end="")
-    print(f"; load {os.getloadavg()[0]:.1f}", flush=True)
-
-
 def compare(what: str, make: Callable[[Version], Callable[[], Any]]) -> None:
-    """`timed` of what each version makes."""
+    """What each version makes, by turns."""
     versions = {"before": Version(Path(str(BEFORE)).resolve()), "after": Version(HERE)}
     calls = {name: (version, make(version)) for name, version in versions.items()}
 
     def within(version: Version, call: Callable[[], Any]) -> Callable[[], Any]:
         return lambda: (version.enter(), call())
 
-    timed(what, {name: within(*call) for name, call in calls.items()})
+    report(what, by_turns({name: within(*call) for name, call in calls.items()}, ROUNDS))
 
 
 def system_of(version: Version) -> Any:
@@ -147,7 +131,8 @@ def test_an_adapter_costs_nothing_while_clips_are_sampled(group: str) -> None:
     with lora.merged():
         print(f"\nmerged in {time.process_time() - start:.4f} s", end="")
         calls = {"plain": plain, "with its layers": layers, "merged": merged}
-        timed(f"adapter in {group}", {name: _forward(system, sides) for name, system in calls.items()})
+        turns = by_turns({name: _forward(system, sides) for name, system in calls.items()}, ROUNDS)
+        report(f"adapter in {group}", turns)
 
 
 def _forward(system: Any, sides: tuple[Any, ...]) -> Callable[[], Any]:
