@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from perturb.errors import UserError
-from perturb.metrics.embedded.frames import luma
+from perturb.metrics.embedded.frames import colourfulness, luma
 from perturb.store.records import Status
 
 Axis = Literal["motion", "visual", "text", "drift"]
@@ -46,6 +46,16 @@ class Clip:
         light = luma(self.frames)
         light.flags.writeable = False
         return light
+
+    @cached_property
+    def contrast(self) -> np.ndarray:
+        """Standard deviation of luma in each frame: `t`."""
+        return self.light.std((1, 2))
+
+    @cached_property
+    def colourfulness(self) -> np.ndarray:
+        """`frames.colourfulness` of each frame: `t`."""
+        return colourfulness(self.frames)
 
 
 @dataclass(frozen=True)

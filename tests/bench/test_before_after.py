@@ -3,11 +3,14 @@
 PERTURB_BENCH_BEFORE=/path/of/the/other/checkout OMP_NUM_THREADS=1 pytest -m slow -s tests/bench/test_before_after.py
 """
 
+import dataclasses
 import importlib
+import itertools
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +18,8 @@ from typing import Any
 import pytest
 import torch
 
+from perturb.store.video import write_mp4
+from tests.bench.test_scoring_speed import scene
 from tests.bench.turns import by_turns, report
 
 BEFORE = os.environ.get("PERTURB_BENCH_BEFORE")
@@ -116,6 +121,29 @@ def test_fitting_step(group: str, frames: int) -> None:
         return step
 
     compare(f"fitting step of {32 // frames} samples of {frames} frames, trained: {group}", make)
+
+
+def test_scoring(tmp_path: Path) -> None:
+    """A clip of 320×512×16 and its original from mp4 files, every embedded metric, in this process."""
+    for number, name in enumerate(("before", "now")):
+        write_mp4(tmp_path / f"{name}.mp4", scene(number, 16, 320, 512), 8)
+    found: list[dict[str, Any]] = []
+
+    def make(version: Version) -> Callable[[], Any]:
+        metrics, read = version("metrics"), version("data.footage").read_clip
+        before, now = (metrics.ClipSource(n, partial(read, tmp_path / f"{n}.mp4"), "p") for n in ("before", "now"))
+        engine = metrics.Engine([metric for metric in metrics.embedded_metrics() if not metric.batched], None)
+        texts = map(str, itertools.count())  # what has the same text is not measured again
+
+        def call() -> Any:
+            return engine.measure([dataclasses.replace(now, original=before, prompt=next(texts))])
+
+        _, measured = call()[0]
+        found.append({name: value.value for name, value in measured.values.items()})
+        return call
+
+    compare("scoring", make)
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
 
 
 @pytest.mark.parametrize("group", ["spatial", "temporal"])

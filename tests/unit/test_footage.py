@@ -3,11 +3,14 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import av
 import numpy as np
 import pytest
+from av.video.reformatter import Interpolation as Flag
 from data_files import as_nobody, numbered, write_video
 from PIL import Image
 
+from perturb.data.decoding import upright
 from perturb.data.footage import read_clip
 from perturb.errors import UserError
 
@@ -34,6 +37,14 @@ def test_a_lossless_video_is_read_whole_with_its_rate(tmp_path: Path) -> None:
     read, fps = read_clip(write_video(tmp_path / "a.mp4", made, rate=15), fps=99)
     assert np.array_equal(read, made)
     assert fps == 15  # what the file says goes before what is said of those that say nothing
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuvj420p", "yuv444p", "nv12", "yuv420p10le", "gray", "rgb24"])
+def test_frames_by_planes_have_the_bytes_of_interleaved_ones(pixels: str) -> None:
+    frame = av.VideoFrame.from_ndarray(numbered(1, 22, 70)[0], format="rgb24").reformat(format=pixels)
+    flags = Flag.BILINEAR | Flag.FULL_CHR_H_INT | Flag.FULL_CHR_H_INP | Flag.ACCURATE_RND | Flag.BITEXACT
+    wanted = frame.reformat(format="rgb24", interpolation=flags).to_ndarray()
+    assert np.array_equal(next(upright([frame], 22, 70)), wanted)
 
 
 def test_arrays_of_levels_floats_grey_and_alpha(tmp_path: Path) -> None:

@@ -9,16 +9,8 @@ from perturb.errors import UserError
 from perturb.metrics import Clip, Context
 from perturb.metrics.calibration.clips import clip, pan, shape
 from perturb.metrics.calibration.distortions import blurred, desaturated, flattened, noisy
-from perturb.metrics.embedded.frames import blur
-from perturb.metrics.embedded.visual import (
-    blockiness,
-    blur_strength,
-    clipped,
-    colourfulness,
-    measure_visual,
-    noise,
-    sharpness,
-)
+from perturb.metrics.embedded.frames import blur, colourfulness
+from perturb.metrics.embedded.visual import blockiness, blur_strength, clipped, measure_visual, noise, sharpness
 
 GREY = np.full((2, 64, 64, 3), 0.5)
 

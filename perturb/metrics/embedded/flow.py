@@ -55,12 +55,12 @@ def _blur_for(sigma_n: float) -> float:
     return float(np.clip(left_of(sigma_n, FLOW_NOISE), FLOW_BLUR, STRONGEST_BLUR))
 
 
-def _matchable(luma: np.ndarray) -> np.ndarray:
+def _matchable(luma: np.ndarray, sigma_n: float) -> np.ndarray:
     """Blurred, each frame brought to mean 128 and one contrast, enlarged when small: uint8 `t h' w'`.
 
     Normalising per frame makes the flow blind to contrast and to brightness flicker (L and C see the flicker).
     """
-    soft = blur(luma, _blur_for(grain(luma)))
+    soft = blur(luma, _blur_for(sigma_n))
     mean, spread = soft.mean((1, 2), keepdims=True), soft.std((1, 2), keepdims=True)
     levels = 128 + FLOW_CONTRAST * (soft - mean) / (spread + CONTRAST_FLOOR)
     factor = max(1, -(-FLOW_SIZE // min(luma.shape[1:])))
@@ -69,16 +69,16 @@ def _matchable(luma: np.ndarray) -> np.ndarray:
     return np.clip(levels, 0, 255).astype(np.uint8)
 
 
-def optical_flow(luma: np.ndarray) -> np.ndarray:
+def optical_flow(luma: np.ndarray, sigma_n: float | None = None) -> np.ndarray:
     """Displacement of each pixel to the next frame, in pixels: luma `t h w` in [0, 1] → float32 `(t-1) h w 2`.
 
     Dense inverse search (Kroeger et al. 2016, OpenCV, medium preset) on contrast-normalised, blurred luma, without
     spatial propagation: it carries the motion of an object far into a flat, slightly noisy background. The noisier the
     frames, the more they are blurred: an object without texture has only its outline to follow, and noise hides it.
-    Identical frames give exactly zero.
+    Identical frames give exactly zero. ``sigma_n``: their `grain`, where it is known.
     """
     _, height, width = luma.shape
-    levels = _matchable(luma)
+    levels = _matchable(luma, grain(luma) if sigma_n is None else sigma_n)
     scale = levels.shape[1] / height
     fields = []
     with single_thread():
@@ -89,7 +89,9 @@ def optical_flow(luma: np.ndarray) -> np.ndarray:
                 fields.append(np.zeros((height, width, 2), np.float32))
                 continue
             field = search.calc(before, after, np.zeros((*before.shape, 2), np.float32))
-            fields.append(cv2.resize(field, (width, height), interpolation=cv2.INTER_AREA) / np.float32(scale))
+            if scale > 1:
+                field = cv2.resize(field, (width, height), interpolation=cv2.INTER_AREA) / np.float32(scale)
+            fields.append(field)
     return np.stack(fields)
 
 
@@ -101,8 +103,8 @@ def length(vectors: np.ndarray) -> np.ndarray:
 def warp(image: np.ndarray, field: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """image(x + flow(x)) by bilinear sampling, and the mask `h w` of pixels whose source lies inside the frame."""
     height, width = field.shape[:2]
-    y, x = np.ogrid[0:height, 0:width]
-    source_x, source_y = x.astype(np.float32) + field[..., 0], y.astype(np.float32) + field[..., 1]
+    source_x = np.arange(width, dtype=np.float32) + field[..., 0]
+    source_y = np.arange(height, dtype=np.float32)[:, None] + field[..., 1]
     inside = (source_x >= 0) & (source_x <= width - 1) & (source_y >= 0) & (source_y <= height - 1)
     warped = cv2.remap(image, source_x, source_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return warped, inside

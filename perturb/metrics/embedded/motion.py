@@ -84,8 +84,9 @@ def luminance_stability(frames: np.ndarray) -> float:
 
 def collapsed(frames: np.ndarray, dynamics_value: float) -> bool:
     """D < .1 and no frame differs from the first by .05 of luma or more in 1 % of its pixels (blurred luma `t h w`)."""
-    difference = np.percentile(np.abs(frames - frames[0]), 99, axis=(1, 2)).max()
-    return bool(dynamics_value < COLLAPSE_DYNAMICS and difference < COLLAPSE_DIFFERENCE)
+    if dynamics_value >= COLLAPSE_DYNAMICS:
+        return False
+    return bool(np.percentile(np.abs(frames - frames[0]), 99, axis=(1, 2)).max() < COLLAPSE_DIFFERENCE)
 
 
 def measure_motion(clip: Clip, _context: Context) -> Mapping[str, float]:
@@ -94,9 +95,10 @@ def measure_motion(clip: Clip, _context: Context) -> Mapping[str, float]:
         raise UserError(f"motion is undefined for {len(clip.frames)} frame(s); it needs at least {MIN_FRAMES}")
     light = at_most(clip.light, LARGEST)
     soft = blur(light, RESIDUAL_BLUR)
-    flow = optical_flow(light)
+    sigma_n = grain(light)
+    flow = optical_flow(light, sigma_n)
     residual, inside = residuals(soft, flow)
-    grainy = left_of(grain(light), RESIDUAL_BLUR)
+    grainy = left_of(sigma_n, RESIDUAL_BLUR)
     speed = explained(soft, residual, inside, grainy=grainy) * length(flow)
     parts = {
         "dynamics": dynamics(speed),

@@ -19,7 +19,6 @@ import numpy as np
 
 from perturb.errors import UserError
 from perturb.metrics.base import STEP_0, Clip, EmbeddedSet, Gathered, MetricInfo, Sets, Unavailable, Value
-from perturb.metrics.embedded.visual import colourfulness
 
 WINDOW, WINDOW_SIGMA = (7, 7), 7 / 6
 """Of the Gaussian, in pixels: as BRISQUE (Mittal et al. 2012, section III-A)."""
@@ -45,7 +44,9 @@ def natural_statistics(light: np.ndarray) -> np.ndarray:
     below · with its diagonal neighbours · log₂(⟨σ⟩ + .02), the local contrast. A flat frame: 0, .80, 0, 0, -5.6.
     """
     mean = cv2.GaussianBlur(light, WINDOW, WINDOW_SIGMA)
-    deviation = np.sqrt(np.maximum(cv2.GaussianBlur(light * light, WINDOW, WINDOW_SIGMA) - mean * mean, 0))
+    deviation = cv2.GaussianBlur(light * light, WINDOW, WINDOW_SIGMA)
+    deviation -= mean * mean
+    np.sqrt(np.maximum(deviation, 0, out=deviation), out=deviation)
     m = (light - mean) / (deviation + np.float32(LOCAL_FLOOR))
     energy = _product(m, m)
     contrast = np.log2(float(deviation.mean()) + LOCAL_FLOOR)
@@ -67,7 +68,7 @@ def frame_statistics(clip: Clip) -> np.ndarray:
     if min(clip.frames.shape[1:3]) < WINDOW[0]:
         raise UserError(f"frame statistics need at least {WINDOW[0]} px, not {clip.frames.shape[1:3]} (height, width)")
     light = clip.light
-    plain = np.column_stack([light.mean((1, 2)), light.std((1, 2)), colourfulness(clip.frames)])
+    plain = np.column_stack([light.mean((1, 2)), clip.contrast, clip.colourfulness])
     return np.column_stack([np.stack([natural_statistics(frame) for frame in light]), plain])
 
 

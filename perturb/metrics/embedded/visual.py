@@ -62,20 +62,6 @@ def sharpness(light: np.ndarray, noise_level: np.ndarray) -> np.ndarray:
     return np.array(scores)
 
 
-def colourfulness(frames: np.ndarray) -> np.ndarray:
-    """√(σ_rg² + σ_yb²) + .3 √(μ_rg² + μ_yb²), rg = R - G, yb = (R + G)/2 - B in 0…255: `t h w c` → `t`.
-
-    Hasler and Süsstrunk 2003; 0 for grey, about 109 for "extremely colourful" photographs.
-    """
-    scores = []
-    for frame in frames:
-        red, green, blue = (channel.astype(np.int16) for channel in cv2.split(frame))
-        red_green, yellow_blue = cv2.meanStdDev(red - green), cv2.meanStdDev(red + green - 2 * blue)
-        mean, spread = (np.hypot(rg, yb / 2).item() for rg, yb in zip(red_green, yellow_blue, strict=True))
-        scores.append(spread + 0.3 * mean)
-    return np.array(scores)
-
-
 def blockiness(light: np.ndarray) -> np.ndarray:
     """(B - I)/(B + I + 1/255): mean luma step across 8-px block borders against all other steps, `t h w` → `t`.
 
@@ -100,8 +86,9 @@ def _blocks(frame: np.ndarray) -> float:
 
 def clipped(frames: np.ndarray) -> np.ndarray:
     """Fraction of channel values at 0 or 255, where clamping may have lost detail: `t h w c` → `t`."""
-    at_an_end = frames + np.uint8(1) < 2  # 255 + 1 is 0
-    return np.count_nonzero(at_an_end, axis=(1, 2, 3)) / frames[0].size
+    rows = frames.reshape(*frames.shape[:2], -1)
+    between = np.array([cv2.countNonZero(cv2.inRange(frame, 1, 254)) for frame in rows])
+    return (frames[0].size - between) / frames[0].size
 
 
 def blur_strength(light: np.ndarray) -> np.ndarray:
@@ -130,8 +117,8 @@ def measure_visual(clip: Clip, _context: Context) -> Mapping[str, float]:
         "sharpness": sharpness(light, noise_level),
         "noise": noise_level,
         "blur": blur_strength(light),
-        "contrast": light.std((1, 2)),
-        "colourfulness": colourfulness(clip.frames),
+        "contrast": clip.contrast,
+        "colourfulness": clip.colourfulness,
         "clipped": clipped(clip.frames),
         "blockiness": blockiness(light),
     }
