@@ -18,18 +18,16 @@ from perturb.store.video import write_contact_sheet
 
 PROMPTS = ["a red circle moving left slowly on a gray background", "a blue star moving up fast on a black background"]
 WIDER = {"down.1.*": 2.0, "middle.*": 2.0, "up.0.*": 2.0}
+LONG, LARGE = {"frames": 32}, {"height": 128, "width": 128}
 SHEETS = {
-    "steps": [
-        (sampler(steps=steps), {}) for steps in (5, 10) for sampler in (DDIMSampler, DPMSolverSampler, UniPCSampler)
-    ],
-    "longer": [
-        (DDIMSampler(), {"frames": 32}),
-        (FreeNoiseSampler(), {"frames": 32}),
-        (FIFOSampler(), {"frames": 32}),
-    ],
-    "larger": [
-        (DDIMSampler(), {"height": 128, "width": 128}),
-        (ScaleCrafterSampler(steps=20, dilation=WIDER, dilated_steps=8), {"height": 128, "width": 128}),
+    "ddim": [(DDIMSampler(steps=steps), {}) for steps in (20, 5)],
+    "dpm_solver": [(DPMSolverSampler(steps=steps), {}) for steps in (20, 5)],
+    "unipc": [(UniPCSampler(steps=steps), {}) for steps in (20, 5)],
+    "freenoise": [(DDIMSampler(), LONG), (FreeNoiseSampler(), LONG)],
+    "fifo": [(FIFOSampler(), LONG)],
+    "scalecrafter": [
+        (DDIMSampler(), LARGE),
+        (ScaleCrafterSampler(steps=20, dilation=WIDER, dilated_steps=8), LARGE),
     ],
 }
 
