@@ -4,7 +4,7 @@ Axes: b batch, c channels, t frames, h w pixels or latents.
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -132,10 +132,10 @@ class Generator:
         self.batches = [self.jobs[i : i + config.batch_size] for i in range(0, len(self.jobs), config.batch_size)]
 
     def _told(self, image: str | Tensor | None) -> Conditioning:
-        """Of all prompts in their order. Images that differ are encoded one by one, so as not to fill the memory."""
+        """Of all prompts in their order. Images that differ are encoded one by one: each as if it were alone."""
         texts, fps = [prompt.text for prompt in self.prompts], self.format.fps
         if isinstance(image, Tensor):
-            return self.model.conditioning(texts, fps, image)
+            return self._one_by_one(image.split(1)) if len(image) > 1 else self.model.conditioning(texts, fps, image)
         given = [prompt.images or (() if image is None else (image,)) for prompt in self.prompts]
         if len(set(given)) == 1:
             return self.model.conditioning(texts, fps, self._pixels(given[0]))
@@ -143,8 +143,11 @@ class Generator:
             raise UserError(
                 f"{len(lacking)} prompts have no image, e.g. {lacking[0]}: give each one, or image=… for them"
             )
-        pairs = zip(texts, given, strict=True)
-        return Conditioning.concat([self.model.conditioning([text], fps, self._pixels(files)) for text, files in pairs])
+        return self._one_by_one(map(self._pixels, given))
+
+    def _one_by_one(self, images: Iterable[Tensor | None]) -> Conditioning:
+        pairs = zip(self.prompts, images, strict=True)
+        return Conditioning.concat([self.model.conditioning([p.text], self.format.fps, image) for p, image in pairs])
 
     def _pixels(self, files: Sequence[str]) -> Tensor | None:
         """1 3 h w of one image, 1 3 2 h w of a first and a last one."""
