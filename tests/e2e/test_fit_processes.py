@@ -32,7 +32,7 @@ def given(study: list[str]) -> list[str]:
 @pytest.fixture
 def together(given: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDir, str]:
     """The run of two processes that were killed after their first clip and begun again, and what they printed; once."""
-    runs = tmp_path_factory.getbasetemp() / "together"
+    runs = tmp_path_factory.getbasetemp() / "fits_together"
     command = [sys.executable, "-m", *TOGETHER, *given, f"runs_dir={runs}"]
     environment = {**os.environ, "PYTHONPATH": SEARCHED}
     if not runs.exists():

@@ -41,7 +41,7 @@ def write_stills(folder: Path) -> None:
 @pytest.fixture
 def together(tiny_system: VideoSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left of three trainings, see two_processes.py; done once for all tests."""
-    folder = tmp_path_factory.getbasetemp() / "together"
+    folder = tmp_path_factory.getbasetemp() / "trainings_together"
     if not folder.exists():
         write_stills(folder / "tars")
         save_system(tiny_system, folder / "model")
