@@ -51,10 +51,26 @@ def test_a_start_does_not_move_what_is_kept():
 
 
 def test_the_horizon_is_the_first_state_that_has_learned_the_images():
-    assert horizon([1.4, 3.0, 1.5, 1.0], 1.0, 4) == Horizon(2, True)  # not state 0, whatever its loss
-    assert horizon([5.0, 3.0, 1.6], 1.0, 3) == Horizon(2, False)
-    assert horizon([5.0, np.nan, 1.0], 1.0, 3) == Horizon(2, None)
-    assert horizon([5.0, 1.0], None, 2) == Horizon(1, None)
+    assert horizon([1.4, 3.0, 1.5, 1.0], 1.0, range(4)) == Horizon(2, True)  # not state 0, whatever its loss
+    assert horizon([5.0, 3.0, 1.6], 1.0, range(3)) == Horizon(2, False)
+    assert horizon([5.0, np.nan, 1.0], 1.0, range(3)) == Horizon(2, None)
+    assert horizon([5.0, 1.0], None, range(2)) == Horizon(1, None)
+
+
+@pytest.mark.parametrize(
+    ("losses", "x", "flat"),
+    [
+        ([9.0, 4.2, 4.0], [0, 2, 4], True),  # 4 % of the fall
+        ([9.0, 4.3, 4.0], [0, 2, 4], False),  # 6 %
+        ([9.0, 4.01, 4.0], [0, 3, 4], False),  # what was lost by half of the fit is not known
+        ([9.0, 4.0], [0, 4], False),
+        ([9.0, 4.0, 4.2], [0, 2, 4], False),  # it rises
+        ([4.0, 9.0, 9.0], [0, 2, 4], False),  # further from D_I than at the start
+        ([9.0, 4.2, 4.1, 4.0], [10, 12, 13, 14], True),
+    ],
+)
+def test_a_fit_whose_second_half_brings_nearly_nothing_is_flat(losses: list[float], x: list[int], flat: bool):
+    assert horizon(losses, 1.0, x) == Horizon(len(x) - 1, flat)
 
 
 def test_five_pairs_that_agree_give_a_verdict_and_the_sign_turns_with_the_sides():

@@ -101,6 +101,13 @@ def test_several_pairs_and_image_sets_get_a_line_each(tmp_path: Path) -> None:
     assert [row[-1] for row in table.rows] == ["full keeps more", "inconclusive: floor"]
 
 
+def test_a_flat_fit_says_how_far_it_stays_from_its_own_stills(tmp_path: Path) -> None:
+    run = make_run(tmp_path, Key("full", "spatial", "single_frame", "lora", 0, losses=(0.08, 0.0605, 0.06)))
+    said = verdict(Report.of([run.path]))
+    (fit,) = (figure.value for figure in said.figures if figure.what == "Fit")
+    assert fit == "flat by step 100, at 3 × the loss on its own stills"
+
+
 def test_one_run_shows_convergence_distance_and_the_floor(tmp_path: Path) -> None:
     key = Key("full", "spatial", "single_frame", "lora", 0, losses=(0.08, 0.07, 0.06))
     run = make_run(tmp_path, key, law=lambda key, prompt, step: 0.5 if step == 0 else 0.05)

@@ -32,8 +32,8 @@ REASONS = {
     "unmeasured": "no prompt has motion quality in every state of both models",
     "floor": f"both models keep less than {FLOOR:.0%} of their motion, and on the floor no difference can show",
     "one pair": "one pair of twins was compared, and no interval here covers other pairs",
-    "not converged": f"the fits have not come within {CONVERGED:g} times the loss on the models' own training images, "
-    "or that is not known",
+    "not converged": f"the fits have not come within {CONVERGED:g} times the loss on the models' own training images "
+    "and are not flat, or that is not known",
     "interval": "the interval of the primary endpoint holds 0",
     "endpoints": "the primary and the co-primary endpoint do not agree",
 }
@@ -209,7 +209,8 @@ def footnote(found: Sequence[Finding]) -> str:
     rests = "; ".join(f"{each.condition}: {each.rests_on}" for each in found)
     return (
         "full, partial: share of motion quality kept, averaged along the path up to the first state where the loss on "
-        f"D_I is in both models at most {CONVERGED:g} × that of the untouched one on its own training stills. full − "
+        f"D_I is in both models at most {CONVERGED:g} × that of the untouched one on its own training stills, else to "
+        "the last. full − "
         "partial: the primary endpoint ± half-width of its 95 % interval over pairs (of one pair over its LoRA seeds "
         "and prompts, which covers no other pair). P: how often the full model's object keeps the steadier path, the "
         "co-primary endpoint. D_I: loss of the untouched model on it over that on its own stills, full and partial. "

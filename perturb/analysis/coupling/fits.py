@@ -1,9 +1,10 @@
 """Whether a fit has converged, and how far D_I is from what the model knows: what runs record of their loss.
 
-converged   loss on D_I ≤ 1.5 × loss of the untouched model on stills of its own training data
+converged   loss on D_I ≤ 1.5 × loss of the untouched model on stills of its own training data, or flat: see `horizon`
 distance    loss of the untouched model on D_I / its loss on those stills
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -40,7 +41,7 @@ class Fit:
     @property
     def horizon(self) -> Horizon:
         """The state up to which the endpoints are read."""
-        return horizon(self.losses or None, self.own, len(self.steps))
+        return horizon(self.losses or None, self.own, self.steps)
 
     @property
     def converged_at(self) -> int | None:
@@ -54,9 +55,12 @@ class Fit:
 
     @property
     def words(self) -> str:
-        """``converged at step 200``, ``not converged by step 300``, ``convergence not recorded``."""
+        """``converged at step 200``, ``flat by step 900, at 1.9 × its own loss``, ``not converged by step 300``, …"""
+        level, own = self.losses[self.horizon.place] if self.losses else math.nan, self.own or math.nan
         said = {
-            True: f"converged at step {self.converged_at}",
+            True: f"converged at step {self.converged_at}"
+            if level <= CONVERGED * own
+            else f"flat by step {self.converged_at}, at {level / own:.2g} × the loss on its own stills",
             False: f"not converged by step {self.steps[-1]}",
             None: "convergence not recorded",
         }

@@ -118,7 +118,7 @@ def _run_figures(result: Result) -> Iterator[Figure]:
     if (magnitude := result.run.magnitude.get(last)) is not None:
         yield Figure("Size of Δ at the end", f"{100 * magnitude:.1f} %", "‖Δ‖/‖θ‖ of the perturbed weights")
     fit = Fit.of([result.run])
-    yield Figure("Fit", fit.words, f"converged: loss on D_I within {CONVERGED:g} × that on the model's own stills")
+    yield Figure("Fit", fit.words, f"converged: loss on D_I within {CONVERGED:g} × that on own stills, or flat")
     reason = (
         result.run.manifest.distance.get("reason") or "loss of the untouched model on it over that on its own stills"
     )

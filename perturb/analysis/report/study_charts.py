@@ -67,8 +67,8 @@ def sections(results: Results) -> Iterator[Section]:
     if panels := tuple(_loss_panels(results)):
         yield Section(
             "Have the fits converged?",
-            "Loss on D_I along the steps. A fit has converged at the level of the rule: 1.5 × the loss of the "
-            "untouched model on its own stills.",
+            "Loss on D_I along the steps. A fit has converged at 1.5 × the loss of the untouched model on its own "
+            "stills, or where its second half brings at most 5 % of the fall.",
             panels,
         )
     yield Section(
@@ -125,7 +125,7 @@ def _loss_panels(results: Results) -> Iterator[Panel]:
         if rows:
             rule = chart(levels).mark_rule(strokeDash=[4, 3]).encode(alt.Y(VALUE), colour(rows))
             layers = alt.layer(*lines(rows, STEP, STEPS, "loss on D_I")[1:], *([rule] if levels else []))  # no bands
-            yield Panel(capital(str(condition)), "Dashed: where a fit has converged.", spec(layers))
+            yield Panel(capital(str(condition)), "Dashed: 1.5 × the loss on own stills.", spec(layers))
 
 
 def _dose_panels(results: Results, conditions: Sequence[Condition]) -> Iterator[Panel]:

@@ -83,7 +83,7 @@ def _figures(primary: list[Finding]) -> Iterator[Figure]:
             yield Figure(
                 "Full keeps a steadier path (co-primary)", f"{ahead.mean:.0%}", f"95 % {between(ahead, 2, '')}"
             )
-        rule = f"converged: loss on D_I within {CONVERGED:g} × that on own stills"
+        rule = f"converged: loss on D_I within {CONVERGED:g} × that on own stills, or flat"
         yield Figure("Fits", first.convergence, rule)
         yield Figure("Distance of D_I", _distance(first), "loss on it over that on own stills, untouched")
 
