@@ -49,12 +49,14 @@ def path(
     band: bool = True,
     **style: Any,
 ) -> Axes:
-    """`curve` against any x, in the order given."""
+    """`curve` against any x, in the order given. Where x turns back, bars: a band would fold over itself."""
     points = [(at, e.mean, e.low, e.high) for at, e in zip(x, estimates, strict=True) if e.n]
     known, mean, low, high = np.array(points, dtype=float).reshape(-1, 4).T
     ax.plot(known, mean, color=colour, label=label, **{"marker": "o", **style})
-    if band:
+    if band and (np.diff(known) >= 0).all():
         ax.fill_between(known, low, high, color=colour, alpha=0.18, linewidth=0)
+    elif band:
+        ax.vlines(known, low, high, color=colour, alpha=0.4, linewidth=1.2)
     return ax
 
 

@@ -16,9 +16,9 @@ import pytest
 
 from perturb.analysis.coupling.design import Condition
 from perturb.analysis.coupling.fits import times
-from perturb.analysis.statistics.endpoints import Decision, Horizon, PairEndpoints, decide
+from perturb.analysis.statistics.endpoints import CONVERGED, Decision, Horizon, PairEndpoints, ahead, along, decide
 from perturb.analysis.statistics.endpoints import Path as Model
-from perturb.analysis.statistics.estimates import Estimate
+from perturb.analysis.statistics.estimates import Estimate, mean_interval
 from perturb.analysis.table import cell, number
 
 ROOT = Path(__file__).parents[2] / "experiments"
@@ -184,6 +184,21 @@ def first_study() -> Iterator[Claim]:
         yield f"| {step} | # | # | # | # |", [share[step] for share in kept.values()]
 
 
+def lost_paths_count(rows: Any) -> list[float]:
+    """By pair: how often the full model's path grows less jerky, where a path that is lost counts against its model."""
+    ends = table("coupling/runs.csv").set_index("run").path_ends
+    shares = []
+    for _, pair in rows.groupby("pair"):
+        grown = {}
+        for training, side in pair.groupby("training"):
+            jerk = side.pivot(index="prompt", columns="step", values="path_jerk")
+            jerk = jerk.loc[:, jerk.columns <= ends[side.run.iloc[0]]]
+            grown[training] = along(jerk.sub(jerk[0], axis=0).to_numpy(), list(jerk), jerk.shape[1] - 1)
+        full, partial = (np.nan_to_num(grown[training], nan=np.inf) for training in ("full", "partial"))
+        shares.append(float(ahead(full, partial).mean()))
+    return shares
+
+
 def coupling() -> Iterator[Claim]:
     rows = written().reset_index().set_index(["condition", "endpoint"])
 
@@ -197,6 +212,12 @@ def coupling() -> Iterator[Claim]:
     low = table("coupling/prompts.csv.gz").query("images == 'perturb.world, low grade'")
     whole = low.groupby(["pair", "prompt"]).path_jerk.apply(lambda jerk: jerk.notna().all()).groupby("pair").sum()
     yield "followed in # to # of the 32 prompts", [whole.min(), whole.max()]
+    counted = mean_interval(lost_paths_count(low))
+    yield "it is # % (# to # %)", [100 * x for x in (counted.mean, counted.low, counted.high)]
+    ends_at = table("coupling/longer.csv").groupby("settings", sort=False).loss.last()
+    runs = table("coupling/runs.csv")
+    goal = CONVERGED * runs[(runs.pair == "joint-41") & (runs.training == "full")].own_loss.iloc[0]
+    yield "900 steps end at #, rank 32 at #, 1,800 steps at #; 1.5 × its own loss is #", [*ends_at, goal]
     yield "there is no verdict:** # (# to #)", ends("high", primary)
     web, high = ([ends(grade, f"motion kept, {t}", 100)[0] for t in ("full", "partial")] for grade in ("web", "high"))
     yield "nothing is lost:** # and # % are kept", web

@@ -155,7 +155,7 @@ def curves_panel(ax: Axes, results: Results, condition: Condition) -> Axes:
 
 
 def loss_panel(ax: Axes, results: Results, condition: Condition) -> Axes:
-    """The loss on D_I of every pair and model, and the level at which its fit has converged."""
+    """The loss on D_I of every pair and model, and 1.5 × that of the untouched model on its own stills."""
     said = []
     for training in TRAININGS:
         colour = style.TRAINING_COLOUR[training]
@@ -192,7 +192,7 @@ def dose_figure(results: Results) -> Figure:
             ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
             ax.grid(axis="y")
     axes[0, 0].set_ylim(bottom=0)
-    figure.legend(handles=_keys(results), loc="outside lower center", ncols=5)
+    figure.legend(handles=_keys(results, pairs=False), loc="outside lower center", ncols=5)
     return figure
 
 
@@ -207,19 +207,19 @@ def _draw(ax: Axes, x: Sequence[float], levels: Sequence[Estimate], cell: Cell) 
     path(ax, x, levels, colour=style.TRAINING_COLOUR[cell.training], band=cell.kind == LORA, **look)
 
 
-def _keys(results: Results) -> list[Artist]:
-    """What colours, markers and dashes mean, as far as the study has them."""
+def _keys(results: Results, *, pairs: bool = True) -> list[Artist]:
+    """What colours, markers and dashes mean, as far as the study has them; ``pairs``: whether each is drawn."""
     keys: list[Artist] = [*_models()]
     if any(cell.kind == RANDOM for cell in results.doses):
         label = "random Δ of the same norm"
         keys.append(Line2D([], [], color=style.QUIET, linestyle=DASHED, linewidth=1.1, label=label))
-    if max(finding.decision.pairs for finding in results.findings) > 1:
+    if pairs and max(finding.decision.pairs for finding in results.findings) > 1:
         keys.append(Line2D([], [], color=style.QUIET, linewidth=0.6, label="one pair of twins"))
     return [*keys, Patch(color=style.QUIET, alpha=0.25, linewidth=0, label="95 % interval")]
 
 
 def _loss_keys() -> list[Artist]:
-    label = "1.5 × the loss of the untouched model on its own stills: converged below"
+    label = "1.5 × the loss of the untouched model on its own stills"
     return [*_models(), Line2D([], [], color=style.QUIET, linestyle=DASHED, linewidth=0.8, label=label)]
 
 
