@@ -11,7 +11,7 @@ PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 COMMA := ,
 SPACE := $(COMMA:,=) $(COMMA:,=)
 
-.PHONY: venv lock study study-full study-partial test test-runs test-units lint docs nano clean
+.PHONY: venv lock study study-full study-partial test test-runs test-units test-golden lint docs nano clean
 
 venv: .venv/.installed
 
@@ -48,15 +48,18 @@ study-full study-partial: study-%: venv
 	@$(BIN)/python -m perturb.run experiment=spatial_$* runs_dir=runs/study threads=1 \
 		'probe_steps=[0,25,100,400,900]' $(ARGS)
 
-# Side by side on two cores, one thread each; what each says is printed when it ends.
+# Side by side on two cores, one thread each, the longest first; what each says is printed when it ends.
 test: venv
-	OMP_NUM_THREADS=1 $(MAKE) --jobs 2 --output-sync=target lint test-runs test-units
+	OMP_NUM_THREADS=1 $(MAKE) --jobs 2 --output-sync=target test-units test-runs test-golden lint
 
 test-runs: venv
 	$(BIN)/python -m pytest tests/browser tests/contract tests/e2e
 
 test-units: venv
-	$(BIN)/python -m pytest tests/parity tests/golden tests/unit perturb
+	$(BIN)/python -m pytest tests/unit
+
+test-golden: venv
+	$(BIN)/python -m pytest tests/parity tests/golden perturb
 
 lint: venv
 	$(BIN)/ruff check
