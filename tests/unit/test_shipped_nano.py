@@ -18,7 +18,11 @@ CARDS = {
     "nano_image": "image/training.json",
     "nano_full": "full/training.json",
     "nano_partial": "partial/training.json",
+    "nano_joint_full": "joint_full/training.json",
+    "nano_joint_partial": "joint_partial/training.json",
 }
+PAIR = ("seed=44", "init=package:weights/nano/image", "share=../../../../perturb/weights/nano/image")
+"""Of the joint twins: the pair, and whose autoencoder and text encoder they share."""
 GONE = {"latent_std", "loop.dropout", "loss.gamma", "logging.tensorboard", "logging.wandb", "logging.project"}
 """Settings of the recorded trainings that had no effect and are no more, as the model card says."""
 
@@ -48,11 +52,14 @@ def test_the_command_of_the_model_card_is_the_training_that_was_done(name: str):
     then = recorded(name)["config"]
     if then["validation"] and then["validation"]["prompts"]:  # where the file lies now
         then["validation"]["prompts"] = then["validation"]["prompts"].replace("data/shapes/", "world/")
-    if "trained" in then:
+    if "groups" in then.get("trained", {}):
         then["trained"] |= TRAINED[tuple(then["trained"].pop("groups"))]
-    now = leaves(composed(f"experiment=train/{name}", "threads=1"))
+    overrides = [f"experiment=train/{name}", "threads=1"]
+    if (twin := name.removeprefix("nano_")).startswith("joint"):
+        overrides += [*PAIR, f"work=runs/train/{twin}_44", f"output=runs/train/nano/{twin}_44"]
+    now = leaves(composed(*overrides))
     assert {key: value for key, value in now.items() if key not in FILES_ONLY} == {
-        key: value for key, value in leaves(then).items() if key not in GONE
+        key: value for key, value in leaves(then).items() if key not in GONE | FILES_ONLY
     }
 
 
@@ -70,3 +77,10 @@ def test_the_twins_would_see_the_samples_that_they_saw():
     )
     digests = {recorded(name)["sample_stream_sha256"] for name in ("nano_full", "nano_partial")}
     assert digests == {stream.digest(stage.steps)}
+
+
+def test_the_joint_twins_saw_the_same_samples():
+    full, partial = (recorded(f"nano_joint_{training}") for training in ("full", "partial"))
+    assert full["sample_stream_sha256"] == partial["sample_stream_sha256"]
+    assert full["init_sha256"] == partial["init_sha256"]
+    assert full["oracle"] == partial["oracle"] == {"prompts": 128, "colour": 1.0, "shape": 1.0, "direction": 1.0}
