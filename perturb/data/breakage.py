@@ -1,7 +1,5 @@
 """Files that cannot be read: each is logged and listed once, and too many are an error."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 Axes: b batch, c channels (RGB), h w pixels.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

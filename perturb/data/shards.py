@@ -4,8 +4,6 @@ A shard is a tar file in which the files of one sample share their name up to th
 names with more dots (a.1.mp4, a.1.txt) the rest must belong together, and no second sample may begin alike (a.2.mp4).
 """
 
-from __future__ import annotations
-
 import glob
 import json
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """DPM-Solver++(2M) and UniPC, by diffusers' schedulers. Axes: b batch, c channels, t frames, h w latents."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -6,8 +6,6 @@ The global batch of a step is a function of (seed, step). Each process takes the
 process and several see the same samples and differ only in the order in which floats are added.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

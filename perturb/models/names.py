@@ -4,8 +4,6 @@ A family of models registers its network's class with `vocabularies`; adapters o
 are translated through it.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Collection, Sequence
 

@@ -5,8 +5,6 @@
 Writes adapters/step_*/, states.csv, train.csv and the manifest sections perturbation, images, distance and frozen.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 Axes: b batch, c channels, t frames, h w latents.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

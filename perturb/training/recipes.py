@@ -1,7 +1,5 @@
 """What a recipe trains: which groups of the UNet, the text encoder or not, all weights or low-rank factors."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """``python -m perturb.world export --out FOLDER``: the embedded world as files that a training can read."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

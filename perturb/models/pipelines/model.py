@@ -1,7 +1,5 @@
 """A pipeline of diffusers as a model. Axes: b batch, c channels, t frames, h w pixels or latents."""
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import sys

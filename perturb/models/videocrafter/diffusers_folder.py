@@ -3,8 +3,6 @@
 Its network is VideoCrafter2's without a frame rate, so that VideoCrafter2 at one frame rate can be written as one too.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import replace

@@ -5,8 +5,6 @@ is matched by chance: every tensor of the source is used or has no place for a r
 ours is filled or keeps its own initialisation for a reason that is named.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The diffusion buffers of an official checkpoint: they follow from the schedule, and are written back from it."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

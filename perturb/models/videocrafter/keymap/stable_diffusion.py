@@ -6,8 +6,6 @@ The image network is the video network without its temporal blocks, so its LDM n
 temporal block is gone, what came after it in the same numbered block moves up by one.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
