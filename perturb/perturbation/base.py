@@ -7,17 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from perturb.errors import UserError
-
-if TYPE_CHECKING:
-    from perturb.models.partition import Partition
-    from perturb.store.rundir import RunDir
-    from perturb.store.states import State
+from perturb.models.partition import Partition
+from perturb.store.rundir import RunDir
+from perturb.store.states import State
 
 BOTH = "both"
 """Stands for the groups "spatial" and "temporal" together, wherever a perturbation is attached."""

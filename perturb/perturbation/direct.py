@@ -6,17 +6,15 @@ VideoCrafter2 (arXiv 2401.09047) fine-tunes θ_S of a fully trained model in thi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from perturb.errors import UserError
+from perturb.models.partition import Partition
 from perturb.perturbation.base import parts, refuse_second
 from perturb.perturbation.delegating import Delegating
 from perturb.perturbation.moved import MovedWeights
-
-if TYPE_CHECKING:
-    from perturb.models.partition import Partition
 
 
 class DirectPerturbation(Delegating[MovedWeights]):

@@ -4,24 +4,20 @@ Every draw of a sample is a function of (seed, step, place), so that it does not
 Axes: b batch, c channels, t frames, h w pixels or latents, l text tokens, d features.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from perturb.data.feed import Feed
+from perturb.data.source import Sample
 from perturb.diffusion.draws import draw_sample
 from perturb.models.videocrafter.system import VideoSystem
-
-if TYPE_CHECKING:
-    from perturb.data.feed import Feed
-    from perturb.data.source import Sample
 
 PROBES = 64  # values of a sample's frames that go into the digest: enough to tell another start or crop
 
