@@ -63,7 +63,7 @@ class PipelineModel:
         self.config: Mapping[str, Any] = network.config
         self.dtype: torch.dtype = network.dtype
         self.latents = Latents(pipeline.vae)
-        self.schedule: NoiseSchedule = PipelineSchedule(objective(pipeline.scheduler), self).to(self.device)
+        self.schedule: NoiseSchedule = PipelineSchedule(objective(pipeline.scheduler), self.sample).to(self.device)
         self.takes_image, self.crops_image = "image" in self.parameters, False
         self.time_axis, self.channel_axis = (1, 2) if type(self.network).__name__ in TIME_FIRST else (2, 1)
         self.in_space = getattr(pipeline, "vae_scale_factor_spatial", None) or pipeline.vae_scale_factor
