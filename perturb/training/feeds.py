@@ -38,17 +38,6 @@ class FeedSettings:
     prefetch: bool
 
 
-@dataclass(frozen=True)
-class Row:
-    """One sample: x0 and noise c t h w, t, text (ids l or tokens l d), fps."""
-
-    x0: Tensor
-    t: Tensor
-    noise: Tensor
-    text: Tensor
-    fps: Tensor
-
-
 class FeedBatches:
     """Batches of one stage from ``feed``. The digest is a chain over the samples in the order of the global batches."""
 
@@ -69,8 +58,7 @@ class FeedBatches:
     def inputs(self, step: int, places: range, loaded: Sequence[Sample]) -> tuple[Tensor, ...]:
         """x0, t, noise, text and fps of the samples that were loaded, on the model's device."""
         rows = [self._row(step, place, sample) for place, sample in zip(places, loaded, strict=True)]
-        parts = ([getattr(row, name) for row in rows] for name in ("x0", "t", "noise", "text", "fps"))
-        return tuple(torch.stack(part).to(self.system.device) for part in parts)
+        return tuple(torch.stack(part).to(self.system.device) for part in zip(*rows, strict=True))
 
     def expect(self, step: int, places: range) -> None:
         """Begin to load these in the background."""
@@ -97,7 +85,8 @@ class FeedBatches:
         """Samples, and where the feed is after them: it may be further on by the time they are used."""
         return self.feed.samples(step, places), self.feed.state()
 
-    def _row(self, step: int, place: int, sample: Sample) -> Row:
+    def _row(self, step: int, place: int, sample: Sample) -> tuple[Tensor, ...]:
+        """Of one sample x0 c t h w, t, noise c t h w, text (ids l or tokens l d) and fps."""
         settings = self.settings
         # one by one: a latent must not depend on which samples share its micro-batch
         mean, std = (x[0].cpu() for x in self.system.posterior(rearrange(sample.frames, "c t h w -> 1 c t h w")))
@@ -120,7 +109,7 @@ class FeedBatches:
         fps = settings.still_fps if still else round(sample.fps)
         self.seen.append((step, place, _digest(sample, (fps, int(drawn.timestep), drawn.dropped), drawn.noise)))
         text = self._text("" if drawn.dropped else sample.caption)
-        return Row(x0, drawn.timestep, drawn.noise, text, torch.tensor(fps))
+        return x0, drawn.timestep, drawn.noise, text, torch.tensor(fps)
 
     def _text(self, caption: str) -> Tensor:
         return self.system.tokenizer([caption])[0] if self.settings.text_ids else self.system.embed([caption])[0].cpu()
