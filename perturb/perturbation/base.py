@@ -1,7 +1,5 @@
 """What a perturbation is: a change Δ of the weights θ of one group, attached to a network and taken off again."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -36,7 +34,7 @@ class Magnitude:
     bases: dict[str, float]
 
     @staticmethod
-    def of(deltas: Mapping[str, float], bases: Mapping[str, float]) -> Magnitude:
+    def of(deltas: Mapping[str, float], bases: Mapping[str, float]) -> "Magnitude":
         """From ‖Δ‖_F² and ‖θ‖_F² of every layer."""
         return Magnitude(
             total=_ratio(sum(deltas.values()), sum(bases.values())),

@@ -3,8 +3,6 @@
 VideoCrafter2 (arXiv 2401.09047) fine-tunes θ_S of a fully trained model in this way, on high-quality stills.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +37,7 @@ class DirectPerturbation(Delegating[MovedWeights]):
         self._delegate = MovedWeights(unet, names, trained=True)
 
     @classmethod
-    def restore(cls, unet: nn.Module, folder: str | Path) -> DirectPerturbation:
+    def restore(cls, unet: nn.Module, folder: str | Path) -> "DirectPerturbation":
         """Attach saved weights, whichever group they are of; nothing is trainable then.
 
         Raises UserError when the folder holds none, or some of another network.
