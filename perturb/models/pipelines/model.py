@@ -68,9 +68,8 @@ class PipelineModel:
         self.time_axis, self.channel_axis = (1, 2) if type(self.network).__name__ in TIME_FIRST else (2, 1)
         self.in_space = getattr(pipeline, "vae_scale_factor_spatial", None) or pipeline.vae_scale_factor
         self.in_time = getattr(pipeline, "vae_scale_factor_temporal", 1)
-        self.at_once = (
-            self.config.get("patch_size_t") or 1
-        )  # CogVideoX 1.5: 2, with one more latent before an odd number
+        # CogVideoX 1.5: 2, with one more latent before an odd number
+        self.at_once = self.config.get("patch_size_t") or 1
         patch = self.config.get("patch_size") or 2 ** (len(self.config.get("block_out_channels", ("",))) - 1)
         self.size_multiple = self.in_space * (patch if isinstance(patch, int) else patch[-1])
         self.sampling = self._defaults()
