@@ -1,7 +1,5 @@
 """`python -m perturb.compare adapters=A,B,…`: the same prompts and noises under each and none, scored and ranked."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from perturb.cli.command import check_paths, run_command

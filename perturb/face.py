@@ -3,8 +3,6 @@
 Axes: t frames, h w pixels, c channels.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import io

@@ -1,7 +1,5 @@
 """`python -m perturb.verify A B`: whether two finished trainings are twins. Exit code 0: they are; 1: they are not."""
 
-from __future__ import annotations
-
 import sys
 
 from perturb.arguments import exit_code, make_parser

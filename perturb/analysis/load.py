@@ -123,6 +123,12 @@ class Study:
         return self.frames[run.manifest.run_id]
 
 
+def clips_of(rows: pd.DataFrame) -> list[tuple[str, int]]:
+    """(prompt, noise seed) of every clip among the rows of a run, in order."""
+    clips = rows.loc[rows.seed >= 0, ["prompt_id", "seed"]].drop_duplicates()
+    return sorted((str(prompt), int(seed)) for prompt, seed in clips.itertuples(index=False))
+
+
 @dataclass(frozen=True)
 class Completeness:
     """Counts of values: ``missing`` = (clip, metric) or (state, set metric) pairs that have no row at all."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from perturb.analysis.coupling.design import TRAININGS
-from perturb.analysis.load import Measure, Run, Study, check_alike, find_runs, load
+from perturb.analysis.load import Measure, Run, Study, check_alike, clips_of, find_runs, load
 from perturb.analysis.statistics.contrast import Floats, Nested, Trajectories
 from perturb.analysis.statistics.estimates import trajectories
 from perturb.errors import UserError
@@ -116,12 +116,11 @@ def _shared(run: Run, study: Study) -> dict[str, Any]:
     scores, made = study.of(run), run.directory.states()
     if absent := [state.id for state in made if state not in run.states]:
         raise UserError(f"{run.directory.path} has no scores of {', '.join(absent[:3])}. Run it again.")
-    clips = scores.loc[scores.prompt_id != SET_PROMPT, ["prompt_id", "seed"]].drop_duplicates()
     return {
         "states": tuple(state.label for state in run.states),
         "step of the fit": run.manifest.perturbation.get("step"),
         "prompts": run.manifest.prompts,
-        "prompts and noise seeds": tuple(sorted(clips.itertuples(index=False, name=None))),
+        "prompts and noise seeds": tuple(clips_of(scores)),
         "clip settings": run.manifest.clips,
         "metrics": tuple(measure.name for measure in run.measures),
     }

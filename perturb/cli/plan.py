@@ -4,8 +4,6 @@ Memory is reckoned on the meta device: weights, what autograd keeps, the largest
 on the device, measured now with random weights of the same shapes (their values do not change it), or is not given.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Mapping

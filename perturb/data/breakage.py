@@ -1,7 +1,5 @@
 """Files that cannot be read: each is logged and listed once, and too many are an error."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 from collections.abc import Mapping
@@ -48,9 +46,10 @@ class Breakage:
 
     def _check(self) -> None:
         if self.tried >= MIN_TRIED and self.failed > self.limit * self.tried:
+            examples = "; ".join(f"{path} ({reason})" for path, reason in itertools.islice(self.files.items(), 3))
             raise UserError(
                 f"{self.failed} of {self.tried} files could not be read, more than max_broken_fraction="
-                f"{self.limit:g}; {len(self.files)} different ones, e.g. {self._examples()}: mend or remove them"
+                f"{self.limit:g}; {len(self.files)} different ones, e.g. {examples}: mend or remove them"
             )
 
     def note(self, error: BrokenSample) -> None:
@@ -70,6 +69,3 @@ class Breakage:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Count on from a saved state."""
         self.tried, self.failed, self.files = state["tried"], state["failed"], dict(state["files"])
-
-    def _examples(self) -> str:
-        return "; ".join(f"{path} ({reason})" for path, reason in itertools.islice(self.files.items(), 3))

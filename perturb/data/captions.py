@@ -1,7 +1,5 @@
 """Captions of a folder of images or videos: text files beside them, or one csv or jsonl table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from posixpath import normpath

@@ -1,7 +1,5 @@
 """A folder of clips to score: which files and folders are clips, and which prompt each was made from."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 Everything random is a function of (seed, step, place) for random access, and of (seed, epoch) for streams.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Imports no torch: the processes that score clips would wait for it. Axes: t frames, h w pixels, c channels (RGB).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from pathlib import Path

@@ -3,8 +3,6 @@
 Axes: b batch, c channels (RGB), h w pixels.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os
@@ -174,9 +172,8 @@ def resize_and_crop(pixels: Tensor, height: int, width: int, place: tuple[int, i
 
 def _needed(start: int, length: int, scale: float, total: int) -> tuple[int, int]:
     """First and one past the last of ``total`` pixels that ``length`` resized ones from ``start`` on are made from."""
-    reach = (
-        math.ceil(max(1.0, 1 / scale)) + 1
-    )  # bilinear: a pixel on each side, when made smaller as many as are joined
+    # bilinear: a pixel on each side, when made smaller as many as are joined
+    reach = math.ceil(max(1.0, 1 / scale)) + 1
     return max(0, math.floor(start / scale) - reach), min(total, math.ceil((start + length) / scale) + reach)
 
 

@@ -1,7 +1,5 @@
 """Stills in some steps of a training and videos in the others."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

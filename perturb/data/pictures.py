@@ -1,7 +1,5 @@
 """Image files as arrays, and files of a folder in order; without torch. Axes: h w pixels, c channels (RGB)."""
 
-from __future__ import annotations
-
 import io
 import logging
 from collections import Counter

@@ -1,7 +1,5 @@
 """Prompt lists: what is sampled at every perturbation step of every model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +28,7 @@ class PromptsConfig:
     def __post_init__(self) -> None:
         check_range("prompts.limit", self.limit, low=1)
 
-    def load(self) -> list[Prompt]:
+    def load(self) -> "list[Prompt]":
         """The prompts of the file. Raises UserError as `load_prompts` does."""
         return load_prompts(str(self.file), self.limit, self.columns)
 

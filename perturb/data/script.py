@@ -1,7 +1,5 @@
 """A script: which text holds from which frame of one clip on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

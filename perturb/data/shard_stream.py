@@ -1,7 +1,5 @@
 """The raw samples of webdataset shards, shuffled within bounds, in an order that can be taken up anywhere."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import tarfile

@@ -4,8 +4,6 @@ A shard is a tar file in which the files of one sample share their name up to th
 names with more dots (a.1.mp4, a.1.txt) the rest must belong together, and no second sample may begin alike (a.2.mp4).
 """
 
-from __future__ import annotations
-
 import glob
 import json
 from collections.abc import Mapping, Sequence
@@ -128,14 +126,11 @@ def expand_shards(shards: str | Sequence[str]) -> list[str]:
                 f"shards is {text!r}, whose braces do not match ({error}); write them as {{000..099}}"
             ) from None
         for one in expanded:
-            found += [one] if _is_url(one) else _local(one)
+            is_url = "://" in one or one.startswith(("pipe:", "file:"))
+            found += [one] if is_url else _local(one)
     if len(set(found)) < len(found):
         raise UserError(f"shards names {len(found) - len(set(found))} shards twice; take the doubles out: {shards}")
     return found
-
-
-def _is_url(text: str) -> bool:
-    return "://" in text or text.startswith(("pipe:", "file:"))
 
 
 def _local(text: str) -> list[str]:

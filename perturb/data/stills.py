@@ -3,8 +3,6 @@
 Axes: c channels (RGB), t frames, h w pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable

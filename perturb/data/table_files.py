@@ -1,7 +1,5 @@
 """The rows of table files by their number: csv, one JSON object per line, parquet."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

@@ -4,8 +4,6 @@ A heading names a column, or with dots a value within: ``Task2.Caption``. Of a t
 kept, so that one of millions of rows opens in seconds and takes little memory.
 """
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -65,7 +63,7 @@ class Table:
             raise BrokenSample(f"{self.path}, {self._rows.place(number)}", reason(error)) from None
         return texts
 
-    def column(self, *names: str, made: Callable[..., str] | None = None) -> Column:
+    def column(self, *names: str, made: Callable[..., str] | None = None) -> "Column":
         """The texts of one name; of several, what ``made`` makes of them."""
         return Column(self, names, made or str)
 
@@ -77,7 +75,7 @@ class Table:
         """Whether the table gives this at all: its header does, or any row that is looked at."""
         return any(heading in self.headings for heading in self.wanted[name])
 
-    def require(self, *names: str) -> Table:
+    def require(self, *names: str) -> "Table":
         """The table itself, where every row that is looked at has these; for the others it is seen when they are read.
 
         Raises UserError.

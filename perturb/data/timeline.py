@@ -1,7 +1,5 @@
 """When the frames of a film are shown, and which of them make up the same film at a constant rate."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

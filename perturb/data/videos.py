@@ -1,7 +1,5 @@
 """Video files to train on: tables in the manner of WebVid, and folders with captions."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """T2V-Turbo's consistency sampler: a few steps, no guidance. Axes: b batch, c channels, t frames, h w latents."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 
@@ -40,7 +38,7 @@ class ConsistencySampler(OneCall):
     motion: float | None = None
     motion_share: float = 0.3
 
-    def resolved(self, defaults: Defaults) -> ConsistencySampler:
+    def resolved(self, defaults: Defaults) -> "ConsistencySampler":
         """The sampler itself: the defaults of a model are those of a sampler with many steps."""
         del defaults
         return self

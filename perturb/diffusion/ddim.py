@@ -1,7 +1,5 @@
 """The DDIM sampler as VideoCrafter and DynamiCrafter publish it. Axes: b batch, c channels, t frames, h w latents."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ So a sample does not depend on how its batch is divided, nor on where a run was 
 Axes: c channels, t frames, h w latents.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial

@@ -3,8 +3,6 @@
 Axes: b batch, c channels, t frames, h w latents, k windows.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +41,7 @@ class FIFOState:
         return {"queue": self.queue.cpu().clone(), **numbers, **states}
 
     @staticmethod
-    def restore(tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> FIFOState:
+    def restore(tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> "FIFOState":
         """The state that ``tensors`` holds."""
         generators = []
         for i in range(sum(name.startswith(GENERATOR) for name in tensors)):

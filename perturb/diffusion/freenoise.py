@@ -1,7 +1,5 @@
 """FreeNoise: more frames than a model was trained on, in one pass. Axes: b batch, c channels, t frames, h w latents."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass

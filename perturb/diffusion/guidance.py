@@ -1,7 +1,5 @@
 """Classifier-free guidance. Axes: b batch, c channels, t frames, h w latents."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +45,7 @@ class Guidance:
         return 1 if self.scale == 1 else 2
 
     @staticmethod
-    def of(scale: float, rescale: float, interval: Sequence[int] | None, image_scale: float | None) -> Guidance:
+    def of(scale: float, rescale: float, interval: Sequence[int] | None, image_scale: float | None) -> "Guidance":
         """From a sampler's settings; UserError for those that cannot be."""
         if interval is None:
             return Guidance(scale, rescale, None, image_scale)

@@ -1,7 +1,5 @@
 """The training loss. Axes: b batch, c channels, t frames, h w latents."""
 
-from __future__ import annotations
-
 from einops import reduce
 from torch import Tensor
 

@@ -3,8 +3,6 @@
 Axes: b batch, c channels, t frames, h w latents.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Sequence

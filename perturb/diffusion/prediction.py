@@ -1,7 +1,5 @@
 """What a network predicts, and the clean latent and the noise that follow from it."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from torch import Tensor

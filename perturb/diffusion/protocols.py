@@ -1,7 +1,5 @@
 """The shapes of a denoiser and of a sampler. Axes: b batch, c channels, t frames, h w latents."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self

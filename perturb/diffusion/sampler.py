@@ -1,7 +1,5 @@
 """What all samplers share: one call, and a loop with guidance. Axes: b batch, c channels, t frames, h w latents."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,7 +34,7 @@ class Given:
         """The next standard normal noise, shaped like ``like`` (b …); that of sample i from generator i."""
         return draw(like.shape[1:], self.generators, like.device)
 
-    def at_frame(self, number: int) -> Given:
+    def at_frame(self, number: int) -> "Given":
         """The same with the texts of one frame (`Conditioning.at_frame`)."""
         uncond = None if self.uncond is None else self.uncond.at_frame(number)
         return dataclasses.replace(self, cond=self.cond.at_frame(number), uncond=uncond)

@@ -1,7 +1,5 @@
 """ScaleCrafter: larger frames than a model was trained on. Axes: b batch, c channels, t frames, h w latents."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping

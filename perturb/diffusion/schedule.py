@@ -1,7 +1,5 @@
 """The noise schedule of VideoCrafter. Axes: b batch, c channels, t frames, h w latents."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,12 +31,12 @@ class DDIMTable:
     def __len__(self) -> int:
         return len(self.timesteps)
 
-    def row(self, index: int) -> DDIMRow:
+    def row(self, index: int) -> "DDIMRow":
         """The coefficients of one step, as numbers."""
         values = (self.alphas, self.alphas_prev, self.sigmas, self.scale, self.scale_prev)
         return DDIMRow(*(float(table[index]) for table in values))
 
-    def rows(self, indices: Tensor, device: torch.device | str = "cpu") -> DDIMRow:
+    def rows(self, indices: Tensor, device: torch.device | str = "cpu") -> "DDIMRow":
         """The coefficients of steps that differ from frame to frame, float32 b 1 t 1 1; indices: b t."""
         values = (self.alphas, self.alphas_prev, self.sigmas, self.scale, self.scale_prev)
         return DDIMRow(*(rearrange(table[indices].float().to(device), "b t -> b 1 t 1 1") for table in values))
@@ -100,7 +98,7 @@ class NoiseSchedule:
         self._signal = self.alphas_cumprod_exact.sqrt().float()
         self._noise = (1 - self.alphas_cumprod_exact).sqrt().float()
 
-    def to(self, device: torch.device | str) -> NoiseSchedule:
+    def to(self, device: torch.device | str) -> "NoiseSchedule":
         """Moves the per-timestep tables, so that indexing them by a t on ``device`` needs no transfer."""
         for name in ("betas", "alphas_cumprod", "latent_scale_table", "_signal", "_noise"):
             setattr(self, name, getattr(self, name).to(device))

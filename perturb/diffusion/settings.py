@@ -1,7 +1,5 @@
 """Checks of a sampler's settings, which come from the command line."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

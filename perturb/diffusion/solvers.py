@@ -1,7 +1,5 @@
 """DPM-Solver++(2M) and UniPC, by diffusers' schedulers. Axes: b batch, c channels, t frames, h w latents."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +42,8 @@ class SolverSampler(GuidedSampler):
 
     def stepping(self, table: DDIMTable, given: Given) -> Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]:
         """One step of the solver, which remembers what it was told before; nothing but x_T is random."""
-        scheduler, size = self.scheduler(len(table)), _size(table.alphas, table.scale)
+        scheduler, a = self.scheduler(len(table)), table.alphas
+        size = (a * table.scale**2 + 1 - a).sqrt()  # √(ᾱ s² + 1 − ᾱ): x over y
         longer, prediction = _prepare(scheduler, table), given.schedule.prediction
 
         def step(i: int, output: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,11 +96,6 @@ class UniPCSampler(SolverSampler):
             final_sigmas_type="sigma_min",
             disable_corrector=[] if self.corrector else list(range(steps)),
         )
-
-
-def _size(alphas: Tensor, scale: Tensor) -> Tensor:
-    """√(ᾱ s² + 1 − ᾱ): x over y."""
-    return (alphas * scale**2 + 1 - alphas).sqrt()
 
 
 def _prepare(scheduler: Any, table: DDIMTable) -> list[bool]:

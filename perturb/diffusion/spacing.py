@@ -1,7 +1,5 @@
 """Which timesteps a sampler visits, ascending; T is the number of timesteps of the schedule."""
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 import numpy as np

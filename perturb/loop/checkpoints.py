@@ -6,8 +6,6 @@ work/checkpoints/step_000250/  accelerate's files (optimiser, schedule, scaler, 
 work/checkpoints/best.json     which of them had the lowest validation loss
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import warnings

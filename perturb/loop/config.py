@@ -1,7 +1,5 @@
 """What can be set in a training, apart from what is trained and on what. Ranges are checked here."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -3,8 +3,6 @@
 Axes: b batch, n frames or positions per sample.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """The exponential moving average of the trained weights, which is what a training leaves where it keeps one."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Mapping
 

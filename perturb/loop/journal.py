@@ -1,7 +1,5 @@
 """What a training says about itself while it runs: two csv files, the trackers, and where the time went."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import io

@@ -6,8 +6,6 @@ The global batch of a step is a function of (seed, step). Each process takes the
 process and several see the same samples and differ only in the order in which floats are added.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -78,7 +76,8 @@ class Loop:
         step = self._resume()
         if step == 0 and self._probed(0):
             self.journal.write("train", {"step": 0, **self._probe(0)}, file=False)
-        bar = progress(self.task.title, self.total) if self.accelerator.is_main_process else _silent()
+        silent = contextlib.nullcontext(lambda count: None)
+        bar = progress(self.task.title, self.total) if self.accelerator.is_main_process else silent
         with StopRequest().listening() as stop, bar as advance:
             advance(step)
             while step < self.total:
@@ -134,8 +133,8 @@ class Loop:
     def _update(self, step: int) -> Row:
         """Clip, step, average; the learning rate that was used and the gradient norm before clipping."""
         rate = self.scheduler.get_last_lr()[0]
-        norm = self.accelerator.clip_grad_norm_(self._clipped(), self.loop.gradient_clip)
-        value = _scalar(norm)
+        norm: Any = self.accelerator.clip_grad_norm_(self._clipped(), self.loop.gradient_clip)
+        value = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)  # it may be sharded
         if self.accelerator.scaler is None:  # the scaler of float16 meets infinite gradients as a matter of course
             self._check_finite("gradient", value, step)
         self.optimiser.step()
@@ -258,11 +257,6 @@ class Loop:
         )
 
 
-def _scalar(value: Any) -> float:
-    """A number that may be a sharded tensor."""
-    return float(value.full_tensor() if hasattr(value, "full_tensor") else value)
-
-
 def _check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
     different = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
     if different:
@@ -276,8 +270,3 @@ def _check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], path: Path
 def _short(value: Any, limit: int = 300) -> str:
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}…"
-
-
-@contextlib.contextmanager
-def _silent() -> Any:
-    yield lambda count: None

@@ -1,7 +1,5 @@
 """The one place that makes an Accelerator: device, number of processes, precision, sharding, trackers."""
 
-from __future__ import annotations
-
 import os
 from logging import WARNING, getLogger
 from pathlib import Path

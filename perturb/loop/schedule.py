@@ -1,7 +1,5 @@
 """Stages and the learning rate as functions of the step: nothing here has a state."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

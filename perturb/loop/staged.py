@@ -1,7 +1,5 @@
 """The data of a training, stage after stage: this process's part of each global batch, and what was seen in all."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any

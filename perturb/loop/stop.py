@@ -3,8 +3,6 @@
 What has no state to save leaves at once.
 """
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import threading
@@ -44,7 +42,7 @@ class StopRequest:
         self._since = 0.0
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[StopRequest]:
+    def listening(self) -> "Iterator[StopRequest]":
         """Note the first signal; one after `GRACE` acts as it would have without us.
 
         Signals reach the main thread only.

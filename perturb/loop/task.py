@@ -1,7 +1,5 @@
 """What a training or a fit consists of, as the loop sees it, and what comes out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

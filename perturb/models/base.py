@@ -3,8 +3,6 @@
 Axes: b batch, c channels, t frames, h w pixels or latents, l text tokens, m image tokens, d features.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol

@@ -1,7 +1,5 @@
 """How a model runs, of whatever family: its kernels' layout, compiled, its parts on the device only while they work."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -4,15 +4,12 @@ A family of models registers its network's class with `vocabularies`; adapters o
 are translated through it.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Collection, Sequence
 
 from torch import Tensor, nn
 
 from perturb.errors import UserError
-from perturb.models.partition import LAYERS
 
 OFFICIAL, DIFFUSERS = "official", "diffusers"
 Factors = dict[str, tuple[Tensor, Tensor]]
@@ -83,11 +80,8 @@ def listed_layers(network: nn.Module) -> dict[str, str]:
     """Official name → ours of every layer that such a list has a pair for, in its order."""
     own = {name: name for name, _ in network.named_parameters()}
     names = layer_names(vocabularies(network).get(OFFICIAL, own))
-    return {theirs: ours for theirs, ours in names.items() if _has_pair(network.get_submodule(ours))}
-
-
-def _has_pair(layer: nn.Module) -> bool:
-    return isinstance(layer, LAYERS) and not isinstance(layer, nn.Conv1d)
+    paired = (nn.Linear, nn.Conv2d, nn.Conv3d)
+    return {theirs: ours for theirs, ours in names.items() if isinstance(network.get_submodule(ours), paired)}
 
 
 def _check_pair(up: Tensor, down: Tensor, layer: nn.Module, where: str) -> None:

@@ -5,8 +5,6 @@ misspells its temporal convolutions, and an index says nothing about what is ins
 instead, for other groups or another network.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter
@@ -42,7 +40,7 @@ class Partition:
     modules: Mapping[str, tuple[str, ...]]
 
     @staticmethod
-    def of(network: nn.Module, rules: Rules = MappingProxyType({})) -> Partition:
+    def of(network: nn.Module, rules: Rules = MappingProxyType({})) -> "Partition":
         """By block classes, into `GROUPS`: ``rules`` (`Rules`) or a class's own ``group`` say which.
 
         Raises UserError where a module lies under no such class.
@@ -53,7 +51,7 @@ class Partition:
         return Partition._assigned(network, GROUPS, owner)
 
     @staticmethod
-    def named(network: nn.Module, patterns: Mapping[str, str]) -> Partition:
+    def named(network: nn.Module, patterns: Mapping[str, str]) -> "Partition":
         """By name: group → regular expression, searched for in the full names of the parameters.
 
         Raises UserError for an expression that is none or fits no parameter, and lists the parameters that fit none of
@@ -72,7 +70,7 @@ class Partition:
         return Partition._assigned(network, tuple(patterns), {name: found for name, (found,) in groups.items()})
 
     @staticmethod
-    def _assigned(network: nn.Module, groups: Sequence[str], owner: Mapping[str, str]) -> Partition:
+    def _assigned(network: nn.Module, groups: Sequence[str], owner: Mapping[str, str]) -> "Partition":
         """From parameter name → group; a layer is where its weight is."""
         shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
         assert owner.keys() == shapes.keys(), "a parameter is in no group, or shared between two modules"

@@ -9,8 +9,6 @@ four times as many of their pixels, and ends on whole frames.
 Axis letters: b batch, c channels, h w pixels.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass

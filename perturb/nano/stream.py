@@ -6,8 +6,6 @@ Twins see the same clips in the same order with the same noises and timesteps: e
 Axes: b batch, c channels, t frames, h w latents, l text tokens, d features.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -1,14 +1,13 @@
 """Given adapters, anybody's: each is a state beside the model without any."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from perturb.errors import UserError
+from perturb.models.partition import Partition
 from perturb.perturbation.base import check_within, refuse_second
 from perturb.perturbation.delegating import Given
 from perturb.perturbation.lora import LoraPerturbation
@@ -17,9 +16,6 @@ from perturb.perturbation.reference import Reference
 from perturb.store.paths import distinct_names, resolve
 from perturb.store.rundir import RunDir
 from perturb.store.states import State
-
-if TYPE_CHECKING:
-    from perturb.models.partition import Partition
 
 ADAPTER, NONE = "adapter", "none"
 

@@ -1,7 +1,5 @@
 """Where in the network a layer lies, and what it does there: by the classes above it, as the partition is made."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import nn

@@ -1,23 +1,19 @@
 """What a perturbation is: a change Δ of the weights θ of one group, attached to a network and taken off again."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from perturb.errors import UserError
-
-if TYPE_CHECKING:
-    from perturb.models.partition import Partition
-    from perturb.store.rundir import RunDir
-    from perturb.store.states import State
+from perturb.models.partition import Partition
+from perturb.store.rundir import RunDir
+from perturb.store.states import State
 
 BOTH = "both"
 """Stands for the groups "spatial" and "temporal" together, wherever a perturbation is attached."""
@@ -38,7 +34,7 @@ class Magnitude:
     bases: dict[str, float]
 
     @staticmethod
-    def of(deltas: Mapping[str, float], bases: Mapping[str, float]) -> Magnitude:
+    def of(deltas: Mapping[str, float], bases: Mapping[str, float]) -> "Magnitude":
         """From ‖Δ‖_F² and ‖θ‖_F² of every layer."""
         return Magnitude(
             total=_ratio(sum(deltas.values()), sum(bases.values())),

@@ -1,7 +1,5 @@
 """What perturbations share that leave their Δ to something else: to moved weights, or to the factors of a LoRA."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar

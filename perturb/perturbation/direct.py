@@ -3,20 +3,16 @@
 VideoCrafter2 (arXiv 2401.09047) fine-tunes θ_S of a fully trained model in this way, on high-quality stills.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from perturb.errors import UserError
+from perturb.models.partition import Partition
 from perturb.perturbation.base import parts, refuse_second
 from perturb.perturbation.delegating import Delegating
 from perturb.perturbation.moved import MovedWeights
-
-if TYPE_CHECKING:
-    from perturb.models.partition import Partition
 
 
 class DirectPerturbation(Delegating[MovedWeights]):
@@ -41,7 +37,7 @@ class DirectPerturbation(Delegating[MovedWeights]):
         self._delegate = MovedWeights(unet, names, trained=True)
 
     @classmethod
-    def restore(cls, unet: nn.Module, folder: str | Path) -> DirectPerturbation:
+    def restore(cls, unet: nn.Module, folder: str | Path) -> "DirectPerturbation":
         """Attach saved weights, whichever group they are of; nothing is trainable then.
 
         Raises UserError when the folder holds none, or some of another network.

@@ -1,7 +1,5 @@
 """Adapters of others on one of our networks, and ours for others: their files, and their names for its layers."""
 
-from __future__ import annotations
-
 import difflib
 import json
 from collections.abc import Collection, Mapping

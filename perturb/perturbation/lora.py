@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from perturb.diffusion.noise import sample_generator
 from perturb.errors import UserError
+from perturb.models.partition import Partition
 from perturb.perturbation import files, foreign
 from perturb.perturbation.adapter import Adapter, lora_config
 from perturb.perturbation.base import Magnitude, parts, refuse_second, square
@@ -26,8 +27,6 @@ from perturb.perturbation.targets import Targets, check_targets, select_layers
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
-
-    from perturb.models.partition import Partition
 
 ADAPTER = "default"
 

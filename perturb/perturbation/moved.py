@@ -4,8 +4,6 @@ On disk lie the moved tensors θ + Δ, not Δ: rounding would not give a fitted 
 hash of θ lies with them, because without it they mean nothing as a change.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
@@ -63,7 +61,7 @@ class MovedWeights:
         setattr(unet, IN_PLACE, True)
 
     @classmethod
-    def restore(cls, unet: nn.Module, folder: Path) -> MovedWeights:
+    def restore(cls, unet: nn.Module, folder: Path) -> "MovedWeights":
         """Attach what ``folder`` holds. Raises UserError when that is nothing, or was made for another network."""
         tensors, _ = _read(folder)
         present = {name for name, _ in unet.named_parameters()}

@@ -4,18 +4,17 @@ If a fitted Δ does more to a model than a random one of the same ‖Δ‖_F/‖
 does it, and not its size.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from perturb.diffusion.noise import sample_generator
 from perturb.errors import UserError
+from perturb.models.partition import Partition
 from perturb.perturbation import files
 from perturb.perturbation.base import check_within, refuse_second, square
 from perturb.perturbation.delegating import Given
@@ -25,9 +24,6 @@ from perturb.perturbation.reference import Reference
 from perturb.store.paths import resolve
 from perturb.store.rundir import RunDir
 from perturb.store.states import State
-
-if TYPE_CHECKING:
-    from perturb.models.partition import Partition
 
 Rank = Literal["full", "reference"]
 

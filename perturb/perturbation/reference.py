@@ -1,7 +1,5 @@
 """A finished run that the perturbation of another run is made from."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A saved perturbation back on a network, whatever kind it is."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from torch import nn

@@ -6,19 +6,18 @@ An index of settings says what the states are, and one class walks any of them, 
 does (transformer_lens/patching.py). `landscape` and `ablation` are two such indices; every conf/ file may name its own.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from perturb.errors import UserError
+from perturb.models.partition import Partition
 from perturb.perturbation import files
 from perturb.perturbation.anatomy import Place, anatomy
 from perturb.perturbation.base import BOTH, Fit, refuse_second
@@ -29,9 +28,6 @@ from perturb.store.paths import resolve
 from perturb.store.rundir import RunDir
 from perturb.store.states import Coordinate, State
 from perturb.structured import check_range
-
-if TYPE_CHECKING:
-    from perturb.models.partition import Partition
 
 NONE = "none"
 

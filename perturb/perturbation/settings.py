@@ -1,7 +1,5 @@
 """adapter_config.json of peft: which LoRA it describes, and whether A and B are the whole of what was fitted."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,17 +1,13 @@
 """Which layers of a group a perturbation touches: exact full names, never suffixes."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from torch import nn
 
 from perturb.errors import UserError
+from perturb.models.partition import Partition
 from perturb.nn import Attention
 from perturb.perturbation.base import parts
-
-if TYPE_CHECKING:
-    from perturb.models.partition import Partition
 
 Targets = Literal["all", "linear", "convolution", "attention"]
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -4,8 +4,6 @@ A file of the web goes through urllib, a repository of the Hugging Face hub thro
 HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -40,17 +40,14 @@ def distinct_names(paths: Sequence[str]) -> list[str]:
     (['a', 'b'], ['1/step_000300', '2/step_000300'])
     """
     whole = [[part for part in Path(path).parts if part != "adapters"] for path in paths]
-    short = [[*parts[:-1], parts[-1].removesuffix(_ending(parts[-1]))] for parts in whole]
+    ends = [next((end for end in ENDINGS if parts[-1].endswith(end)), "") for parts in whole]
+    short = [[*parts[:-1], parts[-1].removesuffix(end)] for parts, end in zip(whole, ends, strict=True)]
     for split in (short, whole):
         for depth in range(1, max(map(len, split)) + 1):
             names = ["/".join(parts[-depth:]) for parts in split]
             if len(set(names)) == len(names):
                 return names
     raise UserError(f"{', '.join(paths)}: one of these folders is given twice; give each once")
-
-
-def _ending(name: str) -> str:
-    return next((ending for ending in ENDINGS if name.endswith(ending)), "")
 
 
 def walk(folder: Path) -> Iterator[Path]:

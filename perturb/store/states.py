@@ -5,8 +5,6 @@ adapters one per adapter. states.csv has a row per state: the id, a column per c
 The first state is the model as it was, with which all others are compared.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import re
@@ -37,7 +35,7 @@ class State:
     loss: float | None = None
 
     @staticmethod
-    def of(coordinates: Mapping[str, Coordinate], magnitude: float | None = None) -> State:
+    def of(coordinates: Mapping[str, Coordinate], magnitude: float | None = None) -> "State":
         """A state named after its coordinates, so that its folders can be read.
 
         >>> State.of({"step": 300}).id, State.of({"spatial": 0.5, "temporal": 1.0}).id, State.of({"part": "up key"}).id

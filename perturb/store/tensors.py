@@ -1,7 +1,5 @@
 """SHA-256 of weights, proof that what was frozen has not moved; and which of them are no numbers."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Reading a torch file without running anybody's code."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from pathlib import Path

@@ -5,8 +5,6 @@
 Writes adapters/step_*/, states.csv, train.csv and the manifest sections perturbation, images, distance and frozen.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +33,8 @@ from perturb.study.fit_data import FitConfig, FitData
 from perturb.study.fit_loss import LEVELS, ProbeLoss
 
 FINISHED = "all"
+OF_LOOP = ("learning_rate", "warmup_steps", "schedule", "weight_decay", "gradient_clip", "precision", "save_every")
+"""What a fit and the loop call alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,8 @@ def _fit(setup: Setup, perturbation: Perturbation, data: FitData, probe: _Probe,
     if probes[-1] == 0:  # the beginning alone
         return write_atomic(run.train_log, _train_log([{"step": 0, **probe(0)}]))
     names = {id(parameter): name for name, parameter in objective.named_parameters()}
-    settings = _loop_config(config)
+    shared = {name: getattr(config, name) for name in OF_LOOP}
+    settings = LoopConfig(**shared, ema_decay=None, log_every=1, keep_last=1)  # no average: what is fitted is kept
     if model.device.type == "cuda":
         torch.cuda.set_device(model.device)  # where accelerate will put everything
     accelerator = make_accelerator(settings, device=model.device.type, folder=run.path, tracker=setup.tracker)
@@ -184,22 +185,6 @@ def _fit(setup: Setup, perturbation: Perturbation, data: FitData, probe: _Probe,
     Loop(task, accelerator).run()
     accelerator.end_training()
     return None
-
-
-def _loop_config(config: FitConfig) -> LoopConfig:
-    """The settings of the loop; a fit keeps no average of its weights."""
-    return LoopConfig(
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        schedule=config.schedule,
-        weight_decay=config.weight_decay,
-        gradient_clip=config.gradient_clip,
-        ema_decay=None,
-        precision=config.precision,
-        log_every=1,
-        save_every=config.save_every,
-        keep_last=1,
-    )
 
 
 def _train_log(rows: Sequence[Row]) -> str:

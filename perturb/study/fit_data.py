@@ -3,8 +3,6 @@
 Axes: b batch, c channels, t frames, h w pixels or latents, l text tokens, m image tokens, d features.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass

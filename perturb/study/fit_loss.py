@@ -6,8 +6,6 @@ on the same stills, latents and noises every time it is asked, without text drop
 Axes: c channels, t frames, h w latents.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import torch

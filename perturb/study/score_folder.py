@@ -73,7 +73,8 @@ def score_folder(
         if not formats:
             raise UserError("\n  ".join(["no clip could be read:", *(f"{s.name}: {m.problem}" for s, m in survey)]))
         compared = engine.gather(originals.values()) if originals else None
-        stills = None if images is None else engine.gather(image_clips(images, _usual(formats)), Workers(1))
+        usual = max(formats, key=formats.count)  # of several the first: images are compared at its size
+        stills = None if images is None else engine.gather(image_clips(images, usual), Workers(1))
         return engine.scores(survey, compared, stills)
 
 
@@ -112,11 +113,6 @@ def _source(
     made_from = prompted or Prompted(name, 0, "")
     read = partial(read_clip, path, fps)
     return ClipSource(name, read, made_from.id, made_from.take, "", made_from.text, original)
-
-
-def _usual(formats: Sequence[Format]) -> Format:
-    """The most frequent format, of several the first: images are compared at its size."""
-    return max(formats, key=formats.count)
 
 
 def _rows(scores: Scores) -> Iterator[ClipScoreRow]:

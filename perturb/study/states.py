@@ -4,8 +4,6 @@ Either way the run directory has, at the end, adapters/<state>/, states.csv and 
 images and frozen, and the perturbation is attached.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial

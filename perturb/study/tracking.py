@@ -1,7 +1,5 @@
 """The scores of a study for a tracker: per state the mean of every metric, the loss on D_I, and the frames of clips."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from statistics import fmean

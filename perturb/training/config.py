@@ -1,7 +1,5 @@
 """The configuration of a training: one dataclass, read from conf/train.yaml and what it chooses."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

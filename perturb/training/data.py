@@ -1,7 +1,5 @@
 """From the data section of a training's configuration to batches, held-out samples, and words for the manifest."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from dataclasses import asdict

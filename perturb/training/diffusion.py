@@ -3,8 +3,6 @@
 What moves is said by `Trained`; that nothing else moved is shown by hashes before and after.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path

@@ -4,24 +4,20 @@ Every draw of a sample is a function of (seed, step, place), so that it does not
 Axes: b batch, c channels, t frames, h w pixels or latents, l text tokens, d features.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from perturb.data.feed import Feed
+from perturb.data.source import Sample
 from perturb.diffusion.draws import draw_sample
 from perturb.models.videocrafter.system import VideoSystem
-
-if TYPE_CHECKING:
-    from perturb.data.feed import Feed
-    from perturb.data.source import Sample
 
 PROBES = 64  # values of a sample's frames that go into the digest: enough to tell another start or crop
 
@@ -40,17 +36,6 @@ class FeedSettings:
     still_fps: int
     text_ids: bool
     prefetch: bool
-
-
-@dataclass(frozen=True)
-class Row:
-    """One sample: x0 and noise c t h w, t, text (ids l or tokens l d), fps."""
-
-    x0: Tensor
-    t: Tensor
-    noise: Tensor
-    text: Tensor
-    fps: Tensor
 
 
 class FeedBatches:
@@ -73,8 +58,7 @@ class FeedBatches:
     def inputs(self, step: int, places: range, loaded: Sequence[Sample]) -> tuple[Tensor, ...]:
         """x0, t, noise, text and fps of the samples that were loaded, on the model's device."""
         rows = [self._row(step, place, sample) for place, sample in zip(places, loaded, strict=True)]
-        parts = ([getattr(row, name) for row in rows] for name in ("x0", "t", "noise", "text", "fps"))
-        return tuple(torch.stack(part).to(self.system.device) for part in parts)
+        return tuple(torch.stack(part).to(self.system.device) for part in zip(*rows, strict=True))
 
     def expect(self, step: int, places: range) -> None:
         """Begin to load these in the background."""
@@ -101,7 +85,8 @@ class FeedBatches:
         """Samples, and where the feed is after them: it may be further on by the time they are used."""
         return self.feed.samples(step, places), self.feed.state()
 
-    def _row(self, step: int, place: int, sample: Sample) -> Row:
+    def _row(self, step: int, place: int, sample: Sample) -> tuple[Tensor, ...]:
+        """Of one sample x0 c t h w, t, noise c t h w, text (ids l or tokens l d) and fps."""
         settings = self.settings
         # one by one: a latent must not depend on which samples share its micro-batch
         mean, std = (x[0].cpu() for x in self.system.posterior(rearrange(sample.frames, "c t h w -> 1 c t h w")))
@@ -124,7 +109,7 @@ class FeedBatches:
         fps = settings.still_fps if still else round(sample.fps)
         self.seen.append((step, place, _digest(sample, (fps, int(drawn.timestep), drawn.dropped), drawn.noise)))
         text = self._text("" if drawn.dropped else sample.caption)
-        return Row(x0, drawn.timestep, drawn.noise, text, torch.tensor(fps))
+        return x0, drawn.timestep, drawn.noise, text, torch.tensor(fps)
 
     def _text(self, caption: str) -> Tensor:
         return self.system.tokenizer([caption])[0] if self.settings.text_ids else self.system.embed([caption])[0].cpu()

@@ -3,8 +3,6 @@
 Axes: b batch, c channels, t frames, h w latents.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,7 +14,6 @@ from torch import Tensor
 from perturb.data.breakage import Breakage, BrokenReport
 from perturb.data.feed import Feed, FeedConfig, open_feed
 from perturb.data.joint_feed import JointFeed
-from perturb.data.source import Sample
 from perturb.errors import UserError
 from perturb.loop.config import StageConfig
 from perturb.loop.schedule import stage_seed
@@ -93,7 +90,8 @@ def held_out(config: TrainConfig, wanted: ValidationConfig, system: VideoSystem)
     if len({tuple(sample.frames.shape) for sample in samples}) != 1:
         raise UserError(f"validation.{name} gives samples of different sizes; give one kind")
     means = [system.posterior(sample.frames[None])[0].cpu() for sample in samples]
-    fps = [_told(sample, still_fps(config, system)) for sample in samples]
+    still = still_fps(config, system)
+    fps = [still if sample.frames.shape[1] == 1 else round(sample.fps) for sample in samples]
     x0 = system.spec.vae.scale_factor * torch.cat(means)
     return HeldOut(as_trained(x0, config, system), [sample.caption for sample in samples], torch.tensor(fps))
 
@@ -145,7 +143,3 @@ def _settings(config: TrainConfig, system: VideoSystem, number: int) -> FeedSett
 
 def _open(key: str, target: Target | None) -> Any:
     return None if target is None else build(key, target)
-
-
-def _told(sample: Sample, still: int) -> int:
-    return still if sample.frames.shape[1] == 1 else round(sample.fps)

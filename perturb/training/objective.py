@@ -3,8 +3,6 @@
 Axes: b batch, c channels, t frames, h w latents, l text tokens, m image tokens, d features.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from perturb.diffusion import Conditioning

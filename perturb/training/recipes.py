@@ -1,7 +1,5 @@
 """What a recipe trains: which groups of the UNet, the text encoder or not, all weights or low-rank factors."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -67,15 +65,10 @@ def trained_parameters(system: VideoSystem, trained: Trained) -> dict[str, nn.Pa
             names.append(name)
     parameters = {f"unet.{name}": system.unet.get_parameter(name) for name in names}
     if trained.text_encoder:
-        read = {name: p for name, p in system.text_encoder.named_parameters() if not _unread(name, system)}
+        unread = system.spec.text.unread  # nobody reads their output
+        read = {name: p for name, p in system.text_encoder.named_parameters() if not name.startswith(unread)}
         parameters |= {f"text_encoder.{name}": p for name, p in read.items()}
     return parameters
-
-
-def _unread(name: str, system: VideoSystem) -> bool:
-    """Whether a text-encoder parameter lies in the blocks after the penultimate layer, whose output nobody reads."""
-    text = system.spec.text
-    return any(f"layers.{i}." in name for i in range(text.layers - text.skip_last, text.layers))
 
 
 class Adapter:

@@ -3,8 +3,6 @@
 So a fine-tuned model is sampled, scored and compared with its own start like every other perturbed model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

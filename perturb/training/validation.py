@@ -4,8 +4,6 @@ Prompts, noises, samples and timesteps are the same every time, so that only the
 Axes: b batch, c channels, t frames, h w pixels or latents.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,11 +1,10 @@
 """``python -m perturb.world export --out FOLDER``: the embedded world as files that a training can read."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import get_args
+from dataclasses import fields
+from typing import Any, get_args
 
 from perturb.arguments import exit_code, make_parser
 from perturb.store.paths import resolve
@@ -24,17 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _export(options: argparse.Namespace) -> None:
-    settings = Export(
-        kind=options.kind,
-        grade=options.grade,
-        count=options.count,
-        seed=options.seed,
-        form=options.form,
-        frames=options.frames,
-        fps=tuple(options.fps),
-        lossless=options.lossless,
-        per_shard=options.per_shard,
-    )
+    given: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(Export)}
+    settings = Export(**{**given, "fps": tuple(options.fps)})
     print(f"{settings.count} {settings.grade}-grade {settings.kind}: {export(settings, options.out)}")
 
 

@@ -4,8 +4,6 @@ What is written is what a training on the world itself sees: sample ``index`` sh
 Axes: t frames, h w pixels, c channels (RGB).
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import itertools

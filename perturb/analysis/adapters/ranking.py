@@ -24,7 +24,7 @@ from rich.text import Text
 
 from perturb.analysis.load import Measure
 from perturb.analysis.replicates import ADAPTER, MOTION, Replicates
-from perturb.analysis.statistics.contrast import Floats, Nested, holm, share
+from perturb.analysis.statistics.contrast import Floats, Nested, holm, shares
 from perturb.analysis.statistics.crossed import student_p
 from perturb.analysis.statistics.estimates import Estimate
 from perturb.analysis.statistics.resampling import without_dust
@@ -184,8 +184,7 @@ def _kept(model: Replicates) -> tuple[Floats | None, Estimate, str]:
     start = Nested.of(values[:, :, 0]).over_both
     if not motion.has_start:
         return None, start, "Without an adapter there is no motion that could be kept: its 95 % interval reaches 0."
-    shares = np.stack([share(values[:, :, k], values[:, :, 0]) for k in range(1, values.shape[2])], axis=-1)
-    return without_dust(shares, 1.0), start, ""
+    return without_dust(shares(values[:, :, 1:], values[:, :, 0]), 1.0), start, ""
 
 
 def _look(model: Replicates) -> tuple[Floats | None, tuple[str, ...]]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from perturb.analysis.load import Measure, Run, Study, check_alike
+from perturb.analysis.load import Measure, Run, Study, check_alike, clips_of
 from perturb.analysis.notation import leaf
 from perturb.analysis.statistics.contrast import Trajectories
 from perturb.errors import UserError
@@ -105,7 +105,7 @@ class Design:
             mine = [run for cell in runs if cell.condition == condition for run in _flat(runs[cell])]
             check_alike((run, _shared(run, scores[run.manifest.run_id])) for run in mine)
             rows = scores[mine[0].manifest.run_id]
-            samples[condition] = Sample(_steps(rows), _clips(rows), mine[0].measures)
+            samples[condition] = Sample(_steps(rows), tuple(clips_of(rows)), mine[0].measures)
         _check_doses(study.runs, scores)
         found = Design(runs, scores, samples)
         if not found.conditions:
@@ -270,7 +270,7 @@ def _shared(run: Run, rows: pd.DataFrame) -> dict[str, Any]:
     return ({} if _kind(run) == RANDOM else {"image set": fitted}) | {
         "probe steps": _steps(rows),
         "prompts": manifest.prompts,
-        "prompts and noise seeds": _clips(rows),
+        "prompts and noise seeds": tuple(clips_of(rows)),
         "clip settings": manifest.clips,
         "metrics": tuple(measure.name for measure in run.measures),
     }
@@ -308,8 +308,3 @@ def _check_norm(control: Run, reference: Run, steps: Iterable[int]) -> None:
 
 def _steps(rows: pd.DataFrame) -> tuple[int, ...]:
     return tuple(sorted(int(step) for step in rows.step.unique()))
-
-
-def _clips(rows: pd.DataFrame) -> tuple[tuple[str, int], ...]:
-    clips = rows.loc[rows.prompt_id != SET_PROMPT, ["prompt_id", "seed"]].drop_duplicates()
-    return tuple(sorted((str(prompt), int(seed)) for prompt, seed in clips.itertuples(index=False)))

@@ -30,7 +30,7 @@ from perturb.analysis.replicates import (
     interval_columns,
     paired,
 )
-from perturb.analysis.statistics.contrast import Floats, Nested, holm, share
+from perturb.analysis.statistics.contrast import Floats, Nested, holm, shares
 from perturb.analysis.statistics.resampling import without_dust
 from perturb.analysis.statistics.significance import SEED, PairedTest
 from perturb.analysis.table import cell
@@ -115,10 +115,10 @@ def _surfaces(models: Sequence[Replicates], metric: str, is_ratio: bool) -> Iter
     shape = tuple(len(set(models[0].column(axis))) for axis in SCALES)
     grids = [y.reshape(*y.shape[:2], *shape) for y in by_prompt(models, metric)]
     starts = is_ratio and all(model.trajectories(metric).has_start for model in models)
-    shares = [_shares(y) if starts else None for y in grids]
+    relatives = [shares(y, y[:, :, 0, 0]) if starts else None for y in grids]
     found = [
         Surface(model.training, metric, values, relative, None if relative is None else excess(relative))
-        for model, values, relative in zip(models, grids, shares, strict=True)
+        for model, values, relative in zip(models, grids, relatives, strict=True)
     ]
     yield from found
     if paired(models):
@@ -127,12 +127,6 @@ def _surfaces(models: Sequence[Replicates], metric: str, is_ratio: bool) -> Iter
         values, relative, beyond = (None if a is None or b is None else a - b for a, b in pairs)
         assert values is not None
         yield Surface(BOTH_MODELS, metric, values, relative, beyond)
-
-
-def _shares(y: Floats) -> Floats:
-    start = y[:, :, 0, 0]
-    each = [share(y[:, :, i, j], start) for i in range(y.shape[2]) for j in range(y.shape[3])]
-    return np.stack(each, axis=-1).reshape(y.shape)
 
 
 def surface_rows(landscape: Landscape) -> Iterator[dict[str, Any]]:
@@ -157,7 +151,8 @@ def interaction_rows(landscape: Landscape) -> Iterator[dict[str, Any]]:
         for scale, values in (("raw", surface.interaction), ("relative", relative), ("product", surface.excess)):
             if values is None:
                 continue
-            inner = without_dust(values[:, :, 1:, 1:], scale=_size(surface, scale))
+            compared = surface.values if scale == "raw" or surface.shares is None else surface.shares
+            inner = without_dust(values[:, :, 1:, 1:], scale=float(np.abs(compared).max(initial=0.0)))
             cells = list(np.ndindex(inner.shape[2:]))
             found = [inner[:, :, i, j] for i, j in cells]
             twins = surface.training == BOTH_MODELS
@@ -180,12 +175,6 @@ def interaction_rows(landscape: Landscape) -> Iterator[dict[str, Any]]:
                     **test.columns,
                     "p_holm": p_holm,
                 }
-
-
-def _size(surface: Surface, scale: str) -> float:
-    """The largest |value| that an interaction is made of: what rounding is small against."""
-    compared = surface.values if scale == "raw" or surface.shares is None else surface.shares
-    return float(np.abs(compared).max(initial=0.0))
 
 
 def interaction_table(landscape: Landscape, surface: Surface) -> Table:

@@ -25,7 +25,7 @@ from perturb.analysis.replicates import (
     interval_columns,
     paired,
 )
-from perturb.analysis.statistics.contrast import Floats, Nested, holm, share
+from perturb.analysis.statistics.contrast import Floats, Nested, holm, shares
 from perturb.analysis.statistics.resampling import without_dust
 from perturb.analysis.statistics.significance import SEED, PairedTest
 from perturb.analysis.table import cell
@@ -63,17 +63,13 @@ def effects(replicates: Sequence[Replicates]) -> Iterator[Effect]:
             scale = max(float(np.abs(y).max(initial=0.0)) for y in values)
             changes = [without_dust(y - y[:, :, :1], scale) for y in values]
             starts = measure.is_ratio and all(model.trajectories(measure.name).has_start for model in models)
-            shares = [_shares(d, y[:, :, 0]) if starts else None for d, y in zip(changes, values, strict=True)]
-            for model, change, relative in zip(models, changes, shares, strict=True):
+            kept = [shares(d, y[:, :, 0]) if starts else None for d, y in zip(changes, values, strict=True)]
+            for model, change, relative in zip(models, changes, kept, strict=True):
                 yield Effect(model.training, group, measure.name, parts, change, relative)
             if paired(models):
-                relative = None if shares[0] is None or shares[1] is None else shares[0] - shares[1]
+                relative = None if kept[0] is None or kept[1] is None else kept[0] - kept[1]
                 between = without_dust(changes[0] - changes[1], scale)
                 yield Effect(BOTH_MODELS, group, measure.name, parts, between, relative)
-
-
-def _shares(change: Floats, start: Floats) -> Floats:
-    return np.stack([share(each, start) for each in np.moveaxis(change, 2, 0)], axis=-1)
 
 
 def effect_rows(found: Iterable[Effect], models: Sequence[Replicates]) -> Iterator[dict[str, Any]]:

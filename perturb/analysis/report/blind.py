@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from perturb.analysis.load import find_runs, load
 from perturb.analysis.report.blind_pairs import BlindSettings, Comparison, comparisons
-from perturb.analysis.report.page import environment, template_text
+from perturb.analysis.report.page import template, template_text
 from perturb.analysis.report.player import Key, sprite
 from perturb.analysis.strips import read_clip
 from perturb.analysis.votes.files import ROLES, KeyRow, key_csv
@@ -59,14 +59,10 @@ def blind_page(found: Sequence[Comparison], settings: BlindSettings) -> tuple[st
     fps = float(found[0].sides[0].run.manifest.clips.get("fps", 8))
     content = {"question": settings.question, "ties": settings.ties, "fps": fps, "pairs": pairs}
     study = hashlib.sha256(repr(content).encode()).hexdigest()[:10]
-    html = (
-        environment()
-        .get_template("blind.html")
-        .render(
-            content={"study": study, **content},
-            style=Markup(template_text("page.css") + template_text("blind.css")),
-            script=Markup(template_text("blind.js")),
-        )
+    html = template("blind.html").render(
+        content={"study": study, **content},
+        style=Markup(template_text("page.css") + template_text("blind.css")),
+        script=Markup(template_text("blind.js")),
     )
     return html, [dataclasses.replace(row, study=study) for row in rows]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from perturb.analysis.coupling.design import LORA, RANDOM, TRAININGS, Condition, pair_of
-from perturb.analysis.load import Run, Study, check_alike
+from perturb.analysis.load import Run, Study, check_alike, clips_of
 from perturb.analysis.notation import leaf, symbol
 from perturb.analysis.report.content import name
 from perturb.analysis.report.player import Key
@@ -82,7 +82,7 @@ def comparisons(study: Study, steps: Sequence[int]) -> list[Comparison]:
 
 def _comparison(study: Study, title: str, runs: Sequence[Run], step: int, start: int) -> Comparison:
     sides = _sides(study, runs, step, start)
-    keys = set.intersection(*(set(_keys(study, run)) for run in runs))
+    keys = set.intersection(*(set(clips_of(study.of(run))) for run in runs))
     here = tuple(key for key in sorted(keys) if all(side.clip(key).is_file() for side in sides))
     if not here:
         folders = " and ".join(str(side.run.directory.clips(side.run.points[side.step].id)) for side in sides)
@@ -161,10 +161,3 @@ def _condition(study: Study, run: Run) -> str:
 def _label(study: Study, run: Run) -> str:
     row = study.of(run).iloc[0]
     return symbol(str(row.training), str(row.group))
-
-
-def _keys(study: Study, run: Run) -> list[Key]:
-    """Every (prompt, noise seed) of a run that was scored as a clip."""
-    rows = study.of(run)
-    clips = rows.loc[rows.seed >= 0, ["prompt_id", "seed"]].drop_duplicates()
-    return [(str(prompt), int(seed)) for prompt, seed in clips.itertuples(index=False)]

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from perturb.analysis.load import find_runs, load
 from perturb.analysis.notation import leaf
 from perturb.analysis.report.content import without_folders
-from perturb.analysis.report.page import environment, template_text
+from perturb.analysis.report.page import template, template_text
 from perturb.analysis.report.player import QUALITY, Settings, sprite
 from perturb.analysis.report.write import FILE
 from perturb.analysis.result import Result
@@ -48,16 +48,12 @@ def gallery(runs: Sequence[Path], output: Path, settings: Settings) -> str:
         row = _row(path, settings, left)
         left -= len(row["clips"].get("sheet", ""))
         rows.append({**row, "link": _link(path / FILE, output.parent)})
-    return (
-        environment()
-        .get_template("gallery.html")
-        .render(
-            columns=COLUMNS,
-            rows=rows,
-            unscored=sum(not row["scored"] for row in rows),
-            style=Markup(template_text("page.css") + template_text("gallery.css")),
-            script=Markup(template_text("gallery.js")),
-        )
+    return template("gallery.html").render(
+        columns=COLUMNS,
+        rows=rows,
+        unscored=sum(not row["scored"] for row in rows),
+        style=Markup(template_text("page.css") + template_text("gallery.css")),
+        script=Markup(template_text("gallery.js")),
     )
 
 

@@ -26,27 +26,23 @@ def page(report: Report, settings: Settings, pictures: tuple[Picture, ...] = ())
     leading, sections = _charts(report)
     leading = leading if ranking is None else leading_panel(ranking)
     panels = [panel for section in sections for panel in section.panels]
-    return (
-        environment()
-        .get_template("page.html")
-        .render(
-            title=_title(report),
-            verdict=verdict(report) if ranking is None else of_ranking(ranking, report.runs[0]),
-            ranking=None if ranking is None else table(ranking),
-            leading=leading,
-            sections=sections,
-            specs=[panel.spec for panel in ([leading] if leading else []) + panels],
-            player=player(report, settings),
-            crosstalk=matrix(report.runs[0].run.manifest.metrics),
-            pictures=(*drawn(report.runs), *pictures),
-            facts=list(shared_facts(report.runs)),
-            runs=[run_facts(result) for result in report.runs],
-            prompts=report.runs[0].run.manifest.prompts,
-            metrics=_metrics(report),
-            vega=Markup(vega()),
-            script=Markup(template_text("player.js")),
-            style=Markup(template_text("page.css")),
-        )
+    return template("page.html").render(
+        title=_title(report),
+        verdict=verdict(report) if ranking is None else of_ranking(ranking, report.runs[0]),
+        ranking=None if ranking is None else table(ranking),
+        leading=leading,
+        sections=sections,
+        specs=[panel.spec for panel in ([leading] if leading else []) + panels],
+        player=player(report, settings),
+        crosstalk=matrix(report.runs[0].run.manifest.metrics),
+        pictures=(*drawn(report.runs), *pictures),
+        facts=list(shared_facts(report.runs)),
+        runs=[run_facts(result) for result in report.runs],
+        prompts=report.runs[0].run.manifest.prompts,
+        metrics=_metrics(report),
+        vega=Markup(vega()),
+        script=Markup(template_text("player.js")),
+        style=Markup(template_text("page.css")),
     )
 
 
@@ -105,8 +101,8 @@ def _metrics(report: Report) -> list[dict[str, str]]:
     return rows
 
 
-def environment() -> jinja2.Environment:
-    """The templates; whatever comes from runs is escaped."""
+def template(file: str) -> jinja2.Template:
+    """One of the pages; whatever comes from runs is escaped."""
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("perturb.analysis.report"),
         autoescape=True,
@@ -115,7 +111,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters["printed"] = printed
-    return made
+    return made.get_template(file)
 
 
 def template_text(file: str) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from perturb.analysis import style
 from perturb.analysis.coupling.design import KINDS, LORA, TRAININGS, Cell, Design
-from perturb.analysis.load import Point
+from perturb.analysis.load import Point, clips_of
 from perturb.analysis.notation import model_in_words, symbol
 from perturb.analysis.replicates import ADAPTER
 from perturb.analysis.report.content import Report, name
@@ -143,7 +143,7 @@ def _side(result: Result) -> Side:
 def _fill(pair: Pair, left: float, settings: Settings) -> int:
     """Put clips into a pair while there is room for ``left`` characters; returns how many it took."""
     runs = [side.run for side in pair.sides]
-    keys = _keys(runs[0])
+    keys = clips_of(runs[0].scores)
     whole = [key for key in keys if all(result.run.clip(s, *key).is_file() for result in runs for s in result.points)]
     if not whole:
         pair.reason = f"{pair.title}: its clips are not here; a run copied without its folder clips/ has scores only."
@@ -163,12 +163,6 @@ def _fill(pair: Pair, left: float, settings: Settings) -> int:
     if len(whole) < len(keys):
         pair.reason = f"{pair.title}: {len(whole)} of {len(keys)} clips are on disk at every step."
     return taken
-
-
-def _keys(result: Result) -> list[Key]:
-    """Every (prompt, noise seed) of a run."""
-    clips = result.scores.loc[result.scores.seed >= 0, ["prompt_id", "seed"]].drop_duplicates()
-    return sorted((str(prompt), int(seed)) for prompt, seed in clips.itertuples(index=False))
 
 
 def _spread(keys: Sequence[Key]) -> list[Key]:

@@ -33,11 +33,12 @@ def of_ranking(ranking: Ranking, result: Result) -> Verdict:
     """Who is first, by how much, and whom it cannot be told from."""
     keeper, looker = ranking.keeper, ranking.looker
     start = number(ranking.start.mean, 2) if ranking.start.n else "unknown"
+    rest = f"of {len(ranking.standings)} adapters; no other has more of both"
     figures = (
         Figure("Keeps most motion", in_percent(keeper.kept), f"{keeper.adapter}; {_between(keeper.kept)}"),
         Figure("Looks better most often", in_percent(looker.look), f"{looker.adapter}; 50 % is no change"),
         Figure("Motion quality without an adapter", start, result.size),
-        Figure("On the first front", str(sum(each.front == 1 for each in ranking.standings)), _of(ranking)),
+        Figure("On the first front", str(sum(each.front == 1 for each in ranking.standings)), rest),
     )
     cautions = (
         "Fronts are of means; two adapters whose intervals overlap may well change places with other prompts.",
@@ -160,7 +161,3 @@ def _between(estimate: Estimate) -> str:
     if math.isnan(estimate.half_width):
         return "no interval"
     return f"95 % {100 * estimate.low:.0f} to {100 * estimate.high:.0f} %"
-
-
-def _of(ranking: Ranking) -> str:
-    return f"of {len(ranking.standings)} adapters; no other has more of both"

@@ -87,6 +87,12 @@ def share(values: Floats, start: Floats) -> Floats:
     return (values - ratio * (start - mean)) / mean
 
 
+def shares(values: Floats, start: Floats) -> Floats:
+    """`share` of every state: values s p and any further axes, start s p."""
+    states = values.reshape(*values.shape[:2], int(np.prod(values.shape[2:])))
+    return np.stack([share(each, start) for each in np.moveaxis(states, 2, 0)], axis=-1).reshape(values.shape)
+
+
 def holm(p: ArrayLike) -> Floats:
     """p adjusted by Holm's step-down: max over smaller ones of (m − rank) p, at most 1; NaNs are no tests and stay.
 

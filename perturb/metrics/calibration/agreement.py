@@ -7,13 +7,12 @@ swings faster than the object, and green and purple on grey, which luma does not
 Axes: t frames, h w pixels, last axis 2 = (x, y).
 """
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import count, islice
 
 import numpy as np
+import pandas as pd
 from scipy.stats import spearmanr
 
 from perturb.metrics.base import Clip, Context
@@ -74,9 +73,4 @@ def _scenes() -> Iterator[Scene]:
 
 def agreement_csv(rows: Sequence[ShapesAgreement]) -> str:
     """One line per grade."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(asdict(rows[0])), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in asdict(row).items()})
-    return text.getvalue()
+    return pd.DataFrame(rows).to_csv(index=False, float_format="%.4f", na_rep="nan")

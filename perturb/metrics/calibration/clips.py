@@ -70,9 +70,8 @@ def shape(
     """A textured disc moving through the middle; `ground` adds a still texture behind it, `wave` bends its path."""
     rng = np.random.default_rng(seed)
     behind = background + ground * texture(rng, sigma=3)[..., None] * np.ones(3)
-    skin = (
-        np.array(colour, np.float32) + 0.12 * texture(rng)[..., None]
-    )  # OpenCV's cubic warp loses the border of float64
+    # OpenCV's cubic warp loses the border of float64
+    skin = np.array(colour, np.float32) + 0.12 * texture(rng)[..., None]
     grid = np.moveaxis(np.mgrid[0 : 4 * SIZE, 0 : 4 * SIZE], 0, -1)[..., ::-1] / 4 - 0.375
     step = np.array(velocity, float)
     across = np.array([-step[1], step[0]]) / np.linalg.norm(step)

@@ -77,24 +77,17 @@ def drifting_still(stage: Stage, member: int) -> np.ndarray:
     return stage.behind(line(x, y), zoom)
 
 
-def moving_object(stage: Stage, member: int) -> np.ndarray:
+def moving_object(stage: Stage, member: int, *, boiling: bool = False) -> np.ndarray:
     """A disc in uniform motion before a camera at rest."""
-    return disc_on(
-        stage,
-        line(*_slowed(stage, pick(((2, 0), (0, -3), (2, 1), (-1, 1), (3, 0)), member))),
-        pick(COLOURS, member),
-    )
+    velocity = _slowed(stage, pick(((2, 0), (0, -3), (2, 1), (-1, 1), (3, 0)), member))
+    return disc_on(stage, line(*velocity), pick(COLOURS, member), boiling=boiling)
 
 
 def moving_both(stage: Stage, member: int) -> np.ndarray:
     """A disc in uniform motion before a camera that drifts."""
     drift = line(*pick(((0.5, 0), (0, 1), (0.7, 0.7), (-1, 0), (0, -0.5)), member))
-    return disc_on(
-        stage,
-        line(*_slowed(stage, pick(((2, 0), (2, -1), (2, 1), (3, 0), (3, 0)), member))),
-        pick(COLOURS, member),
-        drift,
-    )
+    velocity = _slowed(stage, pick(((2, 0), (2, -1), (2, 1), (3, 0), (3, 0)), member))
+    return disc_on(stage, line(*velocity), pick(COLOURS, member), drift)
 
 
 def _slowed(stage: Stage, velocity: tuple[float, float]) -> tuple[float, float]:
@@ -155,12 +148,7 @@ def scene_cut(stage: Stage, member: int) -> np.ndarray:
 
 def boiling_texture(stage: Stage, member: int) -> np.ndarray:
     """The right path, but a texture that is another one in every frame."""
-    return disc_on(
-        stage,
-        line(*_slowed(stage, pick(((2, 0), (0, -3), (2, 1), (-1, 1), (3, 0)), member))),
-        pick(COLOURS, member),
-        boiling=True,
-    )
+    return moving_object(stage, member, boiling=True)
 
 
 def teleporting_object(stage: Stage, member: int) -> np.ndarray:

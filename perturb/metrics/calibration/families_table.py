@@ -1,11 +1,11 @@
 """What every measure of motion says of every family of clips, as csv and to read."""
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import nan
 from statistics import median
+
+import pandas as pd
 
 from perturb.metrics.base import Context, Metric, SetMetric
 from perturb.metrics.calibration.clips import clip
@@ -68,14 +68,11 @@ def every_member() -> Iterator[Member]:
 
 def families_csv(rows: Iterable[Scored], names: Sequence[str] = METRICS) -> str:
     """One line per clip."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("use", "family", "member", "size", *names))
-    for row in rows:
-        writer.writerow(
-            [row.use, row.family, row.member, row.size, *(f"{row.values.get(name, nan):.4g}" for name in names)]
-        )
-    return text.getvalue()
+    cells = [
+        [row.use, row.family, row.member, row.size, *(row.values.get(name, nan) for name in names)] for row in rows
+    ]
+    table = pd.DataFrame(cells, columns=["use", "family", "member", "size", *names])
+    return table.to_csv(index=False, float_format="%.4g", na_rep="nan")
 
 
 def families_markdown(rows: Sequence[Scored], names: Sequence[str] = SHOWN) -> str:

@@ -1,11 +1,11 @@
 """The calibration table: how every embedded metric answers to every distortion."""
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from statistics import median
+
+import pandas as pd
 
 from perturb.metrics import Clip, Context, Metric, MetricInfo, SetMetric, Value, Watermark, embedded_metrics
 from perturb.metrics.base import Gathered, Sets
@@ -138,14 +138,7 @@ def _row(case: Case, info: MetricInfo, before: Sequence[Value], after: Sequence[
 
 def table_csv(rows: Sequence[Row]) -> str:
     """All rows, numbers with six significant digits."""
-    text = io.StringIO()
-    names = [field.name for field in fields(Row)]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        cells = {name: getattr(row, name) for name in names}
-        writer.writerow({name: f"{cell:.6g}" if isinstance(cell, float) else cell for name, cell in cells.items()})
-    return text.getvalue()
+    return pd.DataFrame(rows).to_csv(index=False, float_format="%.6g", na_rep="nan")
 
 
 def table_markdown(rows: Sequence[Row]) -> str:

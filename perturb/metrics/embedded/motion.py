@@ -114,9 +114,7 @@ def measure_motion(clip: Clip, _context: Context) -> Mapping[str, float]:
 
 def _info(name: str, formula: str, source: str, pitfalls: str) -> MetricInfo:
     direction = "down" if name == "collapse" else "up"
-    return MetricInfo(
-        name, "motion", "1", (0.0, 1.0), direction, (), formula, source, depends=("fps",), pitfalls=pitfalls
-    )
+    return MetricInfo.of(name, "motion", formula, source, pitfalls, direction=direction, depends=("fps",))
 
 
 MOTION = ClipMetric(

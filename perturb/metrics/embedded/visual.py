@@ -14,9 +14,8 @@ from perturb.errors import UserError
 from perturb.metrics.base import Clip, ClipMetric, Context, MetricInfo
 
 NORMAL_QUARTILE = 0.6744897501960817  # median |z| of a standard normal
-NOISE_GATE = 3 / np.sqrt(
-    8 * np.pi
-)  # three standard deviations of the derivative of unit white noise after a σ = 1 blur
+# three standard deviations of the derivative of unit white noise after a σ = 1 blur
+NOISE_GATE = 3 / np.sqrt(8 * np.pi)
 HIGH_PASS = np.array(pywt.Wavelet("db2").dec_hi[::-1], np.float32)  # pyright: ignore[reportAttributeAccessIssue]
 BLOCK = 8
 BLUR_FILTER = 11  # px

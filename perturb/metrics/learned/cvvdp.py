@@ -1,7 +1,5 @@
 """ColorVideoVDP: how visible is the difference from the clip of step 0 to people who watch both? Axes: t h w c."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perturb.device import pick_device
-from perturb.metrics.base import STEP_0, Axis, Clip, Gathered, MetricInfo, Sets, Value
+from perturb.metrics.base import STEP_0, Axis, Clip, MetricInfo, Sets, Value
 from perturb.metrics.learned.files import frozen, state_dict
-from perturb.metrics.learned.inception import frechet_distance, stacked
+from perturb.metrics.learned.inception import distance
 from perturb.metrics.learned.network import Learned, pixels, through
 from perturb.metrics.learned.similarity import consistency
 from perturb.metrics.learned.weights import packaged
@@ -104,10 +104,3 @@ class EfficientNet(Learned["nn.Module"]):
             "lite0_frechet_step0": distance(sets.own, sets.reference, STEP_0),
             "lite0_frechet_images": distance(sets.own, sets.images, "images D_I"),
         }
-
-
-def distance(own: Gathered, other: Gathered | None, what: str) -> Value:
-    """The Fréchet distance of two sets, or why there is none."""
-    if other is None:
-        return Value.unavailable(f"no {what} to compare with")
-    return Value.told(lambda: frechet_distance(stacked(own), stacked(other)))

@@ -21,10 +21,8 @@ _NEEDS_OWN = "Comes from the function that the user names, which must keep to th
 
 
 def _slot(name: str, axis: Axis, formula: str, source: str, pitfalls: str = "") -> MetricInfo:
-    return MetricInfo(
-        name, axis, "1", (0.0, 1.0), "up", (OWN_FUNCTION,), formula, source, depends=("fps", "size"),
-        pitfalls=f"{_NEEDS_OWN} {pitfalls}".rstrip(),
-    )  # fmt: skip
+    told = f"{_NEEDS_OWN} {pitfalls}".rstrip()
+    return MetricInfo.of(name, axis, formula, source, told, needs=(OWN_FUNCTION,), depends=("fps", "size"))
 
 
 SLOTS: Mapping[str, MetricInfo] = {

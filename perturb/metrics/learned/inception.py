@@ -71,6 +71,13 @@ def stacked(gathered: Gathered) -> np.ndarray:
     return np.concatenate([gathered.features[place] for place in order])
 
 
+def distance(own: Gathered, other: Gathered | None, what: str, first: int | None = None) -> Value:
+    """The Fréchet distance of two sets by all of their features, or the ``first`` of them, or why there is none."""
+    if other is None:
+        return Value.unavailable(f"no {what} to compare with")
+    return Value.told(lambda: frechet_distance(stacked(own)[:, :first], stacked(other)[:, :first]))
+
+
 _SOURCE = "Inception: torch-fidelity (Obukhov et al. 2020)"
 _FID_PITFALLS = (
     "A FID over frames: it knows nothing of time and is no FVD. Biased upward for few frames, so compare only sets "
@@ -144,14 +151,8 @@ class Inception(Learned["nn.Module"]):
     def combine(self, sets: Sets) -> Mapping[str, Value | Sequence[Value]]:
         """The three numbers; each says by itself why it cannot be had."""
 
-        def distance(other: Gathered | None, what: str) -> float:
-            if other is None:
-                raise Unavailable(f"no {what} to compare with")
-            return frechet_distance(stacked(sets.own)[:, :FEATURES], stacked(other)[:, :FEATURES])
-
-        measures = {
-            "inception_score": lambda: inception_score(stacked(sets.own)[:, FEATURES:]),
-            "frame_fid_step0": lambda: distance(sets.reference, STEP_0),
-            "frame_fid_images": lambda: distance(sets.images, "images D_I"),
+        return {
+            "inception_score": Value.told(lambda: inception_score(stacked(sets.own)[:, FEATURES:])),
+            "frame_fid_step0": distance(sets.own, sets.reference, STEP_0, first=FEATURES),
+            "frame_fid_images": distance(sets.own, sets.images, "images D_I", first=FEATURES),
         }
-        return {name: Value.told(measure) for name, measure in measures.items()}

@@ -1,7 +1,5 @@
 """Text that rests in its place, as a watermark does, found by an OCR (rapidocr). Axes: t frames, h w pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

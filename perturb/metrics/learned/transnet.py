@@ -1,7 +1,5 @@
 """TransNetV2: where is the clip cut? Axes: t frames, h w pixels, c channels."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Names of motion modules and of their LoRAs: the published ones and diffusers' ↔ ours."""
 
-from __future__ import annotations
-
 from perturb.models.names import layer_names
 from perturb.models.videocrafter.keymap.names import MOTION, PUBLISHED
 from perturb.models.videocrafter.keymap.stable_diffusion import diffusers_keys, diffusers_unet, meta_unet

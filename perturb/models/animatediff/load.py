@@ -1,7 +1,5 @@
 """Stable Diffusion 1.5, a motion module and, where wanted, two LoRAs become one system."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Files of a motion module and of the LoRAs that go with it. Axes: t frames, d features."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import MutableMapping
 from pathlib import Path

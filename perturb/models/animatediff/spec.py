@@ -3,8 +3,6 @@
 Source: AnimateDiff (arXiv 2307.04725) and its published configurations.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from perturb.errors import UserError

@@ -4,8 +4,6 @@ A pipeline knows best how its network wants to be called: which tokens, masks, r
 the arguments are not made here again but overheard: the pipeline runs up to its first call of the network.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -50,7 +48,7 @@ class Request:
     negative: str | None = None
     calls: dict[tuple[int, ...], Call] = field(default_factory=dict, repr=False, compare=False)
 
-    def beside(self, other: Request) -> Request:
+    def beside(self, other: "Request") -> "Request":
         """The other side of ``other``."""
         return Request(other.prompt, self.fps, other.image, self.negative)
 

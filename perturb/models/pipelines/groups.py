@@ -1,7 +1,5 @@
 """Which class of diffusers models space and which time: the table behind the groups of a pipeline's network."""
 
-from __future__ import annotations
-
 from diffusers.models.attention import TemporalBasicTransformerBlock
 from diffusers.models.resnet import AlphaBlender, TemporalConvLayer, TemporalResnetBlock
 from diffusers.models.transformers.latte_transformer_3d import LatteTransformer3DModel

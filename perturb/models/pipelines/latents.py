@@ -1,7 +1,5 @@
 """To and from the latents of an autoencoder of diffusers. Axes: b batch, c channels, t frames, h w."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """A pipeline of diffusers from a local folder: nothing is downloaded, and no code of the folder runs."""
 
-from __future__ import annotations
-
 import importlib
 import json
 from collections.abc import Mapping

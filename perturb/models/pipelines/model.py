@@ -1,7 +1,5 @@
 """A pipeline of diffusers as a model. Axes: b batch, c channels, t frames, h w pixels or latents."""
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import sys
@@ -65,14 +63,13 @@ class PipelineModel:
         self.config: Mapping[str, Any] = network.config
         self.dtype: torch.dtype = network.dtype
         self.latents = Latents(pipeline.vae)
-        self.schedule: NoiseSchedule = PipelineSchedule(objective(pipeline.scheduler), self).to(self.device)
+        self.schedule: NoiseSchedule = PipelineSchedule(objective(pipeline.scheduler), self.sample).to(self.device)
         self.takes_image, self.crops_image = "image" in self.parameters, False
         self.time_axis, self.channel_axis = (1, 2) if type(self.network).__name__ in TIME_FIRST else (2, 1)
         self.in_space = getattr(pipeline, "vae_scale_factor_spatial", None) or pipeline.vae_scale_factor
         self.in_time = getattr(pipeline, "vae_scale_factor_temporal", 1)
-        self.at_once = (
-            self.config.get("patch_size_t") or 1
-        )  # CogVideoX 1.5: 2, with one more latent before an odd number
+        # CogVideoX 1.5: 2, with one more latent before an odd number
+        self.at_once = self.config.get("patch_size_t") or 1
         patch = self.config.get("patch_size") or 2 ** (len(self.config.get("block_out_channels", ("",))) - 1)
         self.size_multiple = self.in_space * (patch if isinstance(patch, int) else patch[-1])
         self.sampling = self._defaults()

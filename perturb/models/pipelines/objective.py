@@ -1,7 +1,5 @@
 """What a network is fitted to, from the configuration of its scheduler. One value per noise level."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The pipeline of a model as its sampler. Axes: b batch, c channels, t frames, h w latents."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 
@@ -27,7 +25,7 @@ class PipelineSampler(OneCall):
     steps: int | None = None
     guidance: float | None = None
 
-    def resolved(self, defaults: Defaults) -> PipelineSampler:
+    def resolved(self, defaults: Defaults) -> "PipelineSampler":
         """The same sampler with every None replaced by the model's default."""
         return dataclasses.replace(
             self,
@@ -58,9 +56,7 @@ class PipelineSampler(OneCall):
         asked, clips = zip(x_T, given.cond.asked, negatives, given.generators, strict=True), []
         for number, (x, request, negative, generator) in enumerate(asked):
             clips.append(
-                given.schedule.pipeline.sample(
-                    x, request, negative, generator=generator, steps=steps, guidance=guidance
-                )
+                given.schedule.sample(x, request, negative, generator=generator, steps=steps, guidance=guidance)
             )
             given.tell(SamplerStep(number + 1, len(x_T), 0, clips[-1], clips[-1]))
         return torch.cat(clips)

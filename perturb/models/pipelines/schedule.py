@@ -1,9 +1,8 @@
 """An objective as the schedule of a model. Axes: b batch, c channels, t frames, h w latents."""
 
-from __future__ import annotations
-
 import dataclasses
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -14,28 +13,11 @@ from perturb.errors import UserError
 from perturb.models.pipelines.objective import Objective
 
 
-class Samples(Protocol):
-    """What a pipeline's sampler needs of the model."""
-
-    def sample(
-        self,
-        x: Tensor,
-        request: Any,
-        negative: Any,
-        *,
-        generator: torch.Generator,
-        steps: int,
-        guidance: float,
-    ) -> Tensor:
-        """A clip's latent 1 c t h w from noise x c t h w."""
-        ...
-
-
 class PipelineSchedule(NoiseSchedule):
-    """How training noises; ``pipeline`` takes the noise away: a sampler that asks for tables instead is a UserError."""
+    """How training noises; ``sample`` is the model's: a sampler that asks for tables instead is a UserError."""
 
-    def __init__(self, objective: Objective, pipeline: Samples) -> None:
-        self.objective, self.pipeline, self.timesteps = objective, pipeline, len(objective.signal)
+    def __init__(self, objective: Objective, sample: Callable[..., Tensor]) -> None:
+        self.objective, self.sample, self.timesteps = objective, sample, len(objective.signal)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -44,7 +26,7 @@ class PipelineSchedule(NoiseSchedule):
             f"this sampler needs {name}, and a pipeline samples with its own scheduler: use sampler=pipeline"
         )
 
-    def to(self, device: torch.device | str) -> PipelineSchedule:
+    def to(self, device: torch.device | str) -> "PipelineSchedule":
         """Moves the tables."""
         tables = {name: value.to(device) for name, value in vars(self.objective).items() if isinstance(value, Tensor)}
         self.objective = dataclasses.replace(self.objective, **tables)

@@ -5,8 +5,6 @@ bytes of each are joined pair by pair, first the pair that comes first in the li
 2021; byte pairs: Sennrich et al. 2016. OpenCLIP and OpenAI encode alike.
 """
 
-from __future__ import annotations
-
 import gzip
 import html
 from functools import cache

@@ -1,7 +1,5 @@
 """Checkpoints: strict, safe and lean. A system is built without weights and then given the file's own memory."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 Its network is VideoCrafter2's without a frame rate, so that VideoCrafter2 at one frame rate can be written as one too.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -87,12 +85,10 @@ def write_diffusers(
         raise UserError(f"the network of {spec.name} {need}")
     unet = components["unet"] if fps is None else at_fps(components["unet"], spec.unet, fps)
     plain = replace(spec.unet, fps_cond=False)
-    layers = spec.text.layers - spec.text.skip_last
-    unread = tuple(f"transformer.encoder.layers.{i}." for i in range(layers, spec.text.layers))
     text = {
         OLD_TEXT_PREFIX + key.removeprefix("transformer."): tensor
         for key, tensor in components["text_encoder"].items()
-        if not key.startswith(unread)
+        if not key.startswith(spec.text.unread)
     }
     written = {
         "unet": {

@@ -3,8 +3,6 @@
 Every reader returns a flat ``{key: tensor}``; the tensors are views of the mapped file wherever the format allows it.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path

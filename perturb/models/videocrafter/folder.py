@@ -4,8 +4,6 @@
 name what does not lie at ``<component>.safetensors`` (and ``tokenizer.json``), so that models can share parts.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """What an image-to-video network is told of its images. Axes: b batch, c channels, t frames, k key frames, m tokens."""
 
-from __future__ import annotations
-
 import torch
 from einops import rearrange
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The published preparation of an image for the CLIP vision transformer. Axes: b batch, c channels, h w pixels."""
 
-from __future__ import annotations
-
 import torch
 from einops import rearrange
 from torch import Tensor

@@ -4,8 +4,6 @@ Sources: VideoCrafter1 (arXiv 2310.19512), VideoCrafter2 (arXiv 2401.09047), Mod
 (arXiv 2405.18750) and its version 2 (arXiv 2410.05677), DynamiCrafter (arXiv 2310.12190), and their configurations.
 """
 
-from __future__ import annotations
-
 import difflib
 from dataclasses import replace
 from functools import partial

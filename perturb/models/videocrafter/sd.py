@@ -5,8 +5,6 @@ is matched by chance: every tensor of the source is used or has no place for a r
 ours is filled or keeps its own initialisation for a reason that is named.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -167,7 +165,6 @@ def _open_diffusers(path: Path, spec: ModelSpec) -> tuple[Source, dict[str, tupl
     unet = linear(unet, unet_keys)
     text_keys, positions = diffusers_text(text)
     ours = {name: module.state_dict() for name, module in skeleton(spec).items()}
-    unread = _unread(spec)
     _check_same(unet, {key: ours["unet"][name] for key, name in unet_keys.items()}, path / "unet", spec)
     components: Components = {
         "unet": {name: unet[key] for key, name in unet_keys.items()},
@@ -176,7 +173,7 @@ def _open_diffusers(path: Path, spec: ModelSpec) -> tuple[Source, dict[str, tupl
         EXTRA: {},
     }
     _check_same(components["vae"], ours["vae"], path / "vae", spec)
-    read = {name: tensor for name, tensor in ours["text_encoder"].items() if not name.startswith(unread)}
+    read = {name: tensor for name, tensor in ours["text_encoder"].items() if not name.startswith(spec.text.unread)}
     _check_same(components["text_encoder"], read, path / "text_encoder", spec)
     unused = {"positions counted from 0": positions} if positions else {}
     return Source(_plain_schedule(spec), components, files, "diffusers"), unused
@@ -226,12 +223,6 @@ def _plain_schedule(spec: ModelSpec) -> ModelSpec:
     """The spec that the source's noise tables must have: those of every Stable Diffusion, not zero at the end."""
     schedule = replace(spec.schedule, zero_terminal_snr=False, beta_schedule="scaled_linear")
     return replace(spec, schedule=schedule)
-
-
-def _unread(spec: ModelSpec) -> tuple[str, ...]:
-    """Prefixes of our text encoder's blocks after the layer that is read."""
-    layers = range(spec.text.layers - spec.text.skip_last, spec.text.layers)
-    return tuple(f"transformer.encoder.layers.{i}." for i in layers)
 
 
 @torch.no_grad()

@@ -1,7 +1,5 @@
 """The parts of a model without their weights: on the meta device even the largest costs no memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,11 +1,10 @@
 """Every architectural number of a model as one frozen dataclass. The published models: `published`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from perturb.diffusion import NoiseSchedule
 from perturb.errors import UserError
 from perturb.nn import ResamplerSpec, UNetSpec, VideoUNet
 from perturb.structured import read
@@ -44,6 +43,11 @@ class TextSpec:
     def activation(self) -> str:
         """As transformers calls it."""
         return "quick_gelu" if self.origin == "openai" else "gelu"
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Prefixes of the parameters in the blocks after the layer that is read."""
+        return tuple(f"transformer.encoder.layers.{i}." for i in range(self.layers - self.skip_last, self.layers))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,11 @@ class ScheduleSpec:
     zero_terminal_snr: bool = False
     prediction: Literal["epsilon", "v"] = "epsilon"
     beta_schedule: Literal["scaled_linear", "linear"] = "scaled_linear"
+
+
+def build_schedule(spec: ScheduleSpec) -> NoiseSchedule:
+    """The noise schedule of a model."""
+    return NoiseSchedule(**{name: value for name, value in vars(spec).items() if name != "scale_table_length"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +161,7 @@ class ModelSpec:
         return data
 
     @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> ModelSpec:
+    def from_dict(data: Mapping[str, Any]) -> "ModelSpec":
         """The spec in ``data``; an unknown, missing or wrongly typed key is a UserError naming it."""
         return read(ModelSpec, data, "spec")
 

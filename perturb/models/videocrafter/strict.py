@@ -1,7 +1,5 @@
 """Does a state dict fit a model, and if not: what is missing, too much or no weight, and which model does it fit?"""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path

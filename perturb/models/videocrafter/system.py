@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from perturb.diffusion import Conditioning, NoiseSchedule, draw, epsilon_loss, sample_generator
+from perturb.diffusion import Conditioning, draw, epsilon_loss, sample_generator
 from perturb.errors import UserError
 from perturb.models.base import Batch
 from perturb.models.execution import place_of
@@ -19,7 +19,7 @@ from perturb.models.partition import Partition
 from perturb.models.videocrafter.encoders import ImageEncoder, TextEncoder
 from perturb.models.videocrafter.image import at_frames, key_frames, per_frame
 from perturb.models.videocrafter.skeleton import skeleton
-from perturb.models.videocrafter.spec import ModelSpec, SamplingDefaults, ScheduleSpec
+from perturb.models.videocrafter.spec import ModelSpec, SamplingDefaults, build_schedule
 from perturb.models.videocrafter.tokenizer import ClipTokenizer, Tokenizer, check_lengths
 from perturb.nn import Resampler, VideoUNet
 
@@ -256,11 +256,6 @@ class VideoSystem:
         decode = typing.cast("Callable[..., tuple[Tensor]]", self.vae.decode)
         parts = [decode(part, return_dict=False)[0] for part in frames.split(frames_per_batch)]
         return rearrange(torch.cat(parts), "(b t) c h w -> b c t h w", b=len(latents))
-
-
-def build_schedule(spec: ScheduleSpec) -> NoiseSchedule:
-    """The noise schedule of a model."""
-    return NoiseSchedule(**{name: value for name, value in vars(spec).items() if name != "scale_table_length"})
 
 
 def build_system(

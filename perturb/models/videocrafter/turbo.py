@@ -1,7 +1,5 @@
 """T2V-Turbo: VideoCrafter2 distilled from its guidance, whose files hold the UNet alone, or LoRA factors of it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Official checkpoint keys ↔ the components of a system. The official names live in this package and nowhere else."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping
 from typing import TypeVar

@@ -1,12 +1,10 @@
 """The diffusion buffers of an official checkpoint: they follow from the schedule, and are written back from it."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
-from perturb.diffusion.schedule import NoiseSchedule, latent_scale_table
-from perturb.models.videocrafter.spec import ScheduleSpec
+from perturb.diffusion.schedule import latent_scale_table
+from perturb.models.videocrafter.spec import ScheduleSpec, build_schedule
 
 SCHEDULE_TABLES = ("betas", "alphas_cumprod", "scale_arr")  # the other buffers follow from these
 
@@ -17,14 +15,7 @@ def diffusion_buffers(spec: ScheduleSpec) -> dict[str, Tensor]:
     The scale table has the published length (1400 in most models, although only 1000 entries are ever read). Models
     that predict v keep zeros in the two tables of 1/ᾱ, which is infinite at zero terminal SNR.
     """
-    schedule = NoiseSchedule(
-        timesteps=spec.timesteps,
-        beta_start=spec.beta_start,
-        beta_end=spec.beta_end,
-        latent_scale=spec.latent_scale,
-        zero_terminal_snr=spec.zero_terminal_snr,
-        beta_schedule=spec.beta_schedule,
-    )
+    schedule = build_schedule(spec)
     cumulative, posterior = schedule.alphas_cumprod_exact, schedule.posterior()
     buffers = {
         "betas": schedule.betas_exact,

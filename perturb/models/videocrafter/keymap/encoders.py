@@ -4,8 +4,6 @@ A ``Rule`` says how one official tensor becomes ours: as it is, as a linear laye
 split in three (OpenCLIP's joint query-key-value projection). To ours are views only; the way back is exact.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """The vocabularies of our UNet: the keys of VideoCrafter in the order of its modules, of AnimateDiff, of diffusers."""
 
-from __future__ import annotations
-
 from perturb.models.names import DIFFUSERS, OFFICIAL, vocabularies
 from perturb.models.videocrafter.keymap.stable_diffusion import diffusers_keys
 from perturb.models.videocrafter.keymap.unet import UNET_PREFIX, unet_keys

@@ -6,8 +6,6 @@ The image network is the video network without its temporal blocks, so its LDM n
 temporal block is gone, what came after it in the same numbered block moves up by one.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -18,18 +16,16 @@ from torch import nn
 from perturb.models.videocrafter.keymap.diffusion import diffusion_buffers
 from perturb.models.videocrafter.keymap.encoders import TEXT_PREFIX, text_leftovers
 from perturb.models.videocrafter.keymap.unet import (
-    SPATIAL_BLOCK,
-    TEMPORAL_BLOCK,
     TEMPORAL_CONV,
-    TRANSFORMER,
     UNET_PREFIX,
+    inside,
     unet_modules,
     unet_official_to_ours,
 )
 from perturb.models.videocrafter.spec import ModelSpec, ScheduleSpec, UNetSpec
 from perturb.nn import VideoUNet
 from perturb.nn.blocks import Level, Stage
-from perturb.nn.transformer import SpatialTransformer, TemporalTransformer
+from perturb.nn.transformer import TemporalTransformer
 
 # What an image network lacks, by the group that the class of a block names, and the one embedding it lacks.
 VIDEO_GROUPS = ("temporal", "image")
@@ -114,7 +110,7 @@ def diffusers_keys(unet: VideoUNet) -> dict[str, str]:
     """
     modules = dict(ENDS)
     if unet.init_attention is not None:
-        modules |= _transformer("init_attention", "transformer_in", unet.init_attention, TEMPORAL_BLOCK)
+        modules |= _transformer("init_attention", "transformer_in", unet.init_attention)
     for i, level in enumerate(Level.each(unet.down)):
         modules |= _level(f"down.{i}", f"down_blocks.{i}", level, "downsamplers")
     for i, level in enumerate(Level.each(unet.up)):
@@ -221,22 +217,16 @@ def _stage(ours: str, theirs: str, index: int, stage: Stage) -> dict[str, str]:
     modules = _pairs(f"{ours}.resblock", f"{theirs}.resnets.{index}", RESBLOCK)
     modules |= _pairs(f"{ours}.resblock.temporal", f"{theirs}.temp_convs.{index}", TEMPORAL_CONV)
     if stage.spatial is not None:
-        modules |= _transformer(f"{ours}.spatial", f"{theirs}.attentions.{index}", stage.spatial, SPATIAL_BLOCK)
+        modules |= _transformer(f"{ours}.spatial", f"{theirs}.attentions.{index}", stage.spatial)
     if stage.temporal is not None:
         place = f"{theirs}.{'motion_modules' if stage.temporal.positions else 'temp_attentions'}.{index}"
-        modules |= _transformer(f"{ours}.temporal", place, stage.temporal, TEMPORAL_BLOCK)
+        modules |= _transformer(f"{ours}.temporal", place, stage.temporal)
     return modules
 
 
-def _transformer(
-    ours: str, theirs: str, made: SpatialTransformer | TemporalTransformer, block: Mapping[str, str]
-) -> dict[str, str]:
-    table = dict(TRANSFORMER)
-    for depth in range(len(made.blocks)):
-        table |= {
-            f"blocks.{depth}.{a}": f"transformer_blocks.{depth}.{b}" for a, b in block.items() if "image." not in a
-        }
-    return _pairs(ours, theirs, table)
+def _transformer(ours: str, theirs: str, block: nn.Module) -> dict[str, str]:
+    """As in the published checkpoints, without image attention, which diffusers lacks."""
+    return {a: b for a, b in inside(ours, theirs, block).items() if ".image." not in a}
 
 
 def _pairs(ours: str, theirs: str, table: Mapping[str, str]) -> dict[str, str]:
@@ -246,5 +236,5 @@ def _pairs(ours: str, theirs: str, table: Mapping[str, str]) -> dict[str, str]:
 def _new_vae_name(key: str) -> str:
     owner, _, leaf = key.rpartition(".")
     parent, _, layer = owner.rpartition(".")
-    inside = parent.endswith("mid_block.attentions.0") and layer in OLD_VAE_ATTENTION
-    return f"{parent}.{OLD_VAE_ATTENTION[layer]}.{leaf}" if inside else key
+    is_old = parent.endswith("mid_block.attentions.0") and layer in OLD_VAE_ATTENTION
+    return f"{parent}.{OLD_VAE_ATTENTION[layer]}.{leaf}" if is_old else key
