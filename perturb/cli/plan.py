@@ -106,7 +106,8 @@ def print_plan(values: Mapping[str, Any]) -> None:
         f"each {form.frames} frames of {form.height}×{form.width}",
     }
     live = work.at_once * config.sample.batch_size * forward.largest * BYTES[config.sample.precision] / 4
-    memory = f"{_gib(weights + LIVE * max(live, decode.largest))} to sample (estimate)"
+    twice = sum(_weight(model.network, name).nbytes for name in described["layers"])  # θ + Δ beside θ
+    memory = f"{_gib(weights + twice + LIVE * max(live, decode.largest))} to sample (estimate)"
     if trained:
         cost = gradient_cost(model, still, fps=form.fps, checkpointing=fit.gradient_checkpointing)
         kept = fit.batch_size * cost.kept * BYTES[fit.precision] / 4
@@ -412,6 +413,13 @@ def _parameters(system: VideoSystem, names: list[str]) -> list[nn.Parameter]:
 
 def _count(system: VideoSystem, names: list[str]) -> int:
     return sum(parameter.numel() for parameter in _parameters(system, names))
+
+
+def _weight(network: nn.Module, name: str) -> Tensor:
+    """What a perturbation moves under that name: the weight of a layer, or a parameter."""
+    owner, _, leaf = name.rpartition(".")
+    part = getattr(network.get_submodule(owner), leaf)
+    return part if isinstance(part, Tensor) else part.weight
 
 
 def _size(module: nn.Module) -> int:
