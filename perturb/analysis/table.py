@@ -68,6 +68,16 @@ def number(value: float, digits: int, sign: str = "") -> str:
     return f"{value:{sign}.{digits}f}".replace("-", "−")
 
 
+def percent(share: float, digits: int = 2) -> str:
+    """A share with ``digits`` decimals, or with one significant digit where these would all be zeros.
+
+    >>> percent(0.08), percent(6.3e-6), percent(0.0)
+    ('8.00%', '0.0006%', '0.00%')
+    """
+    rounded = f"{share:.{digits}%}"
+    return rounded if float(rounded[:-1]) or not share else f"{100 * share:.1g}%"
+
+
 def cell(estimate: Estimate, digits: int, sign: str = "") -> str:
     """``0.612±0.041``; without an interval the mean alone. ``sign`` "+" shows it also when positive."""
     mean = number(estimate.mean, digits, sign)
@@ -103,7 +113,7 @@ def _heading(result: Result) -> Text:
 
 def _column(result: Result, point: Point) -> Column:
     magnitude = result.run.magnitude.get(point)
-    cells = [Text("–" if magnitude is None else f"{magnitude:.2%}")]
+    cells = [Text("–" if magnitude is None else percent(magnitude))]
     for measure in result.measures:
         curve = result.levels[measure.name]
         estimate = curve.at(point)

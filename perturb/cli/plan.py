@@ -102,7 +102,7 @@ def print_plan(values: Mapping[str, Any]) -> None:
     lines |= {
         "perturbation": f"{size:,} parameters in {layers} layers, {size * 4 / 1e6:.1f} MB each",
         "fit": f"{steps:,} steps of {fit.batch_size} images" if steps else "nothing: this perturbation is not fitted",
-        "clips": f"{clips:,}{unknown}: {count or '?'} prompts × {seeds} noises × {states} states, "
+        "clips": f"{clips:,}{unknown}: {count or '?'} prompts × {seeds} noise{'s' * (seeds != 1)} × {states} states, "
         f"each {form.frames} frames of {form.height}×{form.width}",
     }
     live = work.at_once * config.sample.batch_size * forward.largest * BYTES[config.sample.precision] / 4

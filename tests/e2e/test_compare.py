@@ -69,7 +69,7 @@ def test_compare_samples_scores_and_ranks(
 
     planned = commands("perturb.compare", *given, adapters, "plan=true")
     assert planned.code == 0, planned.log
-    assert "4 prompts × 1 noises × 3 states" in planned.log
+    assert "4 prompts × 1 noise × 3 states" in planned.log
     nothing = commands("perturb.compare", *given)
     assert nothing.code == 2
     assert "adapters=…  is not given: a list of adapters to compare" in nothing.log

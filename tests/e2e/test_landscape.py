@@ -112,5 +112,5 @@ def test_the_plan_of_a_landscape_counts_both_fits(commands: Commands, landscape:
     outcome = commands("perturb.run", *landscape, "plan=true", f"runs_dir={tmp_path}")
     assert outcome.code == 0, outcome.log
     assert "4 steps of 2 images" in outcome.log
-    assert "16: 4 prompts × 1 noises × 4 states" in outcome.log
+    assert "16: 4 prompts × 1 noise × 4 states" in outcome.log
     assert not list(tmp_path.iterdir())

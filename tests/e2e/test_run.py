@@ -238,7 +238,7 @@ def test_mistakes_are_one_message_and_exit_code_2(
 def test_plan_prints_and_runs_nothing(commands: Commands, study: list[str], tmp_path: Path):
     outcome = commands("perturb.run", *study, "plan=true", f"runs_dir={tmp_path}")
     assert outcome.code == 0, outcome.log
-    assert "12: 4 prompts × 1 noises × 3 states, each 4 frames of 32×32" in outcome.log
+    assert "12: 4 prompts × 1 noise × 3 states, each 4 frames of 32×32" in outcome.log
     assert ": 4 steps of" in outcome.log
     assert "forwards of" in outcome.log
     assert not any(tmp_path.iterdir())

@@ -234,7 +234,7 @@ def test_adapters_are_compared_with_the_model_without_any(tmp_path: Path) -> Non
         "in 3 states: motion quality lies between 0.30 (adapter mine) and 0.60 (adapter none)."
     )
     assert "in 2 of 2 states" in said.sentences[0]
-    assert [figure.value for figure in said.figures] == ["0.30", "2.0 %"]
+    assert [figure.value for figure in said.figures] == ["0.30", "2.0%"]
     data = player(report, Settings())
     assert (data["unit"], data["names"], data["steps"]) == ("adapter", ["none", "mine", "yours"], [0, 1, 2])
     (pair,) = data["pairs"]

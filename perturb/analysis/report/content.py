@@ -12,6 +12,7 @@ from perturb.analysis.coupling.fits import Fit, times
 from perturb.analysis.load import Run, Study, find_runs, load
 from perturb.analysis.notation import leaf
 from perturb.analysis.result import Result
+from perturb.analysis.table import percent
 from perturb.errors import UserError
 
 FOLDERS = re.compile(r"(?<![\w.<])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\",;:()]+[/\\])+(?=[^\s/\\])")
@@ -75,7 +76,7 @@ def run_facts(result: Result) -> dict[str, Any]:
         "distance": times(fit.distance) if fit else "",
         "fit": fit.words if fit else "",
         "seed": perturbation.get("seed", ""),
-        "largest ‖Δ‖/‖θ‖": "unknown" if magnitude is None else f"{magnitude:.2%}",
+        "largest ‖Δ‖/‖θ‖": "unknown" if magnitude is None else percent(magnitude),
         "values": counts.expected,
         "missing": counts.missing,
         "failed": counts.failed,

@@ -8,7 +8,7 @@ from perturb.analysis.notation import in_words
 from perturb.analysis.report.words import Figure, Verdict, absent, between, capital
 from perturb.analysis.result import Result
 from perturb.analysis.statistics.endpoints import CONVERGED, FLOOR, PRIMARY
-from perturb.analysis.table import decimals, number
+from perturb.analysis.table import decimals, number, percent
 
 COLLAPSE = "collapse"
 LEAK = "Spatial damage leaks into measures of motion; read a loss of motion together with the visual measures."
@@ -46,7 +46,7 @@ def _of_states(result: Result) -> Verdict:
         figures.append(Figure("Lowest motion quality", number(levels[low], 2), result.named(low)))
     if magnitude := result.run.magnitude:
         largest = max(magnitude, key=lambda point: magnitude[point])
-        figures.append(Figure("Largest Δ", f"{100 * magnitude[largest]:.1f} %", f"‖Δ‖/‖θ‖ of {result.named(largest)}"))
+        figures.append(Figure("Largest Δ", percent(magnitude[largest], 1), f"‖Δ‖/‖θ‖ of {result.named(largest)}"))
     headline = f"{capital(in_words(result.training, result.group))}, in {len(result.points)} states: {change(result)}."
     return Verdict(headline, sentences, tuple(figures), (LEAK, *absent((result,))))
 
@@ -113,10 +113,10 @@ def _run_figures(result: Result) -> Iterator[Figure]:
         yield Figure(
             f"Change of motion quality to step {last}",
             number(moved.mean, 2, "+"),
-            f"95 % over {moved.n} prompts {between(moved, 2)}",
+            f"95 % over {moved.n} prompt{'s' * (moved.n != 1)} {between(moved, 2)}",
         )
     if (magnitude := result.run.magnitude.get(last)) is not None:
-        yield Figure("Size of Δ at the end", f"{100 * magnitude:.1f} %", "‖Δ‖/‖θ‖ of the perturbed weights")
+        yield Figure("Size of Δ at the end", percent(magnitude, 1), "‖Δ‖/‖θ‖ of the perturbed weights")
     fit = Fit.of([result.run])
     yield Figure("Fit", fit.words, f"converged: loss on D_I within {CONVERGED:g} × that on own stills, or flat")
     reason = (
