@@ -191,7 +191,7 @@ def lost_paths_count(rows: Any) -> list[float]:
     for _, pair in rows.groupby("pair"):
         grown = {}
         for training, side in pair.groupby("training"):
-            jerk = side.pivot(index="prompt", columns="step", values="path_jerk")
+            jerk = side.pivot_table(index="prompt", columns="step", values="path_jerk", dropna=False)
             jerk = jerk.loc[:, jerk.columns <= ends[side.run.iloc[0]]]
             grown[training] = along(jerk.sub(jerk[0], axis=0).to_numpy(), list(jerk), jerk.shape[1] - 1)
         full, partial = (np.nan_to_num(grown[training], nan=np.inf) for training in ("full", "partial"))
@@ -209,13 +209,14 @@ def coupling() -> Iterator[Claim]:
     primary, both = "motion kept, full − partial", "motion kept, full − partial, over pairs and prompts"
     yield "# (95 % over pairs # to #, over pairs and prompts # to #)", ends("low", primary) + ends("low", both)[1:]
     yield "steadier in # % of comparisons (# to # %)", ends("low", "P(full keeps a steadier path)", 100)
-    low = table("coupling/prompts.csv.gz").query("images == 'perturb.world, low grade'")
+    space = table("coupling/prompts.csv.gz").query("group == 'spatial' and kind == 'lora'")
+    low = space.query("images == 'perturb.world, low grade'")
     whole = low.groupby(["pair", "prompt"]).path_jerk.apply(lambda jerk: jerk.notna().all()).groupby("pair").sum()
     yield "followed in # to # of the 32 prompts", [whole.min(), whole.max()]
     counted = mean_interval(lost_paths_count(low))
     yield "it is # % (# to # %)", [100 * x for x in (counted.mean, counted.low, counted.high)]
     ends_at = table("coupling/longer.csv").groupby("settings", sort=False).loss.last()
-    runs = table("coupling/runs.csv")
+    runs = table("coupling/runs.csv").query("group == 'spatial' and kind == 'lora'")
     goal = CONVERGED * runs[(runs.pair == "joint-41") & (runs.training == "full")].own_loss.iloc[0]
     yield "900 steps end at #, rank 32 at #, 1,800 steps at #; 1.5 × its own loss is #", [*ends_at, goal]
     yield "there is no verdict:** # (# to #)", ends("high", primary)
@@ -231,12 +232,12 @@ def coupling() -> Iterator[Claim]:
         "does not differ (#, # to #, descriptive)",
         ends("low", "descriptive: change to the last state, full − partial"),
     )
-    clips = table("coupling/prompts.csv.gz").groupby(["images", "training", "step"])
+    clips = space.groupby(["images", "training", "step"])
     looks = clips[["motion_quality", "watermark_trace", "colourfulness"]].mean().loc["perturb.world, high grade"]
     yield "(# and # of motion quality)", [looks.motion_quality[t, 25] for t in ("full", "partial")]
     yield "(trace # → # and # → # on", [looks.watermark_trace[t, k] for t in ("full", "partial") for k in (0, 900)]
     yield "(# → # and # → #)", [looks.colourfulness[t, k] for t in ("full", "partial") for k in (0, 900)]
-    sizes = table("coupling/runs.csv").set_index("images").magnitude["perturb.world, web grade"]
+    sizes = runs.set_index("images").magnitude["perturb.world, web grade"]
     yield "A perturbation of # to # % of θ_S", [100 * sizes.min(), 100 * sizes.max()]
     shown = clips.direction_shown.mean().xs(900, level="step")
     assert shown.drop(("perturb.world, low grade", "partial")).min() == 1
