@@ -272,6 +272,16 @@ def of_clips_and_fits() -> Iterator[Claim]:
     goal = CONVERGED * runs[(runs.pair == "joint-41") & (runs.training == "full")].own_loss.iloc[0]
     yield "900 steps end at #, rank 32 at #, 1,800 steps at #; 1.5 × its own loss is #", [*ends_at, goal]
     clips = space.groupby(["images", "training", "step"])
+    of_44 = table("coupling/prompts.csv.gz").query("pair == 'joint-44' and images == 'perturb.world, low grade'")
+    motion = of_44[of_44.group == "spatial"].groupby(["kind", "training", "step"]).motion_quality.mean().unstack()
+    share = 100 * motion.div(motion[0], axis=0)
+    kept = [
+        [share[step][kind, one] for one in ("full", "partial")] for step in (25, 900) for kind in ("random", "lora")
+    ]
+    yield "keeps # and # % of the start at step 25, where the LoRA keeps # and # %", kept[0] + kept[1]
+    yield "and # and # % at the end, where the LoRA keeps # and # %", kept[2] + kept[3]
+    sizes = table("coupling/runs.csv").query("pair == 'joint-44' and kind == 'random'").set_index("training").magnitude
+    yield "at the end, at # and # % of θ_S", [100 * sizes["full"], 100 * sizes["partial"]]
     looks = clips[["motion_quality", "watermark_trace", "colourfulness"]].mean().loc["perturb.world, high grade"]
     yield "(# and # of motion quality)", [looks.motion_quality[one, 25] for one in ("full", "partial")]
     yield "(trace # → # and # → # on", [looks.watermark_trace[one, k] for one in ("full", "partial") for k in (0, 900)]
