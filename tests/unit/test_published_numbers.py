@@ -18,7 +18,17 @@ from scipy import stats
 
 from perturb.analysis.coupling.design import Condition
 from perturb.analysis.coupling.fits import times
-from perturb.analysis.statistics.endpoints import CONVERGED, Decision, Horizon, PairEndpoints, ahead, along, decide
+from perturb.analysis.statistics.crossed import crossed_interval
+from perturb.analysis.statistics.endpoints import (
+    CONVERGED,
+    Decision,
+    Horizon,
+    PairEndpoints,
+    ahead,
+    along,
+    decide,
+    kept,
+)
 from perturb.analysis.statistics.endpoints import Path as Model
 from perturb.analysis.statistics.estimates import Estimate, mean_interval
 from perturb.analysis.table import cell, number
@@ -293,6 +303,27 @@ def of_clips_and_fits() -> Iterator[Claim]:
     yield "but for # % of the partial model's", [100 * (1 - shown["perturb.world, low grade", "partial"])]
 
 
+def samplers() -> Iterator[Claim]:
+    """What few steps do to the coupling of pair 44, to step 200."""
+    many = table("coupling/prompts.csv.gz").query("pair == 'joint-44' and images == 'perturb.world, low grade'")
+    many = many.query("group == 'spatial' and kind == 'lora'")
+    differences, starts = [], []
+    for text, rows in (("DDIM, 20 steps", many), ("DPM-Solver++, 5 steps", table("samplers/few_steps.csv"))):
+        motion = [
+            rows[rows.training == one].pivot_table(index="prompt", columns="step", values="motion_quality").loc[:, :200]
+            for one in ("full", "partial")
+        ]
+        full, partial = (kept(one.to_numpy()[None], list(one), one.shape[1] - 1) for one in motion)
+        differences.append(full - partial)
+        starts += [one[0].mean() for one in motion]
+        found = crossed_interval(differences[-1])
+        shares = [100 * full.mean(), 100 * partial.mean()]
+        yield f"| {text} | # % | # % | # (# to #) |", [*shares, found.mean, found.low, found.high]
+    moved = crossed_interval(differences[1] - differences[0])
+    yield "the difference moves by # (# to #)", [moved.mean, moved.low, moved.high]
+    yield "have # and # of motion quality, with twenty # and #", starts[2:] + starts[:2]
+
+
 def controls() -> Iterator[Claim]:
     ways, trainings = (
         (("spatial", "single_frame"), ("temporal", "single_frame"), ("temporal", "repeat")),
@@ -458,7 +489,18 @@ def metric_calibration() -> Iterator[Claim]:
             yield (f"| {family} | # (# to #) | # (to #) |", [*m, o[0], o[2]]) if from_zero else (whole, [*m, *o])
 
 
-EXPERIMENTS = (first_study, coupling, controls, landscape, layers, finetuning, votes, statistics, metric_calibration)
+EXPERIMENTS = (
+    first_study,
+    coupling,
+    samplers,
+    controls,
+    landscape,
+    layers,
+    finetuning,
+    votes,
+    statistics,
+    metric_calibration,
+)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda each: each.__name__)
