@@ -33,8 +33,6 @@ from perturb.study.fit_data import FitConfig, FitData
 from perturb.study.fit_loss import LEVELS, ProbeLoss
 
 FINISHED = "all"
-OF_LOOP = ("learning_rate", "warmup_steps", "schedule", "weight_decay", "gradient_clip", "precision", "save_every")
-"""What a fit and the loop call alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +157,18 @@ def _fit(setup: Setup, perturbation: Perturbation, data: FitData, probe: _Probe,
     if probes[-1] == 0:  # the beginning alone
         return write_atomic(run.train_log, _train_log([{"step": 0, **probe(0)}]))
     names = {id(parameter): name for name, parameter in objective.named_parameters()}
-    shared = {name: getattr(config, name) for name in OF_LOOP}
-    settings = LoopConfig(**shared, ema_decay=None, log_every=1, keep_last=1)  # no average: what is fitted is kept
+    settings = LoopConfig(
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        schedule=config.schedule,
+        weight_decay=config.weight_decay,
+        gradient_clip=config.gradient_clip,
+        ema_decay=None,  # what is fitted is kept, no average of it
+        precision=config.precision,
+        log_every=1,
+        save_every=config.save_every,
+        keep_last=1,
+    )
     if model.device.type == "cuda":
         torch.cuda.set_device(model.device)  # where accelerate will put everything
     accelerator = make_accelerator(settings, device=model.device.type, folder=run.path, tracker=setup.tracker)

@@ -4,7 +4,6 @@ converged   loss on D_I ≤ 1.5 × loss of the untouched model on stills of its 
 distance    loss of the untouched model on D_I / its loss on those stills
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -56,15 +55,14 @@ class Fit:
     @property
     def words(self) -> str:
         """``converged at step 200``, ``flat by step 900, at 1.9 × its own loss``, ``not converged by step 300``, …"""
-        level, own = self.losses[self.horizon.place] if self.losses else math.nan, self.own or math.nan
-        said = {
-            True: f"converged at step {self.converged_at}"
-            if level <= CONVERGED * own
-            else f"flat by step {self.converged_at}, at {level / own:.2g} × the loss on its own stills",
-            False: f"not converged by step {self.steps[-1]}",
-            None: "convergence not recorded",
-        }
-        return said[self.horizon.converged]
+        if (converged := self.horizon.converged) is None or self.own is None:
+            return "convergence not recorded"
+        if not converged:
+            return f"not converged by step {self.steps[-1]}"
+        ratio = self.losses[self.horizon.place] / self.own
+        if ratio <= CONVERGED:
+            return f"converged at step {self.converged_at}"
+        return f"flat by step {self.converged_at}, at {ratio:.2g} × the loss on its own stills"
 
 
 def times(distance: float | None) -> str:

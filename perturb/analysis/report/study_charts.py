@@ -34,7 +34,7 @@ from perturb.analysis.report.marks import (
     with_player,
 )
 from perturb.analysis.report.words import capital
-from perturb.analysis.statistics.endpoints import PRIMARY
+from perturb.analysis.statistics.endpoints import CONVERGED, FLAT, PRIMARY
 
 STEPS = "perturbation step"
 MEANS = "Means over pairs with 95 % intervals; of one pair over its prompts and LoRA seeds."
@@ -67,8 +67,8 @@ def sections(results: Results) -> Iterator[Section]:
     if panels := tuple(_loss_panels(results)):
         yield Section(
             "Have the fits converged?",
-            "Loss on D_I along the steps. A fit has converged at 1.5 × the loss of the untouched model on its own "
-            "stills, or where its second half brings at most 5 % of the fall.",
+            f"Loss on D_I along the steps. A fit has converged at {CONVERGED:g} × the loss of the untouched model on "
+            f"its own stills, or where its second half brings at most {FLAT:.0%} of the fall.",
             panels,
         )
     yield Section(
@@ -125,7 +125,7 @@ def _loss_panels(results: Results) -> Iterator[Panel]:
         if rows:
             rule = chart(levels).mark_rule(strokeDash=[4, 3]).encode(alt.Y(VALUE), colour(rows))
             layers = alt.layer(*lines(rows, STEP, STEPS, "loss on D_I")[1:], *([rule] if levels else []))  # no bands
-            yield Panel(capital(str(condition)), "Dashed: 1.5 × the loss on own stills.", spec(layers))
+            yield Panel(capital(str(condition)), f"Dashed: {CONVERGED:g} × the loss on own stills.", spec(layers))
 
 
 def _dose_panels(results: Results, conditions: Sequence[Condition]) -> Iterator[Panel]:

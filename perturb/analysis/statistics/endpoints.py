@@ -78,10 +78,10 @@ def horizon(losses: ArrayLike | None, own: float | None, x: ArrayLike) -> Horizo
     at, last = np.asarray(x, dtype=float), np.size(x) - 1
     if losses is None or own is None or not np.isfinite(loss := np.asarray(losses, dtype=float)).all():
         return Horizon(last, None)
-    near = np.flatnonzero(loss[1:] <= CONVERGED * own)
+    if (near := np.flatnonzero(loss[1:] <= CONVERGED * own)).size:
+        return Horizon(int(near[0]) + 1, True)
     half = np.flatnonzero(at <= (at[0] + at[-1]) / 2)[-1]
-    flat = 0 <= loss[half] - loss[-1] <= FLAT * (loss[0] - loss[-1])
-    return Horizon(int(near[0]) + 1, True) if near.size else Horizon(last, bool(flat))
+    return Horizon(last, bool(0 <= loss[half] - loss[-1] <= FLAT * (loss[0] - loss[-1])))
 
 
 def together(first: Horizon, second: Horizon) -> tuple[Horizon, Horizon]:
