@@ -212,8 +212,8 @@ def footnote(found: Sequence[Finding]) -> str:
         f"D_I is in both models at most {CONVERGED:g} × that of the untouched one on its own training stills, else to "
         "the last. full − partial: the primary endpoint ± half-width of its 95 % interval over pairs (of one pair over "
         "its LoRA seeds and prompts, which covers no other pair). P: how often the full model's object keeps the "
-        "steadier path, the co-primary endpoint. D_I: loss of the untouched model on it over that on its own stills, full and partial. "
-        f"Rests on {rests}."
+        "steadier path, the co-primary endpoint. D_I: loss of the untouched model on it over that on its own stills, "
+        f"full and partial. Rests on {rests}."
     )
 
 
