@@ -1,6 +1,7 @@
 """A coupling study from run directories to verdict, tables and figures, against numbers worked out by hand."""
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +135,37 @@ def test_the_headline_claims_no_more_than_every_image_set(tmp_path: Path) -> Non
         "On all 2 image sets the fully trained model is the more strongly coupled one: over at least 3 pairs it keeps "
         "at least 6 points more of its motion than the partially trained one."
     )
+    make_pairs(tmp_path, ["own"], keeps(full=0.01, partial=0.0), losses=(0.03, 0.025, 0.02))
+    assert headline(results(tmp_path).findings) == (
+        "On low and web, where motion is lost, the fully trained model is the more strongly coupled one: over at least "
+        "3 pairs it keeps at least 6 points more of its motion than the partially trained one."
+    )
     make_pairs(tmp_path, ["high"], keeps(full=0.2, partial=0.2), pairs=1)
     assert headline(results(tmp_path).findings) == (
-        "Inconclusive: the image sets do not agree (low – full keeps more; web – full keeps more; high – inconclusive: "
-        "one pair)."
+        "Inconclusive: the image sets do not agree (own – inconclusive: ceiling; low – full keeps more; web – full "
+        "keeps more; high – inconclusive: one pair)."
     )
+
+
+def test_where_nothing_is_lost_there_is_no_verdict(tmp_path: Path) -> None:
+    make_pairs(tmp_path, ["own"], keeps(full=0.01, partial=0.0))
+    found = results(tmp_path)
+    assert set(endpoints(found).verdict) == {"inconclusive: ceiling"}
+    assert "both models keep more than 95% of their motion" in headline(found.findings)
+    make_pairs(tmp_path, ["web"], keeps(full=0.0, partial=0.01))
+    assert "no image set gives a verdict" in headline(results(tmp_path).findings)
+
+
+def test_pairs_with_different_numbers_of_lora_seeds(tmp_path: Path) -> None:
+    runs = make_pairs(tmp_path, [""], keeps(full=0.1, partial=0.2))
+    for key, run in runs.items():
+        if (key.pair, key.seed) == ("pair0", 1):
+            shutil.rmtree(run.path)
+    found = results(tmp_path)
+    assert found.primary.rests_on == "3 pairs × 1 to 2 LoRA seeds × 3 prompts"
+    assert found.primary.verdict == "full keeps more"
+    rows = endpoints(found)
+    assert set(zip(rows.lora_seeds, rows.most_lora_seeds, strict=True)) == {(1, 2)}
 
 
 def test_curves(study: Results, pairs: Results) -> None:
@@ -235,7 +262,7 @@ def test_incomplete_pairs_are_left_out(tmp_path: Path) -> None:
     kept = [line for line in path.read_text().splitlines() if ",step_000050,p002,0,motion_quality," not in line]
     path.write_text("\n".join(kept) + "\n")
     found = results(tmp_path)
-    assert found.primary.sample == (2, 2)
+    assert (found.primary.seeds, found.primary.prompts) == ((2, 2), 2)
     # of .5 and .6: full loses .30 .31 and .32 .33, partial .1
     assert found.primary.slope.mean == pytest.approx(-0.215)
 

@@ -101,6 +101,14 @@ def test_where_both_keep_less_than_a_fifth_the_verdict_is_the_floor():
     assert decide([pair(late, late) for _ in range(5)]).kind == "floor"
 
 
+def test_where_both_lose_nothing_the_verdict_is_the_ceiling():
+    most, less = np.array([1.0, 0.99, 0.98]), np.array([1.0, 0.98, 0.96])
+    assert decide([pair(most, less) for _ in range(5)]).kind == "ceiling"
+    assert decide([pair(most, RETENTION) for _ in range(5)]).kind == "full"  # one of them loses
+    # in most pairs motion is lost
+    assert decide([pair(most, less), *(pair(RETENTION, RETENTION**2) for _ in range(2))]).kind != "ceiling"
+
+
 def test_endpoints_that_disagree_give_no_verdict_nor_does_a_fit_that_has_not_converged():
     apart = [pair(RETENTION, RETENTION**2, steady=False) for _ in range(5)]
     assert decide(apart).kind == "endpoints"

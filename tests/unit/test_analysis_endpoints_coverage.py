@@ -64,7 +64,7 @@ def rates(pairs: int, **law: object) -> dict[str, float]:
         hits.append(
             {
                 "interval_covers": not found.difference.excludes_zero,
-                "primary_rejects": found.kind not in ("floor", "interval"),
+                "primary_rejects": found.kind not in ("floor", "ceiling", "interval"),
                 "floor": found.kind == "floor",
                 "verdict": found.is_conclusive,
             }

@@ -115,7 +115,7 @@ def _where(results: Results, cell: Cell, metric: str, k: int) -> dict[str, Any]:
     members = results.design.members(cell)
     return cell.columns | {
         "pairs": len(members),
-        "lora_seeds": max(map(len, members.values())),
+        "lora_seeds": min(map(len, members.values())),
         "metric": metric,
         "step": results.design.samples[cell.condition].steps[k],
         "magnitude": float(results.doses[cell][k]),

@@ -10,6 +10,7 @@ from perturb.analysis.coupling.design import LORA, RANDOM, TRAININGS, Cell, Cond
 from perturb.analysis.coupling.fits import Fit, mean_known, times
 from perturb.analysis.statistics.contrast import slope_weights
 from perturb.analysis.statistics.endpoints import (
+    CEILING,
     CO_PRIMARY,
     CONVERGED,
     FLOOR,
@@ -31,6 +32,8 @@ from perturb.errors import UserError
 REASONS = {
     "unmeasured": "no prompt has motion quality in every state of both models",
     "floor": f"both models keep less than {FLOOR:.0%} of their motion, and on the floor no difference can show",
+    "ceiling": f"both models keep more than {CEILING:.0%} of their motion, and where nothing is lost no difference can "
+    "show",
     "one pair": "one pair of twins was compared, and no interval here covers other pairs",
     "not converged": f"the fits have not come within {CONVERGED:g} times the loss on the models' own training images "
     "and are not flat, or that is not known",
@@ -47,16 +50,17 @@ HEADER = ("", "full", "partial", "full − partial", "P(steadier)", "pairs", "fi
 class Finding:
     """What may be said under one condition.
 
-    ``pairs``, ``fits``: by pair, the endpoints, and the fits of the full and the partial model · ``sample``: LoRA
-    seeds and prompts · ``slope`` and ``change``: descriptive, full − partial, of motion quality per 100 steps and from
-    the first to the last state · ``controls``: by training, the share of motion kept under the random Δ.
+    ``pairs``, ``fits``: by pair, the endpoints, and the fits of the full and the partial model · ``seeds``: the fewest
+    and the most LoRA seeds of a pair · ``slope`` and ``change``: descriptive, full − partial, of motion quality per 100
+    steps and from the first to the last state · ``controls``: by training, the share of motion kept under the random Δ.
     """
 
     condition: Condition
     decision: Decision
     pairs: Mapping[str, PairEndpoints]
     fits: Mapping[str, tuple[Fit, ...]]
-    sample: tuple[int, int]
+    seeds: tuple[int, int]
+    prompts: int
     slope: Estimate = NOTHING
     change: Estimate = NOTHING
     controls: Mapping[str, Estimate] = field(default_factory=dict)
@@ -85,10 +89,9 @@ class Finding:
 
     @property
     def rests_on(self) -> str:
-        """``5 pairs × 2 LoRA seeds × 32 prompts``."""
-        counts = (len(self.fits), *self.sample)
-        names = ("pair", "LoRA seed", "prompt")
-        return " × ".join(f"{n} {name}{'s' * (n != 1)}" for n, name in zip(counts, names, strict=True))
+        """``5 pairs × 1 to 2 LoRA seeds × 32 prompts``."""
+        counts = {"pair": [len(self.fits)], "LoRA seed": sorted({*self.seeds}), "prompt": [self.prompts]}
+        return " × ".join(f"{' to '.join(map(str, n))} {name}{'s' * (n != [1])}" for name, n in counts.items())
 
     @property
     def cells(self) -> list[str]:
@@ -119,10 +122,11 @@ def _finding(design: Design, condition: Condition) -> Finding:
     fits = {p: tuple(Fit.of(design.of_pair(cell, p, seeds)) for cell in cells) for p, seeds in twins.items()}
     read = {p: [design.trajectories(cell, p, seeds, PRIMARY) for cell in cells] for p, seeds in twins.items()}
     keep = np.logical_and.reduce([each.complete for sides in read.values() for each in sides])
-    seeds = round(np.mean([len(seeds) for seeds in twins.values()]))
+    counts = sorted(len(seeds) for seeds in twins.values())
+    seeds = counts[0], counts[-1]
     if not keep.any():
         nothing = Decision("unmeasured", len(twins), NOTHING, NOTHING, None, NOTHING, NOTHING, None)
-        return Finding(condition, nothing, {}, fits, (seeds, 0))
+        return Finding(condition, nothing, {}, fits, seeds, 0)
     quality = {pair: [each.by_prompt(keep) for each in sides] for pair, sides in read.items()}
     x = design.samples[condition].steps
     pairs = {}
@@ -136,7 +140,8 @@ def _finding(design: Design, condition: Condition) -> Finding:
         decide(list(pairs.values())),
         pairs,
         fits,
-        (seeds, next(iter(quality.values()))[0].shape[1]),
+        seeds,
+        next(iter(quality.values()))[0].shape[1],
         slope=over_pairs([(full - partial) @ w for full, partial in quality.values()]),
         change=over_pairs([_change(full) - _change(partial) for full, partial in quality.values()]),
         controls=dict(_controls(design, condition, fits)),
@@ -176,11 +181,13 @@ def _controls(
 def headline(found: Sequence[Finding]) -> str:
     """The verdict in one sentence; over several image sets never more than each of them supports."""
     primary = [each for each in found if each.condition.is_primary]
-    kinds = {each.decision.kind for each in primary}
     if len(primary) == 1:
         return verdict_line(primary[0])
-    if len(kinds) == 1 and primary[0].decision.is_conclusive:
-        return f"On all {len(primary)} image sets the {_keeps_more(primary)}"
+    lossy = [each for each in primary if each.decision.kind != "ceiling"]
+    if len({each.decision.kind for each in lossy}) == 1 and lossy[0].decision.is_conclusive:
+        names = " and ".join(each.condition.image_set or "unnamed images" for each in lossy)
+        sets = f"all {len(primary)} image sets" if len(lossy) == len(primary) else f"{names}, where motion is lost,"
+        return f"On {sets} the {_keeps_more(lossy)}"
     said = "; ".join(f"{each.condition.image_set or 'unnamed images'} – {each.verdict}" for each in primary)
     any_verdict = any(each.decision.is_conclusive for each in primary)
     return f"Inconclusive: {'the image sets do not agree' if any_verdict else 'no image set gives a verdict'} ({said})."
@@ -235,8 +242,9 @@ def endpoint_rows(found: Sequence[Finding]) -> Iterator[dict[str, Any]]:
                 "reason": reason,
                 "verdict": finding.verdict,
                 "pairs": one.pairs,
-                "lora_seeds": finding.sample[0],
-                "prompts": finding.sample[1],
+                "lora_seeds": finding.seeds[0],
+                "most_lora_seeds": finding.seeds[1],
+                "prompts": finding.prompts,
                 "converged": finding.convergence,
                 "distance_full": full,
                 "distance_partial": partial,

@@ -97,8 +97,8 @@ def _cautions(results: Results) -> Iterator[str]:
         "Intervals over pairs are Student t with one degree of freedom fewer than pairs: for other pairs of twins, not "
         "only other prompts. That of one pair is over its prompts and LoRA seeds (two-way) and covers no other pair."
     )
-    if (seeds := min(finding.sample[0] for finding in results.findings)) < FEW_SEEDS:
-        yield f"{seeds} LoRA seed: prompts and noises do not cover the randomness of fitting (fit.seed=0,1)."
+    if min(finding.seeds[0] for finding in results.findings) < FEW_SEEDS:
+        yield "A pair has one LoRA seed: prompts and noises do not cover the randomness of fitting (fit.seed=0,1)."
     left = sum(
         seed not in results.design.members(cell).get(pair, ())
         for cell, pairs in results.design.runs.items()

@@ -14,7 +14,10 @@
     co-primary   P = mean_{s, p} [J_full < J_partial] + ½ [J_full = J_partial]
                                        J[s, p] = trapz_{k ≤ h}(j − j_0)/(x_h − x_0), j the jerk of the object's path:
                                        how often the full model keeps more of a steady path, prompt by prompt
-    gate         where both models keep less than 20 % there is no verdict: both lie on the floor
+    gates        where both models keep less than 20 % there is no verdict: both lie on the floor. Nor is there one
+                 where both keep more than 95 % along the path: on that ceiling nothing is lost, as with a D_I that the
+                 models know already, and a verdict over several image sets rests on the others (declared when five
+                 joint pairs were known, for those to come)
 
 A depends neither on where a model starts nor on how fast it is perturbed; j has no floor and hardly a gap at the
 start (.493 and .488 in the shipped twins). The unit of the question is the pair of twins: what is quoted is Student t
@@ -49,12 +52,16 @@ FLAT = 0.05
 stills that brought 2.9 % fell by another 2.1 % when it was made twice as long (experiments/coupling)."""
 FLOOR = 0.2
 """Share of motion below which what is left is texture: a still that drifts keeps about as much."""
+CEILING = 0.95
+"""Share of motion kept along the path above which nothing is lost: two models above it differ by less than 5 points."""
 EVEN = 0.5
 """P where neither model is ahead."""
 ENOUGH_PAIRS = 2
 """Fewer have no interval over pairs."""
 
-Kind = Literal["unmeasured", "floor", "one pair", "not converged", "interval", "endpoints", "full", "partial"]
+Kind = Literal[
+    "unmeasured", "floor", "ceiling", "one pair", "not converged", "interval", "endpoints", "full", "partial"
+]
 
 
 @dataclass(frozen=True)
@@ -183,6 +190,11 @@ class PairEndpoints:
         path = all(model.mean() < FLOOR for model in (self.full, self.partial))
         return path or all(Nested.of(end).over_both.high < FLOOR for end in self.last)
 
+    @property
+    def on_ceiling(self) -> bool:
+        """Whether both keep more than `CEILING` along the path."""
+        return all(model.mean() > CEILING for model in (self.full, self.partial))
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -223,14 +235,16 @@ def decide(pairs: Sequence[PairEndpoints]) -> Decision:
         over_pairs([pair.partial for pair in pairs]),
         None if None in states else all(states),
     )
-    return dataclasses.replace(found, kind=_kind(found, sum(pair.on_floor for pair in pairs)))
+    return dataclasses.replace(found, kind=_kind(found, pairs))
 
 
-def _kind(found: Decision, on_floor: int) -> Kind:
+def _kind(found: Decision, pairs: Sequence[PairEndpoints]) -> Kind:
     if math.isnan(found.difference.mean):
         return "unmeasured"
-    if 2 * on_floor >= found.pairs:
+    if 2 * sum(pair.on_floor for pair in pairs) >= found.pairs:
         return "floor"
+    if 2 * sum(pair.on_ceiling for pair in pairs) >= found.pairs:
+        return "ceiling"
     if found.pairs < ENOUGH_PAIRS:
         return "one pair"
     if not found.converged:
