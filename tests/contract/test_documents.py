@@ -76,3 +76,10 @@ def test_the_version_is_the_same_everywhere():
     assert [package["version"] for package in locked if package["name"] == "perturb"] == [wanted]
     assert re.findall(r"^version: (\S+)$", read(Path("CITATION.cff")), re.MULTILINE) == [wanted]
     assert re.findall(r"^## (\d\S*)", read(Path("CHANGELOG.md")), re.MULTILINE)[0] == wanted
+
+
+def test_every_experiment_is_in_the_menu_of_the_site() -> None:
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = [path.relative_to(ROOT).as_posix() for path in ROOT.glob("experiments/*/README.md")]
+    assert pages
+    assert [page for page in pages if page not in menu] == []
