@@ -1,4 +1,6 @@
-"""Clips per second of scoring mp4 files by every embedded metric, and where the time goes: decoding, flow, the rest.
+"""Clips per second of scoring by every embedded metric, and where the time goes: reading, flow, the rest.
+
+Clips are mp4 files, as a user has them, or npy files, as a study writes them.
 
 Slow, and only true on an idle machine. By hand: pytest -m slow -s tests/bench/test_scoring_speed.py
 PERTURB_BENCH_CLIPS sets how many clips are scored, PERTURB_BENCH_WORKERS by how many processes.
@@ -38,14 +40,16 @@ def scene(seed: int, frames: int, height: int, width: int) -> np.ndarray:
     return np.clip(clean + rng.integers(-3, 4, clean.shape), 0, 255).astype(np.uint8)
 
 
-def sources(folder: Path, shape: tuple[int, int, int]) -> list[ClipSource]:
+def sources(folder: Path, shape: tuple[int, int, int], suffix: str) -> list[ClipSource]:
     """Each clip with another one as its step-0 clip, so that drift and watermark are measured too."""
     clips = []
     for number in range(CLIPS + WORKERS):
         for kind in ("now", "before"):
-            write_mp4(folder / kind / f"{number}.mp4", scene(number + 1000 * (kind == "before"), *shape), 8)
+            path, frames = folder / kind / f"{number}.{suffix}", scene(number + 1000 * (kind == "before"), *shape)
+            path.parent.mkdir(exist_ok=True)
+            write_mp4(path, frames, 8) if suffix == "mp4" else np.save(path, frames)
         before, now = (
-            ClipSource(kind, partial(read_clip, folder / kind / f"{number}.mp4"), f"p{number}")
+            ClipSource(kind, partial(read_clip, folder / kind / f"{number}.{suffix}", 8.0), f"p{number}")
             for kind in ("before", "now")
         )
         clips.append(ClipSource(now.name, now.read, now.prompt_id, original=before))
@@ -63,9 +67,10 @@ def seconds(function: Callable[..., Any], calls: Sequence[Any]) -> float:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+@pytest.mark.parametrize("suffix", ["mp4", "npy"])
 @pytest.mark.parametrize("size", SIZES)
-def test_clips_per_second(size: str, tmp_path: Path) -> None:
-    clips = sources(tmp_path, SIZES[size])
+def test_clips_per_second(size: str, suffix: str, tmp_path: Path) -> None:
+    clips = sources(tmp_path, SIZES[size], suffix)
     metrics = [metric for metric in embedded_metrics() if not metric.batched]  # without weights: numpy and OpenCV
     with Engine(metrics, None, workers=WORKERS) as engine:
         engine.measure(clips[CLIPS:])  # the processes have started
@@ -82,7 +87,8 @@ def test_clips_per_second(size: str, tmp_path: Path) -> None:
     flow = seconds(optical_flow, light)
     with Engine(metrics, None) as alone:
         whole = seconds(lambda clip: alone.measure([clip]), few)
-    shares = {"decoding": read / whole, "flow": flow / whole, "the rest": 1 - (read + flow) / whole}
+    shares = {"reading": read / whole, "flow": flow / whole, "the rest": 1 - (read + flow) / whole}
     parts = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-    print(f"\n{size}: {rate:.1f} clips/s with {WORKERS} processes ({whole * 1000:.0f} ms in one): {parts}")
+    spent = f"{whole * 1000:.0f} ms in one"
+    print(f"\n{size} from {suffix}: {rate:.1f} clips/s with {WORKERS} processes ({spent}): {parts}")
     assert size != "320×512×16" or rate >= TARGET
