@@ -40,7 +40,6 @@ lock:
 # goes to both.
 study: venv
 	@$(MAKE) --no-print-directory --jobs 2 study-full study-partial
-	@$(BIN)/python -m perturb.score run=runs/study metrics=shapes # the co-primary endpoint is read on these
 	@$(BIN)/python -m perturb.analysis.coupling runs/study --output runs/study/tables
 	@$(BIN)/python -m perturb.report runs/study --output runs/study/report.html
 

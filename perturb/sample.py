@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from perturb.models.base import VideoModel
     from perturb.study.sample import Generator
 
-STUDY_ONLY = ("training", "images", "own_images", "fit", "probe_steps")
+STUDY_ONLY = ("training", "images", "own_images", "fit", "metrics", "probe_steps")
 """What a system's configuration sets for studies alone."""
 
 # torch and diffusers take seconds to import: --help and plain mistakes do not wait for them.
