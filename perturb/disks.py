@@ -48,7 +48,6 @@ def writing(path: Path | None = None) -> Iterator[None]:
         raise
     except Exception as error:
         name = getattr(error, "filename", None)
-        name = getattr(error, "filename", None)
         named = path or (Path(name) if isinstance(name, str) else None)
         free = free_room(named or Path())
         if is_full(error):

@@ -93,11 +93,12 @@ class Model:
         """
         self.original()
         if folder is None:
-            self.perturbation = LoraPerturbation(**settings)
-            self.perturbation.attach(self.system.network, self.partition(), group, seed=0)
+            perturbation = LoraPerturbation(**settings)
+            perturbation.attach(self.system.network, self.partition(), group, seed=0)
         else:
-            self.perturbation = restore(self.system.network, resolve(folder))
-        return self.perturbation
+            perturbation = restore(self.system.network, resolve(folder))
+        self.perturbation = perturbation
+        return perturbation
 
     def original(self) -> None:
         """Take the perturbation off; the weights are those that were loaded, bit for bit."""

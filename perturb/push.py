@@ -7,11 +7,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from perturb.analysis.notation import leaf
 from perturb.arguments import exit_code, make_parser
 from perturb.errors import UserError
-from perturb.store.paths import resolve
+from perturb.store.paths import resolve, walk
 
+TRAINING = "training.json"
 CARD = """\
 ---
 library_name: perturb
@@ -35,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def push(folder: Path, repository: str, *, public: bool = False) -> str:
-    """Push every file of ``folder`` as one commit, with a card where it has none; the commit's address.
+    """Push every visible file of ``folder`` as one commit, with a card where it has none; the commit's address.
+
+    What a training says of itself loses the folders of its paths: they are nobody else's.
 
     Raises UserError for a folder that holds neither adapters nor models, or that lacks files its models point to.
     """
@@ -43,8 +48,8 @@ def push(folder: Path, repository: str, *, public: bool = False) -> str:
     from huggingface_hub.errors import HTTPError
 
     kind = _kind(folder)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    added = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files]
+    files = sorted(path for path in walk(folder) if path.is_file())
+    added = [CommitOperationAdd(path.relative_to(folder).as_posix(), _content(path)) for path in files]
     if not (folder / "README.md").is_file():
         card = CARD.format(kind=kind, title=repository.rpartition("/")[2])
         added.append(CommitOperationAdd("README.md", card.encode()))
@@ -57,6 +62,21 @@ def push(folder: Path, repository: str, *, public: bool = False) -> str:
             f"{repository}: {' '.join(str(error).split())}. Is it OWNER/NAME, and is HF_TOKEN one that may write to it?"
         ) from error
     return str(done.commit_url)
+
+
+def _content(path: Path) -> Path | bytes:
+    if path.name != TRAINING:
+        return path
+    return json.dumps(_without_folders(json.loads(path.read_text(encoding="utf-8"))), indent=2).encode()
+
+
+def _without_folders(value: Any) -> Any:
+    """A JSON value whose absolute paths are cut to their last part."""
+    if isinstance(value, dict):
+        return {leaf(key): _without_folders(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(each) for each in value]
+    return leaf(value) if isinstance(value, str) else value
 
 
 def _kind(folder: Path) -> str:

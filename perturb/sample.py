@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from perturb.cli.command import check_paths, run_command
 from perturb.disks import convenience
 from perturb.errors import UserError
+from perturb.store.hashes import sha256
 from perturb.store.paths import resolve
 from perturb.store.rundir import RunDir
 
@@ -133,9 +134,9 @@ def _tell(make: Generator, config: GenerateConfig, script: list[Line] | None) ->
         cond = scripted(make.cond, script, frames, config.blend)
         jobs = [(stem, seed, cond) for seed in config.sample.seeds]
     identity = {
-        "system": config.system,
-        "adapter": [config.adapter, config.adapter_scale],
-        "image": config.image,
+        "system": [config.system, make.model.provenance],
+        "adapter": [config.adapter, _digest(config.adapter), config.adapter_scale],
+        "image": [config.image, _digest(config.image)],
         "texts": [prompt.text for prompt in make.prompts],
         "frames_of_texts": None if script is None else [[line.frame for line in script], config.blend],
         "negative_prompt": config.sample.negative_prompt,
@@ -145,6 +146,10 @@ def _tell(make: Generator, config: GenerateConfig, script: list[Line] | None) ->
         for path, (name, seed, cond) in zip(paths, jobs, strict=True):
             Story(make, cond, name, seed, path, config.sample.playback_fps, identity).tell(advance)
     return paths
+
+
+def _digest(path: str | None) -> str | None:
+    return None if path is None else sha256(resolve(path))
 
 
 def _prompts(text: str | None, file: PromptsConfig, script: list[Line] | None) -> list[Prompt]:

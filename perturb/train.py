@@ -18,6 +18,9 @@ from perturb.store.rundir import write_atomic
 from perturb.structured import MISSING_VALUE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from accelerate import Accelerator
 
     from perturb.loop.task import Outcome
@@ -123,6 +126,7 @@ def _train_unet(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]
     assert config.trained is not None
     output, work, shared = resolve(config.output), resolve(config.work), _shared(config)
     check_shared(output, shared)  # not after the training
+    _check_output(output, {"work": work, "init": resolve(config.init)})
     system = initial_system(config, accelerator.device)
     data = training_data(config, system, accelerator)
     run = Run(
@@ -149,6 +153,15 @@ def _train_unet(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]
     start = {"init": config.init, "init_sha256": system.provenance.get("sha256"), "provenance": system.provenance}
     seen = {"data": data.described, "broken_files": broken}
     return {**_moved(config, trace), **start, **seen, **_describe(trace.outcome), **oracle}
+
+
+def _check_output(output: Path, others: Mapping[str, Path]) -> None:
+    """The finished model takes the place of whatever lies there. Raise UserError for a folder with anything else."""
+    if output.is_dir() and any(output.iterdir()) and not (output / "spec.json").is_file():
+        raise UserError(f"output={output} is no model of ours, and would be replaced whole; give another folder")
+    for name, path in others.items():
+        if path.resolve().is_relative_to(output.resolve()):
+            raise UserError(f"{name}={path} lies in output={output}, which would be replaced; give another folder")
 
 
 def _moved(config: TrainConfig, trace: Trace) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from perturb.analysis.load import Measure
 from perturb.analysis.notation import formula, in_words, origin, title
 from perturb.analysis.plots import change_panel, curve, frame_strip, magnitude_axis, state_axis, step_axis
 from perturb.analysis.result import Result
-from perturb.analysis.strips import PRIMARY, Strip, load_strips
+from perturb.analysis.statistics.endpoints import PRIMARY
+from perturb.analysis.strips import Strip, load_strips
 from perturb.analysis.table import cell, decimals, number
 
 WIDTH = 10.0

@@ -94,8 +94,15 @@ class Run:
         return {point: state.magnitude for point, state in self.points.items() if state.magnitude is not None}
 
     @property
+    def playback_fps(self) -> float:
+        """Frames per second at which its clips are shown; of runs that do not say it, what the model was told."""
+        return float(self.manifest.playback_fps or self.manifest.clips.get("fps") or 8)
+
+    @property
     def loss(self) -> dict[Point, float]:
-        """The loss on D_I by point, where it was recorded."""
+        """The loss on D_I by point, where it was recorded. Of a random Δ none is; earlier runs repeat the LoRA's."""
+        if self.manifest.perturbation.get("kind") == "random":
+            return {}
         return {point: state.loss for point, state in self.points.items() if state.loss is not None}
 
     def clip(self, point: Point, prompt_id: str, seed: int) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from perturb.analysis.coupling.design import TRAININGS
 from perturb.analysis.load import Measure, Run, Study, check_alike, clips_of, find_runs, load
@@ -24,7 +25,6 @@ COMMANDS = {
     (ADAPTER,): "compare adapters=A,B",
 }
 """What makes runs with states of these coordinates."""
-MOTION = "motion_quality"
 BOTH_MODELS = f"{TRAININGS[0]} − {TRAININGS[1]}"
 """Stands for a training where the paired difference of the two models is meant."""
 
@@ -65,11 +65,12 @@ class Replicates:
         return np.array([[run.magnitude.get(state.id, np.nan) for state in self.states] for run in self.runs.values()])
 
     def trajectories(self, metric: str) -> Trajectories:
-        """One metric in every state, by its number."""
+        """One metric in every state, by its number, of all clips; NaN where one has no value."""
+        clips = pd.MultiIndex.from_tuples(clips_of(self.study.of(self.first)))
         tables = [trajectories(self.study.of(run), metric, STATE) for run in self.runs.values()]
         return Trajectories(
-            values=np.stack([table.reindex(tables[0].index).to_numpy(dtype=float) for table in tables]),
-            prompts=tuple(str(prompt) for prompt, _ in tables[0].index),
+            values=np.stack([table.reindex(clips).to_numpy(dtype=float) for table in tables]),
+            prompts=tuple(str(prompt) for prompt, _ in clips),
         )
 
 
@@ -91,7 +92,7 @@ def replicates(study: Study) -> list[Replicates]:
         seeds = found.setdefault((str(row.training), str(row.group)), {})
         if other := seeds.get(seed := int(row.lora_seed)):
             raise UserError(
-                f"{other.directory.path} and {run.directory.path} are of one model and LoRA seed. Give one."
+                f"{other.directory.path} and {run.directory.path} are of one training, group and LoRA seed. Give one."
             )
         seeds[seed] = run
     order = {name: i for i, name in enumerate(TRAININGS)}
@@ -117,6 +118,7 @@ def _shared(run: Run, study: Study) -> dict[str, Any]:
     if absent := [state.id for state in made if state not in run.states]:
         raise UserError(f"{run.directory.path} has no scores of {', '.join(absent[:3])}. Run it again.")
     return {
+        f"checkpoint of the {scores.iloc[0].training} model": run.manifest.system.get("sha256"),
         "states": tuple(state.label for state in run.states),
         "step of the fit": run.manifest.perturbation.get("step"),
         "prompts": run.manifest.prompts,

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from perturb.analysis.result import Result
+from perturb.analysis.statistics.endpoints import PRIMARY
 from perturb.analysis.statistics.estimates import changes, typical_and_most_changed
 from perturb.errors import UserError
 
-PRIMARY = "motion_quality"
 MOST_STEPS = 6
 """More columns of frames than this would be too small to see."""
 REASONS = {

@@ -31,7 +31,7 @@ def summarise(run_path: str | Path, console: Console | None = None) -> Path:
     """
     if own := OWN.get(load([run_path]).runs[0].coordinates):
         output = Path(run_path) / "figures"
-        made: list[Path] = import_module(own).analyse([run_path], output, Console())
+        made: list[Path] = import_module(own).analyse([run_path], output, console or Console())
         return next((path for path in made if path.suffix == ".png"), output)
     result = show_table(run_path, console or Console())
     png = figure_path(result)

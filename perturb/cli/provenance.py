@@ -66,6 +66,7 @@ def record(
         images=shown,
         prompts={prompt.id: prompt.text for prompt in generate.prompts},
         clips=generate.describe(),
+        playback_fps=config.sample.playback_fps,
         metrics=[dataclasses.asdict(info) for info in described(metrics)],
     )
 

@@ -9,11 +9,12 @@ from perturb.store.paths import resolve
 
 
 class Together(Callback):
-    """Writes ``report.html`` in runs_dir, of every run there."""
+    """Writes ``report.html`` in runs_dir, of every finished run there."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Hydra's signature. Nothing is written for a plan, nor where no run was finished."""
-        if config.plan or not any(resolve(config.runs_dir).glob("*/*/scores.csv")):
+        """Hydra's signature. Nothing is written for a plan, nor where no run was finished; others are left out."""
+        runs = sorted(scores.parent for scores in resolve(config.runs_dir).glob("*/*/scores.csv"))
+        if config.plan or not runs:
             return
         from perturb.analysis.report.content import Report
         from perturb.analysis.report.player import Settings
@@ -22,5 +23,5 @@ class Together(Callback):
 
         with convenience("the report of all runs is"):
             output = resolve(config.runs_dir) / FILE
-            write_page(Report.of([resolve(config.runs_dir)]), output, Settings(), ())
+            write_page(Report.of(runs), output, Settings(), ())
             print(f"report  {output}")

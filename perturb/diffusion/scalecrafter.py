@@ -23,13 +23,15 @@ class ScaleCrafterSampler(DDIMSampler):
     """DDIM whose first steps widen what chosen 3×3 convolutions see (``perturb.nn.dilation``).
 
     ``dilation`` holds factors d by pattern of module path, for step numbers i < ``dilated_steps`` τ. ``progressive``:
-    d_i = max(⌈d (τ − i)/τ⌉, 2). For i < ``damped_steps`` the guidance is noise-damped, with the smaller factors of
-    ``damped_dilation`` (which are progressive in ``damped_steps``) on the unconditional side:
+    d_i = max(⌈d (τ − i)/τ⌉, 2), also where d is 1, as published. For i < ``damped_steps`` the guidance is noise-damped,
+    with the smaller factors of ``damped_dilation`` (which are progressive in ``damped_steps``) on the unconditional
+    side:
 
         o = o_u^damped + g (o_c^dilated − o_u^dilated)
 
-    Factors of 1 are plain DDIM. ``origin`` says in the manifest where layers and factors come from: no settings for a
-    video model were published. Source: He et al. 2023 (arXiv 2310.07702) and their code, for images.
+    Factors of 1 are plain DDIM, unless ``progressive``. ``origin`` says in the manifest where layers and factors come
+    from: no settings for a video model were published. Source: He et al. 2023 (arXiv 2310.07702) and their code, for
+    images.
     """
 
     dilation: Mapping[str, float] = field(default_factory=dict)

@@ -18,6 +18,8 @@ from perturb.store.rundir import RunDir
 from perturb.store.states import State
 
 ADAPTER, NONE = "adapter", "none"
+ADAPTERS = "adapters"
+"""The folder of a run that holds one for every state."""
 
 
 class AdaptersPerturbation(Given[MovedWeights | LoraPerturbation]):
@@ -39,7 +41,10 @@ class AdaptersPerturbation(Given[MovedWeights | LoraPerturbation]):
     def check(self, base: Mapping[str, Any]) -> None:
         """Raise UserError when one is from a run of another model than that whose components have these hashes."""
         for folder in self.folders.values():
-            run = RunDir(folder.absolute().parents[1])
+            within = folder.absolute().parent
+            if within.name != ADAPTERS:
+                continue  # not of a run
+            run = RunDir(within.parent)
             if run.manifest().frozen:
                 Reference("perturbation.adapters", run).check_model(base)
 

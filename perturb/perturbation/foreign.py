@@ -21,6 +21,8 @@ from perturb.store.torch_files import load_torch
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 METADATA = "lora_adapter_metadata"
+NETWORKS = ("unet.", "transformer.")
+"""What diffusers puts before the settings of the network; those of text encoders have other prefixes."""
 """Where diffusers (from 0.34 on) keeps peft's settings, a prefix before each; without them its Δ is B A."""
 WRAPPERS = ("model.diffusion_model.", "module.")
 """Before all names where a network was trained as a part of something: VideoCrafter's model, torch's wrapper."""
@@ -115,7 +117,12 @@ def _of_file(path: Path) -> Adapter:
     tensors, metadata = files.read_tensors(path)
     if METADATA not in metadata:
         return Adapter.of(tensors, None, path)
-    settings = {key.removeprefix("unet."): value for key, value in json.loads(metadata[METADATA]).items()}
+    try:
+        written = json.loads(metadata[METADATA])
+        prefix = next((each for each in NETWORKS if any(key.startswith(each) for key in written)), "")
+        settings = {key.removeprefix(prefix): value for key, value in written.items() if key.startswith(prefix)}
+    except (json.JSONDecodeError, AttributeError):
+        raise UserError(f"{path}: its {METADATA} is no table of settings in JSON. Get the file again.") from None
     return Adapter.of(tensors, check_settings({"peft_type": "LORA", **settings}, path), path)
 
 

@@ -69,8 +69,8 @@ class RandomPerturbation(Given[MovedWeights | LoraPerturbation]):
                 factor.requires_grad_(False)
 
     def states(self) -> list[State]:
-        """The probe steps of the reference."""
-        return [dataclasses.replace(state, magnitude=None) for state in self.reference.steps().values()]
+        """The probe steps of the reference, without what was measured of its Δ."""
+        return [dataclasses.replace(state, magnitude=None, loss=None) for state in self.reference.steps().values()]
 
     def at(self, state: State) -> None:
         """Set Δ to the size that the reference has in this state, and α to 1.

@@ -64,6 +64,11 @@ class ScaledPerturbation(Given[LoraPerturbation]):
         check_range("perturbation.step", step, low=1)
         self.kind, self.step, self.lora = kind, step, lora
         self.settings = {State.of(setting.coordinates).id: setting for setting in settings}
+        if len(self.settings) < len(settings):
+            raise UserError(
+                f"the {kind} has {len(settings)} states and only {len(self.settings)} names for them: scales that are "
+                "alike to six digits, or a part that is given twice; leave one out"
+            )
         self.sources = dict(sources)
         self._fitted: dict[str, Tensor] = {}
         self._places: dict[str, Place] = {}  # of the layers that the sources perturbed
@@ -84,7 +89,9 @@ class ScaledPerturbation(Given[LoraPerturbation]):
         return [group for group, reference in self.sources.items() if reference is None]
 
     def prepare(self, fit: Fit) -> None:
-        """Have fitted what is `missing`."""
+        """Have fitted what is `missing`. Raises UserError for a source that is given and of another group."""
+        for part, reference in self.references.items() if self.missing else ():
+            reference.check_group(part, "give a run of that group")
         for group in self.missing:
             assert self.lora is not None
             self.sources[group] = Reference(f"perturbation.{group}", fit(self.lora, group, (0, self.step)))

@@ -39,7 +39,9 @@ def distinct_names(paths: Sequence[str]) -> list[str]:
     >>> distinct_names(["loras/a.pt", "loras/b/"]), distinct_names(["1/adapters/step_000300", "2/adapters/step_000300"])
     (['a', 'b'], ['1/step_000300', '2/step_000300'])
     """
-    whole = [[part for part in Path(path).parts if part != "adapters"] for path in paths]
+    whole = [
+        [part for part in Path(path).parts if part != "adapters"] or [Path(path).absolute().name] for path in paths
+    ]
     ends = [next((end for end in ENDINGS if parts[-1].endswith(end)), "") for parts in whole]
     short = [[*parts[:-1], parts[-1].removesuffix(end)] for parts, end in zip(whole, ends, strict=True)]
     for split in (short, whole):

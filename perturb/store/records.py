@@ -89,11 +89,12 @@ class Manifest:
     """What a run was made from and how far it got; every section is plain JSON.
 
     ``caveats`` what a report has to say · ``versions`` package → version · ``git`` revision or "unavailable" ·
-    ``system`` checkpoint, sha256, spec name, training · ``partition`` group → parameter count · ``perturbation`` kind
-    (lora, direct, random, …), group, seed of the fit, layers, parameters; of a control the ``reference`` run ·
-    ``images`` set description with its ``as_video`` policy, frames and fps · ``distance`` loss of the untouched model
-    on them and on its own training stills · ``prompts`` id → text · ``clips`` height, width, frames, fps, sampler,
-    seeds · ``metrics`` metric infos · ``frozen`` hashes before and after fitting · ``stages`` stage → status.
+    ``system`` checkpoint, sha256, spec name, training · ``partition`` group → parameter count · ``perturbation``
+    kind (lora, direct, random, …), group, seed of the fit, layers, parameters; of a control the ``reference`` run ·
+    ``images`` set description with its ``as_video`` policy, frames and fps · ``distance`` loss of the untouched
+    model on them and on its own training stills · ``prompts`` id → text · ``clips`` height, width, frames, fps
+    (what the model is told), sampler, seeds · ``playback_fps`` at which they are shown, None in earlier runs ·
+    ``metrics`` metric infos · ``frozen`` hashes before and after fitting · ``stages`` stage → status.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -109,6 +110,7 @@ class Manifest:
     distance: dict[str, Any] = field(default_factory=dict)
     prompts: dict[str, str] = field(default_factory=dict)
     clips: dict[str, Any] = field(default_factory=dict)
+    playback_fps: float | None = None
     metrics: list[dict[str, Any]] = field(default_factory=list)
     frozen: dict[str, Any] = field(default_factory=dict)
     stages: dict[str, str] = field(default_factory=dict)

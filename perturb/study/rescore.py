@@ -72,7 +72,10 @@ def read_sampled(run: RunDir, config: Mapping[str, Any]) -> Sampled:
     manifest = run.manifest()
     samples = [(prompt_id, seed) for seed in config["sample"]["seeds"] for prompt_id in manifest.prompts]
     form = Format(**{name: manifest.clips[name] for name in ("fps", "frames", "height", "width")})
-    labels = Labels(manifest.run_id, config["training"], config["group"], config["fit"]["seed"])
+    from perturb.study.fit_data import FitConfig  # torch, which a list of runs need not wait for
+
+    seed = (config.get("fit") or {}).get("seed", FitConfig().seed)  # where adapters are compared nothing was fitted
+    labels = Labels(manifest.run_id, config["training"], config["group"], seed)
     return Sampled(run, labels, samples, manifest.prompts, [state.id for state in run.states()], form)
 
 

@@ -162,7 +162,7 @@ class Generator:
         """
         generators = [sample_generator("clip", self.prompts[index].id, seed) for index, seed in batch]
         x_T = draw(self.shape, generators, self.model.device)
-        with self.quantised(), self._autocast():  # autocast here for a sampler that calls the network itself
+        with self.quantised(), self.autocast():  # autocast here for a sampler that calls the network itself
             latents = self.sampler(
                 self.denoise,
                 x_T,
@@ -180,10 +180,11 @@ class Generator:
 
     def denoise(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         """The system's prediction in the configured precision."""
-        with self._autocast():
+        with self.autocast():
             return self.model.denoise(x, t, cond)
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """Inside, the network computes in the precision that was asked for."""
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def quantised(self) -> AbstractContextManager[None]:

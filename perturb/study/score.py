@@ -69,18 +69,21 @@ def score(
     """Score what a run has sampled, compared with its unperturbed clips and with the images D_I.
 
     scores.csv is rewritten whole and sorted after each state; the rows of finished states are kept as they are.
-    Processes take states by turns, and hand theirs in as files to the one that writes the run.
+    Processes take states by turns (of all states, since what is left changes while they begin), and hand theirs in as
+    files to the one that writes the run. What was handed in and not yet taken is taken by whoever goes on.
     """
     run = sampled.run
     todo = [state for state in sampled.states if not run.is_done("score", state)]
     parts = {state: run.path / ".parts" / f"{state}.csv" for state in todo}
-    own = [state for state in mine(todo) if not parts[state].is_file()]
+    own = [state for state in mine(sampled.states) if state in parts and not parts[state].is_file()]
     for state, rows in scored(metrics, sampled, own, images=images, cache=cache):
         if processes() == 1:
             _add(run, state, rows, sampled.states)
         else:
             write_atomic(parts[state], scores_csv(rows, sampled.states))
-    for state, part in parts.items() if run.writes and processes() > 1 else ():
+    for state, part in parts.items() if run.writes else ():
+        if run.is_done("score", state):
+            continue
         wait_for(part.is_file)
         _add(run, state, read_scores(part), sampled.states)
         part.unlink()

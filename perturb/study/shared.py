@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from perturb.disks import convenience
 from perturb.store.paths import resolve
 from perturb.store.rundir import replacing
 
@@ -24,9 +25,12 @@ class SharedClips:
     origin: Mapping[str, Any]
 
     @staticmethod
-    def of(runs_dir: str, origin: Mapping[str, Any]) -> "SharedClips":
-        """Those of the runs in a folder."""
-        return SharedClips(resolve(runs_dir) / ".cache" / "clips", origin)
+    def of(runs_dir: str, origin: Mapping[str, Any]) -> "SharedClips | None":
+        """Those of the runs in a folder; None, with a warning, where nothing can be written for them."""
+        found = SharedClips(resolve(runs_dir) / ".cache" / "clips", origin)
+        with convenience("clips that runs share are"), FileLock(found.folder / "first.lock"):
+            return found
+        return None
 
     @contextmanager
     def batch(self, clips: Sequence[tuple[str, str, int]]) -> Iterator[Path]:

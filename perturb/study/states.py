@@ -13,6 +13,7 @@ from perturb.loop.rank import wait_for
 from perturb.perturbation import Perturbation, Unfitted
 from perturb.store.rundir import RunDir
 from perturb.store.states import State
+from perturb.store.tensors import hash_modules, summarise
 from perturb.study.fit import FINISHED, Setup, fit, save_state
 from perturb.study.fit_data import FitData
 
@@ -37,6 +38,8 @@ def make_states(
         fit(setup, perturbation, group=group, probe_steps=probe_steps, run=source)
         return source
 
+    if run.writes and not run.is_done("fit", FINISHED):
+        perturbation.check(summarise(hash_modules(setup.model.modules())))  # what is given, before anything is fitted
     perturbation.prepare(inner)
     if run.writes and not run.is_done("fit", FINISHED):
         images = {} if setup.images is None else FitData(setup.model, setup.images, setup.config).describe()

@@ -32,6 +32,8 @@ def scripted(cond: Conditioning, script: Sequence[Line], frames: int, blend: int
     """One sample with a text for each frame (`by_frame`), of the conditionings of the script's lines (in its order)."""
     if script[-1].frame >= frames:
         raise UserError(f"the script goes on to frame {script[-1].frame}; sample.frames is {frames}, allowed: more")
+    if cond.asked and len(script) > 1:
+        raise UserError("a pipeline is asked one text per clip, so it follows no script of several; give prompt=…")
     text = by_frame(cond.text, [line.frame for line in script], frames, blend)
     return dataclasses.replace(cond.index([0]), text=text[None])
 
@@ -60,7 +62,7 @@ class Story:
 
         make, generators = self.generate, [sample_generator("clip", self.id, self.seed)]
         given = Given(make.denoise, self.cond, make.uncond, generators, make.model.schedule, on_step)
-        with make.quantised():
+        with make.quantised(), make.autocast():
             if isinstance(make.sampler, FIFOSampler):
                 frames = self._stream(make.sampler, given, advance)
             else:

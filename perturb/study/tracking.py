@@ -6,7 +6,7 @@ from statistics import fmean
 
 import numpy as np
 from accelerate import PartialState
-from accelerate.tracking import GeneralTracker, TensorBoardTracker
+from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from einops import rearrange
 
 from perturb.store.records import read_scores
@@ -20,7 +20,7 @@ SHOWN = 4
 def track_scores(tracker: GeneralTracker, run: RunDir) -> None:
     """Log each state of a scored run at its step along the fit, or at its number where it has none; ends the tracker.
 
-    Trackers without pictures get none.
+    Trackers without pictures get none. W&B gets the step as a value.
     """
     PartialState()  # accelerate's trackers ask it which process they are in
     tracker.start()
@@ -30,8 +30,11 @@ def track_scores(tracker: GeneralTracker, run: RunDir) -> None:
         if row.value is not None:
             values[row.state][row.metric].append(row.value)
     for number, state in enumerate(run.states()):
-        step = int(state.coordinates.get(STEP, number))
-        tracker.log(_logged(state, values[state.id]), step=step)
+        step: int | None = int(state.coordinates.get(STEP, number))
+        logged = _logged(state, values[state.id])
+        if isinstance(tracker, WandBTracker):  # which drops what comes at a step before that of the fit's last row
+            logged, step = logged | {"state/step": float(step)}, None
+        tracker.log(logged, step=step)
         show: Callable[..., None] | None = getattr(tracker, "log_images", None)
         if show is not None and (sheet := _frames(run, state)) is not None:
             show({"clips": sheet[None]}, step=step, **form)

@@ -14,6 +14,7 @@ from perturb.errors import UserError
 from perturb.models.partition import Partition
 from perturb.models.videocrafter.system import VideoSystem
 from perturb.perturbation import AdaptersPerturbation, DirectPerturbation, LoraPerturbation, Unfitted, restore
+from perturb.store.paths import distinct_names
 from perturb.store.rundir import RunDir
 from perturb.store.states import step_id
 from perturb.store.tensors import hash_modules, summarise
@@ -104,3 +105,10 @@ def test_the_run_is_named_by_what_the_adapters_hold_and_are_called(tmp_path: Pat
         (tmp_path / folder / "adapter_model.safetensors").write_bytes(b"weights of " + folder[-1:].encode())
     assert named("a", "b") == named("elsewhere/a", "b")
     assert named("a", "b") != named("b", "a")
+
+
+def test_a_file_beneath_no_run_is_not_asked_for_one(tmp_path: Path):
+    (tmp_path / "manifest.json").write_text('{"name": "an app of somebody"}')
+    (tmp_path / "loras" / "a").mkdir(parents=True)
+    AdaptersPerturbation([str(tmp_path / "loras" / "a"), "/b.safetensors"]).check({})
+    assert distinct_names(["adapters"]) == ["adapters"]

@@ -1,6 +1,8 @@
 """Adapters ranked: motion kept and look gained worked out by hand, fronts, what is surely ahead, and the page."""
 
 import csv
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,8 @@ from perturb.analysis.report.page import page
 from perturb.analysis.report.player import Settings
 from perturb.analysis.report.ranking import leading_panel, of_ranking, ranking_of, table
 from perturb.errors import UserError
-from perturb.store.rundir import RunDir
+from perturb.store.records import read_scores, scores_csv
+from perturb.store.rundir import RunDir, write_atomic
 
 NAMES: tuple[str, ...] = ("none", "keeper", "looker", "loser")
 MOTION = {"none": (0.5, 0.6, 0.7), "keeper": (0.45, 0.54, 0.63), "looker": (0.24, 0.31, 0.35), "loser": (0.2, 0.3, 0.4)}
@@ -105,3 +108,29 @@ def test_the_page_says_who_is_first_and_shows_the_table(tmp_path: Path):
     assert "<h2>Ranking</h2>" in text
     assert text.index("<h2>Ranking</h2>") < text.index("<h2>See it</h2>")
     assert text.count('<tr class="first">') == 2
+
+
+def test_what_was_not_measured_is_not_said_of_the_look(tmp_path: Path) -> None:
+    made = run(tmp_path)
+    rows = [row for row in read_scores(made.scores) if row.metric == "motion_quality"]
+    write_atomic(made.scores, scores_csv(rows, [state.id for state in made.states()]))
+    result = Report.of([made.path]).runs[0]
+    found = ranking_of(result)
+    assert found is not None
+    said = of_ranking(found, result).headline
+    assert said.startswith("keeper keeps most motion (")
+    assert said.endswith("how they look was not measured.")
+
+
+def test_two_groups_of_one_model_have_a_figure_each(tmp_path: Path) -> None:
+    for group in ("spatial", "temporal"):
+        shutil.copytree(run(tmp_path / "all").path, tmp_path / group / "run")
+        made = RunDir(tmp_path / group / "run")
+        run_id = f"adapters-{group}"
+        made.update_manifest(run_id=run_id)
+        rows = [replace(row, run_id=run_id, group=group) for row in read_scores(made.scores)]
+        write_atomic(made.scores, scores_csv(rows, [state.id for state in made.states()]))
+    written = analyse([tmp_path / "spatial", tmp_path / "temporal"], tmp_path / "out", Console(quiet=True))
+    assert len({path.name for path in written}) == len(written) == 5
+    with (tmp_path / "out" / "ranking.csv").open() as file:
+        assert {row["group"] for row in csv.DictReader(file)} == {"spatial", "temporal"}

@@ -1,5 +1,6 @@
 """Interactions of a made-up landscape, worked out by hand."""
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from perturb.analysis.landscape.__main__ import analyse, main
 from perturb.analysis.landscape.landscape import Landscape, excess, interaction, interaction_rows
 from perturb.analysis.replicates import BOTH_MODELS, PART, read_replicates
 from perturb.errors import UserError
-from perturb.store.rundir import RunDir
+from perturb.store.records import read_scores, scores_csv
+from perturb.store.rundir import RunDir, write_atomic
 
+SCALES_OF = ("spatial", "temporal")
 T2 = 4.302652729911275  # t(0.975, 2)
 
 
@@ -138,3 +141,31 @@ def test_the_fits_inside_a_landscape_are_no_runs_of_their_own(tmp_path: Path):
     run = landscape(tmp_path, "full")
     RunDir(run.path / "fits" / "spatial").update_manifest(perturbation={"kind": "lora"})
     assert [model.training for model in read_replicates([tmp_path], "spatial", "temporal")] == ["full"]
+
+
+def without(run: RunDir, prompt: str) -> None:
+    """One prompt has no motion quality in any state."""
+    absent = {"value": None, "status": "failed", "reason": "no object"}
+    rows = [
+        dataclasses.replace(row, **(absent if (row.prompt_id, row.metric) == (prompt, "motion_quality") else {}))
+        for row in read_scores(run.scores)
+    ]
+    write_atomic(run.scores, scores_csv(rows, [state.id for state in run.states()]))
+
+
+def test_prompts_are_paired_by_name_where_models_lack_different_ones(tmp_path: Path) -> None:
+    runs = [landscape(tmp_path, training) for training in ("full", "partial")]
+    whole = Landscape.of(read_replicates([tmp_path], *SCALES_OF)).surface(BOTH_MODELS, "motion_quality")
+    for run, prompt in zip(runs, ("p000", "p002"), strict=True):
+        without(run, prompt)
+    found = Landscape.of(read_replicates([tmp_path], *SCALES_OF)).surface(BOTH_MODELS, "motion_quality")
+    assert whole is not None
+    assert found is not None
+    np.testing.assert_array_equal(found.values, whole.values[:, 1:2])  # p001 alone is in both
+
+
+def test_landscapes_of_two_checkpoints_are_not_one_model(tmp_path: Path) -> None:
+    for seed, sha in ((0, "aaaa"), (1, "bbbb")):
+        landscape(tmp_path, "full", seed).update_manifest(system={"sha256": sha})
+    with pytest.raises(UserError, match=r"differ in their checkpoint of the full model: bbbb and aaaa"):
+        read_replicates([tmp_path], *SCALES_OF)

@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_clips(run: RunDir, size: tuple[int, int]) -> None:
-    for step in STEPS:
+    for step in (int(state.coordinates["step"]) for state in run.states()):
         run.clips(step_id(step)).mkdir(parents=True, exist_ok=True)
         for prompt in range(len(TEXTS)):
             shade = 40 * prompt + step
@@ -236,8 +236,8 @@ def test_adapters_are_compared_with_the_model_without_any(tmp_path: Path) -> Non
     assert "in 2 of 2 states" in said.sentences[0]
     assert [figure.value for figure in said.figures] == ["0.30", "2.0%"]
     data = player(report, Settings())
-    assert (data["unit"], data["names"], data["steps"]) == ("adapter", ["none", "mine", "yours"], [0, 1, 2])
     (pair,) = data["pairs"]
+    assert (data["unit"], pair["names"], pair["steps"]) == ("adapter", ["none", "mine", "yours"], [0, 1, 2])
     assert [side["label"] for side in pair["sides"]] == ["without", "with"]
     assert pair["sides"][1]["scores"]["motion_quality"][0] == [0.5, 0.2, 0.4]
     assert sprite(pair["sides"][1]["sprites"][0]).size == (4 * 16, 3 * 8)
@@ -274,7 +274,7 @@ def test_all_kinds_of_runs_are_in_one_report_with_their_figures(folder: Path, tm
 def test_the_player_pairs_both_models_with_their_scores(study: Report) -> None:
     data = player(study, Settings())
     (pair,) = data["pairs"]  # the controls have no clips
-    assert (pair["title"], data["steps"], data["fps"]) == ("spatial, LoRA seed 0", list(STEPS), 8.0)
+    assert (pair["title"], pair["steps"], data["fps"]) == ("spatial, LoRA seed 0", list(STEPS), 8.0)
     assert [side["label"] for side in pair["sides"]] == ["M_F'", "M_P'"]
     assert pair["clips"] == [["p000", 0], ["p001", 0], ["p002", 0]]
     full = pair["sides"][0]
@@ -356,3 +356,15 @@ def test_facts_that_differ_are_all_named(study: Report) -> None:
     facts = dict(shared_facts(study.runs))
     assert facts["probe steps"] == "0, 50, 100"
     assert facts["sample"] == "3 prompts × 1 noise"
+
+
+def test_conditions_with_states_of_their_own_are_shown_with_these(tmp_path: Path) -> None:
+    for group, steps in (("spatial", (0, 50, 100)), ("temporal", (0, 10, 20, 40))):
+        for training in ("full", "partial"):
+            run = make_run(tmp_path, Key(training, group, "single_frame", "lora", 0), steps=steps)
+            with_clips(run, size=(8, 16))
+            run.update_manifest(clips=run.manifest().clips | {"fps": 3}, playback_fps=10)
+    space, time = (data := player(Report.of([tmp_path]), Settings()))["pairs"]
+    assert (space["steps"], time["steps"], data["fps"]) == ([0, 50, 100], [0, 10, 20, 40], 10)
+    assert [len(each["magnitudes"]) for each in (space, time)] == [3, 4]
+    assert time["names"][3] == "40"

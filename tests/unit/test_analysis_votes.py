@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from state_runs import landscape
 
-from perturb.analysis.load import load
+from perturb.analysis.load import find_runs, load
 from perturb.analysis.report.blind import blind_page
 from perturb.analysis.report.blind_pairs import BlindSettings, comparisons
 from perturb.analysis.votes.__main__ import main
@@ -342,3 +343,13 @@ def test_runs_that_were_not_voted_on_are_refused(tmp_path: Path, capsys: pytest.
     arguments = [str(file), "--key", str(write_key(tmp_path)), "-o", str(tmp_path / "out")]
     assert main([*arguments, "--runs", str(tmp_path / "runs" / "spatial_full")]) == 2
     assert "--runs lacks ['part000000']" in capsys.readouterr().err
+
+
+def test_runs_whose_states_are_no_steps_are_passed_over(tmp_path: Path) -> None:
+    twins = [make_twin(tmp_path, training).path for training in ("full", "partial")]
+    landscape(tmp_path, "full")
+    rows = {"run_id_first": "full000000", "run_id_second": "part000000", "step_first": 100, "step_second": 100}
+    pairs = pd.DataFrame([rows | {"prompt_id": PROMPTS[0], "seed": 0}], index=["x"])
+    alone, among = (metric_differences(load(paths), pairs) for paths in (twins, find_runs([tmp_path])))
+    assert alone
+    assert all(np.array_equal(alone[metric], among[metric], equal_nan=True) for metric in alone)

@@ -160,3 +160,15 @@ def test_a_model_is_pushed_with_all_it_points_to(hub: Hub, tmp_path: Path) -> No
     assert json.loads(hub.files["me/nano/full/spec.json"])["spec"]["name"] == "nano"
     with pytest.raises(UserError, match=r"neither adapter_config.json nor a model with spec.json"):
         perturb.push.push(tmp_path / "none", "me/nano")
+
+
+def test_a_training_is_pushed_without_the_folders_of_its_paths(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "spec.json").write_bytes(resolve("package:weights/nano/image/spec.json").read_bytes())
+    said = {"init": "/home/me/secret/vc2.ckpt", "data": {"files": ["/data/customer/a.tar"], "steps": 3}}
+    (tmp_path / "model" / "training.json").write_text(json.dumps(said))
+    (tmp_path / "model" / ".notes").write_text("mine")
+    perturb.push.push(tmp_path, "me/trained")
+    kept = json.loads(hub.files["me/trained/model/training.json"])
+    assert kept == {"init": "vc2.ckpt", "data": {"files": ["a.tar"], "steps": 3}}
+    assert not any(".notes" in name for name in hub.files)

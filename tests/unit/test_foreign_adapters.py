@@ -309,3 +309,18 @@ def _toy(folder: Path) -> Path:
     lora = attached(frozen_net())
     lora.save(folder)
     return folder
+
+
+@pytest.mark.parametrize("prefix", ["unet", "transformer"])
+def test_settings_that_diffusers_writes_of_a_network_and_a_text_encoder(prefix: str, tmp_path: Path):
+    layers = ("outer.project", "inner.outer.project")
+    factors = {f"{prefix}.{layer}.lora_A.weight": torch.zeros(4, 8) for layer in layers}
+    factors |= {f"{prefix}.{layer}.lora_B.weight": torch.zeros(8, 4) for layer in layers}
+    written = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "peft_type": "LORA", "target_modules": ["project"]}
+    told = {f"{prefix}.{name}": value for name, value in written.items()} | {"text_encoder.r": 2}
+    path = tmp_path / "lora.safetensors"
+    save_file(factors, path, metadata={"format": "pt", foreign.METADATA: json.dumps(told)})
+    assert set(foreign._of_file(path).alphas.values()) == {8.0}
+    save_file(factors, path, metadata={"format": "pt", foreign.METADATA: "{r: 4"})
+    with pytest.raises(UserError, match="no table of settings in JSON"):
+        foreign._of_file(path)

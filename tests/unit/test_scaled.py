@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fit_stills import setup
 from random_case import finished, fitted_on
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from perturb.perturbation.reference import Reference
 from perturb.store.rundir import RunDir
 from perturb.store.states import step_id
 from perturb.store.tensors import hash_modules, summarise
+from perturb.study.states import make_states
 
 SEED, STEP = 4, 5  # of the runs that `finished` makes
 SCALES = (0, 0.5, 1.5)
@@ -250,3 +252,24 @@ def test_an_index_of_ones_own_walks_parts_at_scales(tiny_system: VideoSystem, tm
     assert moved
     assert all(layer.startswith("down.") for layer in moved)
     assert double.total == pytest.approx(4 * half.total, rel=1e-6)  # the scales of all parts that a layer is in add up
+
+
+def test_a_given_source_is_checked_before_the_other_is_fitted(tiny_system: VideoSystem, tmp_path: Path):
+    def fit(*_: object) -> RunDir:
+        raise AssertionError("nothing may be fitted")
+
+    space = finished(tiny_system.unet, tmp_path / "space")
+    settings = {"spatial_scales": SCALES, "temporal_scales": SCALES, "step": STEP, "lora": LoraPerturbation(rank=2)}
+    wrong = scaled.landscape(**settings, temporal=str(space.path))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match="perturbed the group 'spatial', this run is to perturb 'temporal'"):
+        wrong.prepare(fit)
+    right = scaled.landscape(**settings, spatial=str(space.path))  # pyright: ignore[reportArgumentType]
+    space.update_manifest(frozen={"before": {"unet": {"sha256": "of another model", "tensors": 1}}})
+    with pytest.raises(UserError, match="is a run of another model"):
+        make_states(setup(tiny_system), right, group="both", probe_steps=None, run=RunDir(tmp_path / "run"))
+
+
+def test_states_with_one_name_are_refused():
+    scales = (0, 0.1234561, 0.1234562)
+    with pytest.raises(UserError, match="has 6 states and only 4 names for them"):
+        scaled.landscape(spatial_scales=scales, temporal_scales=(0, 1), step=STEP, lora=LoraPerturbation(rank=2))

@@ -93,3 +93,10 @@ def test_disks_without_links_get_copies(tmp_path: Path, generate: Counting, monk
 
     monkeypatch.setattr("os.link", no_links)
     assert sampled(tmp_path, generate, "a")[:4] == sampled(tmp_path, generate, "b")[:4]
+
+
+def test_where_nothing_can_be_written_runs_share_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert SharedClips.of(str(tmp_path), {}) is not None
+    (tmp_path / "file").write_text("")
+    assert SharedClips.of(str(tmp_path / "file"), {}) is None
+    assert "warning: clips that runs share are not written" in capsys.readouterr().err

@@ -122,3 +122,10 @@ def test_other_samplers_tell_a_script_in_one_pass(tiny_system: VideoSystem, tmp_
     generate.prompts = [Prompt("clip", PROMPTS[0].text)]  # a script of one line is that prompt
     plain = generate([(0, 0)], lambda share: None)[0]
     assert np.abs(one_line.astype(int) - plain.astype(int)).max() <= 1
+
+
+def test_a_pipeline_follows_no_script_of_several_texts(tiny_system: VideoSystem):
+    cond = Generator(tiny_system, FIFO, PROMPTS, SampleConfig(frames=6), image=None).cond
+    asked = dataclasses.replace(cond, asked=("one", "two"))
+    with pytest.raises(UserError, match="one text per clip"):
+        scripted(asked, SCRIPT, 6)

@@ -1,14 +1,16 @@
 """The recipes in conf/: each is a valid training that moves what its name says, and twins differ in nothing else."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from perturb.cli.plan import given
 from perturb.data import shards, stills, videos
+from perturb.errors import UserError
 from perturb.store.paths import conf_dir
 from perturb.structured import read
-from perturb.train import _missing
+from perturb.train import _check_output, _missing
 from perturb.training.config import TrainConfig
 from tests.unit.test_training_plan import composed
 
@@ -75,3 +77,14 @@ def test_every_source_names_what_it_builds_with_its_own_arguments(group: str, na
     target = hydra.utils.get_object(seam["_target_"])
     assert target is SOURCES[group, name]
     assert set(seam) - {"_target_"} <= set(inspect.signature(target).parameters)
+
+
+def test_a_finished_model_replaces_nothing_but_a_model(tmp_path: Path) -> None:
+    (tmp_path / "models" / "other").mkdir(parents=True)
+    with pytest.raises(UserError, match="is no model of ours, and would be replaced whole"):
+        _check_output(tmp_path / "models", {})
+    with pytest.raises(UserError, match=r"work=.* lies in output=.*, which would be replaced"):
+        _check_output(tmp_path / "new", {"work": tmp_path / "new" / "work"})
+    (tmp_path / "models" / "spec.json").write_text("{}")
+    _check_output(tmp_path / "models", {"work": tmp_path / "work"})
+    _check_output(tmp_path / "new", {"work": tmp_path / "work", "init": tmp_path / "models"})

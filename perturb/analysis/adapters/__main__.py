@@ -32,8 +32,8 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
         console.print(Text(f"\nAdapters on the {model.training} model, by motion kept and look gained", style="bold"))
         console.print(ranking_table(ranking))
         console.print(Text(footnote(ranking), style="dim"))
-        rows += [{"training": model.training, **row} for row in ranking_rows(ranking)]
-        name = "ranking.png" if len(models) == 1 else f"ranking_{model.training}.png"
+        rows += [{"training": model.training, "group": model.group, **row} for row in ranking_rows(ranking)]
+        name = "ranking.png" if len(models) == 1 else f"ranking_{model.training}_{model.group}.png"
         written += save_beside(ranking_figure(ranking), output / name)
     return [*write_tables(output, {"ranking": rows}), *written]
 

@@ -23,9 +23,10 @@ from rich.table import Table
 from rich.text import Text
 
 from perturb.analysis.load import Measure
-from perturb.analysis.replicates import ADAPTER, MOTION, Replicates
+from perturb.analysis.replicates import ADAPTER, Replicates
 from perturb.analysis.statistics.contrast import Floats, Nested, holm, shares
 from perturb.analysis.statistics.crossed import student_p
+from perturb.analysis.statistics.endpoints import PRIMARY
 from perturb.analysis.statistics.estimates import Estimate
 from perturb.analysis.statistics.resampling import without_dust
 
@@ -177,9 +178,9 @@ def in_words(touched: Mapping[str, int]) -> str:
 
 def _kept(model: Replicates) -> tuple[Floats | None, Estimate, str]:
     """Shares s p k of motion quality, the start, and why there are no shares."""
-    if MOTION not in {measure.name for measure in model.measures}:
+    if PRIMARY not in {measure.name for measure in model.measures}:
         return None, NOTHING, "Motion quality was not measured, so no motion kept can be told."
-    motion = model.trajectories(MOTION)
+    motion = model.trajectories(PRIMARY)
     values = motion.by_prompt(motion.complete)
     start = Nested.of(values[:, :, 0]).over_both
     if not motion.has_start:

@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from perturb.analysis import style
-from perturb.analysis.finetuning.finetuning import GROUPS, MOTION, NONE, Comparison, Model
+from perturb.analysis.finetuning.finetuning import GROUPS, NONE, Comparison, Model
 from perturb.analysis.plots import titled
+from perturb.analysis.statistics.endpoints import PRIMARY
 from perturb.analysis.statistics.estimates import Estimate
 from perturb.analysis.table import cell, decimals
 
@@ -35,7 +36,7 @@ def finetuning_figure(comparison: Comparison) -> Figure:
             for ax, look in zip(row, looks, strict=True):
                 change_plane(ax, tuned, look.name)
                 titled(ax, f"{start.start}: {look.label}", f"start {_start(start, look.name)}")
-            row[0].set_ylabel(f"change of motion quality ↑\nstart {_start(start, MOTION)}")
+            row[0].set_ylabel(f"change of motion quality ↑\nstart {_start(start, PRIMARY)}")
         for ax, look in zip(grid[-1], looks, strict=True):
             ax.set_xlabel(f"change of {look.label}")
         figure.legend(handles=_keys(), loc="outside lower center", ncols=5)
@@ -47,7 +48,7 @@ def change_plane(ax: Axes, models: Sequence[Model], look: str) -> Axes:
     for rule in (ax.axhline, ax.axvline):
         rule(0, color=style.QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
     for model in models:
-        x, y = model.changes[look], model.changes[MOTION]
+        x, y = model.changes[look], model.changes[PRIMARY]
         if x.n and y.n:
             errors = {"xerr": _bar(x), "yerr": _bar(y), "elinewidth": 0.9}
             ax.errorbar(x.mean, y.mean, **errors, **_look(model.strategy, model.group), markersize=6.5)

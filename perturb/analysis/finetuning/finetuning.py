@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from perturb.analysis.load import Measure, Run, Study, check_alike
+from perturb.analysis.statistics.endpoints import PRIMARY
 from perturb.analysis.statistics.estimates import Estimate, change_curve, level_curve
 from perturb.analysis.table import cell, decimals
 from perturb.errors import UserError
@@ -20,9 +21,8 @@ from perturb.errors import UserError
 STARTS, STRATEGIES, GROUPS = ("full", "partial"), ("direct", "LoRA"), ("spatial", "temporal", "both")
 NONE = "none"
 """The strategy of a model as it was."""
-MOTION = "motion_quality"
 SHOWN = (
-    *(MOTION, "dynamics", "consistency", "collapse"),
+    *(PRIMARY, "dynamics", "consistency", "collapse"),
     *("sharpness", "colourfulness", "image_distance", "watermark", "watermark_trace", "ssim_drift"),
 )
 """The measures of table.md; table.csv has all."""

@@ -25,14 +25,15 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
     from perturb.analysis.landscape.landscape import Landscape, interaction_rows, interaction_table, surface_rows
     from perturb.analysis.plots import save_beside
     from perturb.analysis.prompts import of_replicates, write_prompts
-    from perturb.analysis.replicates import MOTION, SCALES, read_replicates
+    from perturb.analysis.replicates import SCALES, read_replicates
+    from perturb.analysis.statistics.endpoints import PRIMARY
 
     landscape, console = Landscape.of(read_replicates(paths, *SCALES)), printable(console)
     tables = {"surfaces": surface_rows(landscape), "interactions": interaction_rows(landscape)}
     written = write_tables(output, tables)
     written.append(write_prompts(output, of_replicates(landscape.models)))
     for training in landscape.trainings:
-        if surface := landscape.surface(training, MOTION):
+        if surface := landscape.surface(training, PRIMARY):
             prompts = surface.values.shape[1]
             console.print(Text(f"\nInteraction I of motion quality, {training} ({prompts} prompts)", style="bold"))
             console.print(interaction_table(landscape, surface))

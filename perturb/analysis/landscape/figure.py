@@ -13,8 +13,9 @@ from perturb.analysis import style
 from perturb.analysis.heat import DIVERGING, estimate_map
 from perturb.analysis.landscape.landscape import Landscape, Surface
 from perturb.analysis.plots import titled
-from perturb.analysis.replicates import BOTH_MODELS, MOTION
+from perturb.analysis.replicates import BOTH_MODELS
 from perturb.analysis.statistics.contrast import Floats, Nested
+from perturb.analysis.statistics.endpoints import PRIMARY
 
 VISUAL = "colourfulness"
 WIDTH, ROW = 13.0, 3.3
@@ -34,10 +35,10 @@ def landscape_figure(landscape: Landscape) -> Figure:
         figure = Figure(figsize=(WIDTH, ROW * len(rows) + 0.5), layout="constrained")
         axes = figure.subplots(len(rows), 4, squeeze=False)
         for training, line in zip(rows, axes, strict=True):
-            for metric, ax in zip((MOTION, VISUAL), line[:2], strict=True):
+            for metric, ax in zip((PRIMARY, VISUAL), line[:2], strict=True):
                 surface = landscape.surface(training, metric)
                 _surface(ax, landscape, surface, f"{metric.replace('_', ' ').capitalize()}, {training}")
-        motion = {training: landscape.surface(training, MOTION) for training in rows}
+        motion = {training: landscape.surface(training, PRIMARY) for training in rows}
         sums = {training: surface and surface.interaction for training, surface in motion.items()}
         products = {training: surface and surface.excess for training, surface in motion.items()}
         _cells(axes[:, 2], landscape, "Beyond the sum", sums)

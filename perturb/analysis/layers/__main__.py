@@ -25,12 +25,13 @@ def analyse(paths: Iterable[str | Path], output: Path, console: Console) -> list
     from perturb.analysis.layers.layers import effect_rows, effect_table, effects, energies
     from perturb.analysis.plots import save_beside
     from perturb.analysis.prompts import of_replicates, write_prompts
-    from perturb.analysis.replicates import MOTION, PART, read_replicates
+    from perturb.analysis.replicates import PART, read_replicates
+    from perturb.analysis.statistics.endpoints import PRIMARY
 
     models, console = read_replicates(paths, PART), printable(console)
     found, energy = list(effects(models)), list(energies(models))
     written = write_tables(output, {"energy": map(vars, energy), "ablation": effect_rows(found, models)})
-    motion = [effect for effect in found if effect.metric == MOTION]
+    motion = [effect for effect in found if effect.metric == PRIMARY]
     heading = "\nChange of motion quality when only this part is perturbed; bold: 95 % interval excludes 0"
     console.print(Text(heading, style="bold"))
     console.print(effect_table(motion))

@@ -56,7 +56,7 @@ def blind_page(found: Sequence[Comparison], settings: BlindSettings) -> tuple[st
                 f"{number} of {len(trials)} pairs fit into --clips-mb {settings.budget:g}. Give more megabytes, fewer "
                 f"pairs (--pairs {max(number, 1)}), or smaller clips (--clip-side)."
             )
-    fps = float(found[0].sides[0].run.manifest.clips.get("fps", 8))
+    fps = found[0].sides[0].run.playback_fps
     content = {"question": settings.question, "ties": settings.ties, "fps": fps, "pairs": pairs}
     study = hashlib.sha256(repr(content).encode()).hexdigest()[:10]
     html = template("blind.html").render(

@@ -9,8 +9,9 @@ from perturb.analysis.landscape.landscape import Landscape
 from perturb.analysis.layers.figure import layers_figure
 from perturb.analysis.layers.layers import Energy, effects, energies
 from perturb.analysis.load import Study
-from perturb.analysis.replicates import MOTION, PART, SCALES, Replicates, replicates
+from perturb.analysis.replicates import PART, SCALES, Replicates, replicates
 from perturb.analysis.result import Result
+from perturb.analysis.statistics.endpoints import PRIMARY
 from perturb.errors import UserError
 
 
@@ -19,7 +20,7 @@ def figures(results: Sequence[Result]) -> Iterator[tuple[str, Figure]]:
     for models in _together([result for result in results if result.run.coordinates == SCALES]):
         yield "landscape", landscape_figure(Landscape.of(models))
     for models in _together([result for result in results if result.run.coordinates == (PART,)]):
-        motion, energy = [each for each in effects(models) if each.metric == MOTION], _energies(models)
+        motion, energy = [each for each in effects(models) if each.metric == PRIMARY], _energies(models)
         for training in dict.fromkeys(model.training for model in models):
             mine = [each for each in motion if each.training == training]
             yield (

@@ -18,7 +18,8 @@ from perturb.analysis.report.page import template, template_text
 from perturb.analysis.report.player import QUALITY, Settings, sprite
 from perturb.analysis.report.write import FILE
 from perturb.analysis.result import Result
-from perturb.analysis.strips import PRIMARY, load_strips
+from perturb.analysis.statistics.endpoints import PRIMARY
+from perturb.analysis.strips import load_strips
 from perturb.analysis.table import number
 from perturb.errors import UserError
 from perturb.store.records import Manifest
@@ -110,8 +111,8 @@ def _clips(result: Result, settings: Settings, left: float) -> dict[str, Any]:
     sheet = sprite(list(clips.values()), settings.side, quality=QUALITY)
     if len(sheet) > left:
         return {"reason": f"the page has no room left for its clips (--clips-mb {settings.budget:g})"}
-    (t, h, w, _), fps = next(iter(clips.values())).shape, float(result.run.manifest.clips.get("fps", 8))
-    size = {"frames": t, "height": h, "width": w, "seconds": t / fps}
+    t, h, w, _ = next(iter(clips.values())).shape
+    size = {"frames": t, "height": h, "width": w, "seconds": t / result.run.playback_fps}
     return {"sheet": sheet, "states": list(clips), "prompt": strips[0].prompt, **size}
 
 

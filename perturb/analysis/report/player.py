@@ -91,17 +91,13 @@ def player(report: Report, settings: Settings) -> dict[str, Any]:
     if not shown:
         return {"pairs": [], "reasons": reasons or ["These runs make no pair of models to show side by side."]}
     first = shown[0].sides[0].run
-    manifest = first.run.manifest
     measures = [m for m in first.measures if m.name in SHOWN and first.levels[m.name].measured]
     return {
         "pairs": [_plain(pair, [m.name for m in measures]) for pair in shown],
         "reasons": reasons,
         "unit": "perturbation step" if first.is_curve else ", ".join(first.run.coordinates),
-        "steps": list(first.points) if first.is_curve else list(range(len(first.points))),
-        "names": list(first.labels.values()),
-        "magnitudes": [[side.run.run.magnitude.get(point) for point in first.points] for side in shown[0].sides],
-        "fps": float(manifest.clips.get("fps", 8)),
-        "prompts": manifest.prompts,
+        "fps": first.run.playback_fps,
+        "prompts": first.run.manifest.prompts,
         "measures": [{"name": m.name, "label": m.label} for m in measures],
         "primary": PRIMARY,
     }
@@ -200,10 +196,13 @@ def _fit(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _plain(pair: Pair, measures: Sequence[str]) -> dict[str, Any]:
-    keys = sorted(pair.sprites[0])
+    keys, (first, second) = sorted(pair.sprites[0]), (side.run for side in pair.sides)
     return {
         "title": pair.title,
         "clips": [list(key) for key in keys],
+        "steps": list(first.points) if first.is_curve else list(range(len(first.points))),
+        "names": list(first.labels.values()),
+        "magnitudes": [second.run.magnitude.get(point) for point in second.points],
         "sides": [
             {
                 "label": side.label,

@@ -127,6 +127,9 @@ def _places(estimate: Estimate, even: float, low: float, high: float) -> dict[st
 def _headline(ranking: Ranking) -> str:
     keeper, looker, count = ranking.keeper, ranking.looker, len(ranking.standings)
     kept, look = in_percent(keeper.kept), in_percent(looker.look)
+    if not looker.look.n:
+        most = " most" * (count > 1)
+        return f"{keeper.adapter} keeps{most} motion ({kept}); how they look was not measured."
     if count == 1:
         return f"{keeper.adapter} keeps {kept} of the motion and looks better in {look} of comparisons."
     if not keeper.kept.n:

@@ -97,7 +97,8 @@ def metric_differences(study: Study, pairs: pd.DataFrame) -> dict[str, Floats]:
     known = {run.manifest.run_id for run in study.runs}
     if absent := sorted({*pairs.run_id_first, *pairs.run_id_second} - known):
         raise UserError(f"--runs lacks {absent}, which the key names; it has {sorted(known)}. Give every run voted on.")
-    ok = study.scores.loc[study.scores.status == "ok", :]
+    voted = study.scores.run_id.isin({*pairs.run_id_first, *pairs.run_id_second})
+    ok = study.scores.loc[voted & (study.scores.status == "ok")]
     table = ok.pivot(index=["run_id", "step", "prompt_id", "seed"], columns="metric", values="value")
     one, other = (_of_side(table, pairs, role) for role in ROLES)
     found = {}

@@ -14,7 +14,7 @@ async function draw(specs) {
 }
 
 function play(data) {
-  const at = { pair: 0, clip: 0, step: Math.floor(data.steps.length / 2), playing: !matchMedia("(prefers-reduced-motion: reduce)").matches };
+  const at = { pair: 0, clip: 0, step: Math.floor(data.pairs[0].steps.length / 2), playing: !matchMedia("(prefers-reduced-motion: reduce)").matches };
   const get = (id) => document.getElementById(id);
   const [pair, clip, step, button] = ["pair", "clip", "step", "play"].map(get);
   const figures = ["first", "second"].map(get);
@@ -54,7 +54,7 @@ function play(data) {
     const image = sprite(side);
     if (!image.complete || !image.naturalWidth) return false;
     const w = image.naturalWidth / side.frames;
-    const h = image.naturalHeight / data.steps.length;
+    const h = image.naturalHeight / data.pairs[at.pair].steps.length;
     if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, { width: w, height: h });
     canvas.classList.toggle("small-frames", w <= 128);
     canvas.dataset.frame = t;
@@ -63,13 +63,13 @@ function play(data) {
   }
 
   function show() {
-    const { sides, clips } = data.pairs[at.pair];
+    const { sides, clips, steps, names, magnitudes } = data.pairs[at.pair];
     pair.value = at.pair;
     clip.value = at.clip;
     step.value = at.step;
-    const dose = data.magnitudes[1][at.step];
-    get("step-name").textContent = data.names[at.step] + (dose === null ? "" : ` (‖Δ‖/‖θ‖ ${(100 * dose).toPrecision(2)} %)`);
-    step.setAttribute("aria-valuetext", `${data.unit} ${data.names[at.step]}`);
+    const dose = magnitudes[at.step];
+    get("step-name").textContent = names[at.step] + (dose === null ? "" : ` (‖Δ‖/‖θ‖ ${(100 * dose).toPrecision(2)} %)`);
+    step.setAttribute("aria-valuetext", `${data.unit} ${names[at.step]}`);
     sides.forEach((side, i) => {
       const caption = figures[i].querySelector("figcaption");
       caption.style.borderColor = side.colour;
@@ -81,7 +81,7 @@ function play(data) {
     body.replaceChildren(...data.measures.map(({ name, label }) =>
       row("td", [[label], ...sides.map((side) => [number(side.scores[name][at.clip][stepOf(side)])])])));
     trace(sides);
-    for (const view of views) view.signal("shown", data.steps[at.step]).runAsync();
+    for (const view of views) view.signal("shown", steps[at.step]).runAsync();
   }
 
   /* M_F' as it is printed: an italic M, its letter below, its primes above. */
@@ -104,8 +104,9 @@ function play(data) {
   function trace(sides) {
     const svg = get("trace");
     const [W, H, left, bottom] = [svg.clientWidth || 300, 120, 30, 18];
-    const last = data.steps[data.steps.length - 1] || 1;
-    const x = (k) => left + (W - left - 6) * (data.steps[k] / last);
+    const { steps } = data.pairs[at.pair];
+    const last = steps[steps.length - 1] || 1;
+    const x = (k) => left + (W - left - 6) * (steps[k] / last);
     const lines = sides.filter((side) => side.only === null).map((side) => [side.colour, (side.scores[data.primary] || [])[at.clip] || []]);
     const top = Math.max(0.1, ...lines.flatMap(([, values]) => values));
     const y = (value) => 6 + (H - bottom - 6) * (1 - value / top);
@@ -131,7 +132,7 @@ function play(data) {
   }
 
   function move(name, by) {
-    const sizes = { step: data.steps.length, clip: data.pairs[at.pair].clips.length };
+    const sizes = { step: data.pairs[at.pair].steps.length, clip: data.pairs[at.pair].clips.length };
     at[name] = Math.min(Math.max(at[name] + by, 0), sizes[name] - 1);
     show();
   }
@@ -147,7 +148,10 @@ function play(data) {
   function choosePair() {
     const name = data.pairs[at.pair].clips[at.clip];
     at.pair = Number(pair.value);
-    const clips = data.pairs[at.pair].clips;
+    const { clips, steps } = data.pairs[at.pair];
+    step.max = steps.length - 1;
+    at.step = Math.min(at.step, steps.length - 1);
+    get("steps").replaceChildren(...steps.map((_, k) => Object.assign(document.createElement("option"), { value: k })));
     const same = name ? clips.findIndex(([prompt, seed]) => prompt === name[0] && seed === name[1]) : 0;
     at.clip = Math.max(same, 0);
     const seeds = new Set(clips.map(([, seed]) => seed)).size;
@@ -157,8 +161,6 @@ function play(data) {
 
   at.paused = 0;
   button.textContent = at.playing ? "Pause" : "Play";
-  step.max = data.steps.length - 1;
-  get("steps").replaceChildren(...data.steps.map((_, k) => Object.assign(document.createElement("option"), { value: k })));
   options(pair, data.pairs.map(({ title }) => title));
   get("pair-label").hidden = data.pairs.length < 2;
   pair.onchange = choosePair;
