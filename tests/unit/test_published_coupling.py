@@ -256,24 +256,41 @@ def of_clips_and_fits() -> Iterator[Claim]:
 
 
 def samplers() -> Iterator[Claim]:
-    """What few steps do to the coupling of pair 44, to step 200."""
-    many = table("coupling/prompts.csv.gz").query("pair == 'joint-44' and images == 'perturb.world, low grade'")
-    many = many.query("group == 'spatial' and kind == 'lora'")
-    differences, starts = [], []
-    for text, rows in (("DDIM, 20 steps", many), ("DPM-Solver++, 5 steps", table("samplers/few_steps.csv"))):
-        motion = [
-            rows[rows.training == one].pivot_table(index="prompt", columns="step", values="motion_quality").loc[:, :200]
-            for one in ("full", "partial")
-        ]
-        full, partial = (kept(one.to_numpy()[None], list(one), one.shape[1] - 1) for one in motion)
-        differences.append(full - partial)
-        starts += [one[0].mean() for one in motion]
-        found = crossed_interval(differences[-1])
-        shares = [100 * full.mean(), 100 * partial.mean()]
-        yield f"| {text} | # % | # % | # (# to #) |", [*shares, found.mean, found.low, found.high]
-    moved = crossed_interval(differences[1] - differences[0])
-    yield "the difference moves by # (# to #)", [moved.mean, moved.low, moved.high]
-    yield "have # and # of motion quality, with twenty # and #", starts[2:] + starts[:2]
+    """What becomes of the coupling of pair 44 with few steps, in longer clips and in larger frames."""
+    plain = table("coupling/prompts.csv.gz").query("pair == 'joint-44' and images == 'perturb.world, low grade'")
+    plain = plain.query("group == 'spatial' and kind == 'lora' and lora_seed == 0")
+    regimes = dict(list(table("samplers/regimes.csv").groupby("regime")))
+    named = {
+        "few_steps": "DPM-Solver++, 5 steps",
+        "longer": "32 frames, FreeNoise",
+        "larger": "128×128, ScaleCrafter",
+    }
+    moves, starts = [], []
+    for name, text in named.items():
+        prompts = sorted(regimes[name].prompt.unique())
+        states = [step for step in sorted(regimes[name].step.unique()) if name != "few_steps" or step <= 200]
+        usual = f"8 frames of 64×64, DDIM, 20 steps, to step {states[-1]}"
+        found = []
+        for row, rows in ((usual, plain), (text, regimes[name])):
+            sides = [
+                rows[rows.training == one]
+                .pivot_table(index="prompt", columns="step", values="motion_quality")
+                .loc[prompts, states]
+                for one in ("full", "partial")
+            ]
+            full, partial = (kept(one.to_numpy()[None], states, len(states) - 1) for one in sides)
+            found.append(full - partial)
+            starts.append([one[0].mean() for one in sides])
+            over = crossed_interval(found[-1])
+            numbers = [len(prompts), 100 * full.mean(), 100 * partial.mean(), over.mean, over.low, over.high]
+            yield f"| {row} | # | # % | # % | # (# to #) |", numbers
+        moved = crossed_interval(found[1] - found[0])
+        moves.append([moved.mean, moved.low, moved.high])
+    few, longer, larger = moves
+    yield "moves by # with few steps (# to #: its sign turns)", few
+    yield "by # at 32 frames (# to #) and by # at 128×128 (# to #)", longer + larger
+    yield "# and # with few steps (# and # with twenty)", starts[1] + starts[0]
+    yield "# and # at 32 frames, # and # at 128×128 (# and # for these prompts)", starts[3] + starts[5] + starts[2]
 
 
 @pytest.mark.parametrize("experiment", [coupling, samplers], ids=lambda each: each.__name__)
