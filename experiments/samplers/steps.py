@@ -16,8 +16,9 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 import perturb
+from perturb.analysis.coupling.design import TRAININGS
 from perturb.analysis.statistics.estimates import mean_interval
-from perturb.analysis.style import QUIET, RC, RULE
+from perturb.analysis.style import QUIET, RC, RULE, TRAINING_COLOUR
 from perturb.data.prompts import load_prompts
 from perturb.diffusion import DDIMSampler
 from perturb.diffusion.solvers import DPMSolverSampler, UniPCSampler
@@ -28,6 +29,7 @@ from perturb.store.paths import resolve
 
 MODELS = ("nano_full", "nano_partial")
 SAMPLERS = {"ddim": DDIMSampler, "dpm_solver": DPMSolverSampler, "unipc": UniPCSampler}
+LABELLED = {"ddim": "DDIM", "dpm_solver": "DPM-Solver++", "unipc": "UniPC"}
 STEPS = (5, 10, 15, 20, 30, 50)
 REFERENCE = ("ddim", 50)
 # Set before anything was sampled: a tenth of what the spatial LoRA of the first study changes in M_F over 300 steps
@@ -95,23 +97,25 @@ def cheapest(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """Paired differences with their intervals, a row for every condition that was measured; margins as a grey band."""
+    """Paired differences with their intervals, a row for every condition and a mark for each twin; margins in grey."""
     plt.rcParams.update(RC)
-    measured = table[(table.sampler != REFERENCE[0]) | (table.steps != REFERENCE[1])]
-    rows = list(measured.groupby(KEY, sort=False).groups)
-    figure, axes = plt.subplots(1, len(MARGINS), figsize=(10, 1 + 0.3 * len(rows)), sharey=True)
+    conditions = list(table.groupby(KEY[1:], sort=False).groups)
+    rows = sorted((one for one in conditions if one != REFERENCE), key=lambda one: one[1])  # alike: in their order
+    figure, axes = plt.subplots(1, len(MARGINS), figsize=(10, 1.2 + 0.3 * len(rows)), sharey=True, layout="constrained")
     for axis, (measure, margin) in zip(axes, MARGINS.items(), strict=True):
         axis.axvspan(-margin, margin, color=RULE, alpha=0.5, lw=0)
         axis.axvline(0, color=QUIET, lw=0.7)
-        one = measured[measured.measure == measure].set_index(KEY).loc[rows]
-        axis.errorbar(one.difference, range(len(rows)), xerr=(one.high - one.low) / 2, fmt="o", lw=1.2, ms=3.5)
+        for model, training, away in zip(MODELS, TRAININGS, (-0.16, 0.16), strict=True):
+            one = table[(table.measure == measure) & (table.model == model)].set_index(KEY[1:]).loc[rows]
+            look = {"color": TRAINING_COLOUR[training], "fmt": "os"[MODELS.index(model)], "lw": 1.2, "ms": 3.5}
+            places, half = np.arange(len(rows)) + away, (one.high - one.low) / 2
+            axis.errorbar(one.difference, places, xerr=half, label=f"{training} model", **look)
         axis.set_title(f"{measure.replace('_', ' ')}, ±{margin:g}")
         axis.xaxis.set_major_locator(MaxNLocator(4))
-    axes[0].set_yticks(range(len(rows)), [f"{model}: {name}, {steps} steps" for model, name, steps in rows])
+    axes[0].set_yticks(range(len(rows)), [f"{LABELLED[name]}, {steps} steps" for name, steps in rows])
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
-    text = "difference from 50 DDIM steps, 95 % intervals over prompts; grey: within the margin"
-    figure.supxlabel(text, y=0.02, fontsize=9)
-    figure.tight_layout(pad=0.6)
+    figure.supxlabel("difference from 50 DDIM steps, 95 % intervals over prompts; grey: within the margin", fontsize=9)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     figure.savefig(path)
 
 

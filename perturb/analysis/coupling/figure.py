@@ -65,7 +65,9 @@ def answer_figure(results: Results) -> Figure:
     _forest(primary, found, 0.0, "share of motion kept along the path, full − partial")
     _forest(co_primary, found, EVEN, "how often full keeps the steadier path")
     keys = [
-        Line2D([], [], color=style.INK, linewidth=2.4, marker="D", label="mean, 95 % interval over pairs"),
+        Line2D(
+            [], [], color=style.INK, linewidth=2.4, marker="D", label="mean, 95 % interval over pairs (cut at the edge)"
+        ),
         Line2D([], [], color=style.QUIET, linewidth=2.4, marker="D", mfc="white", label="without a verdict"),
         Line2D([], [], color=style.QUIET, linestyle="", marker="o", alpha=0.7, label="one pair of twins"),
     ]
@@ -99,6 +101,14 @@ def _basis(finding: Finding) -> str:
     return f"{kept}{finding.rests_on} · fits: {finding.convergence} · D_I: {distance}"
 
 
+def _furthest(found: Sequence[Finding]) -> float:
+    """The largest difference that must be seen: those of pairs, and ends of intervals, but for those over two pairs."""
+    seen = [finding for finding in found if finding.has_number]
+    pairs = [pair.full.mean() - pair.partial.mean() for finding in seen for pair in finding.pairs.values()]
+    over = [finding.decision.difference for finding in seen if finding.decision.pairs != 2]
+    return float(np.abs([0.0, *pairs, *(end for each in over for end in (each.low, each.high))]).max())
+
+
 def _forest(ax: Axes, found: Sequence[Finding], none: float, title: str) -> None:
     """Names at the left, a rule at no difference, the first row on top."""
     ax.axvline(none, color=style.QUIET, linewidth=0.8, linestyle=DASHED)
@@ -107,8 +117,8 @@ def _forest(ax: Axes, found: Sequence[Finding], none: float, title: str) -> None
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.grid(axis="x")
-    low, high = ax.get_xlim()
-    reach = EVEN if none == EVEN else max(-low, high, 0.05)  # of a probability all there is
+    # of a probability all there is; else up to what must be seen: t over two pairs is so wide that it hides the rest
+    reach = EVEN if none == EVEN else max(0.05, 1.15 * _furthest(found))
     ax.set_xlim(none - reach, none + reach)
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     ax.xaxis.set_major_locator(MaxNLocator(5))
