@@ -21,14 +21,20 @@ if TYPE_CHECKING:
     from perturb.data.images import ImageSet
     from perturb.metrics import Metric, SetMetric
 
+EMBEDDED = {"_target_": "perturb.metrics.embedded_metrics"}
+"""As conf/metrics/embedded.yaml."""
+
 # OpenCV, scikit-image and pandas take seconds to import: --help and plain mistakes do not wait for them.
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """Either ``videos``, a folder of clips, or ``run``, one or several runs (or folders of them) to score again."""
+    """Either ``videos``, a folder of clips, or ``run``, one or several runs (or folders of them) to score again.
 
-    metrics: dict[str, Any]
+    Without ``metrics`` clips are scored by the embedded ones, runs by those that they were made with.
+    """
+
+    metrics: dict[str, Any] | None = None
     images: dict[str, Any] | None = None
     videos: str | None = None
     run: str | tuple[str, ...] | None = None
@@ -60,20 +66,19 @@ def score(values: dict[str, Any]) -> None:
     check_paths(values)
     config = read(ScoreConfig, values)
 
-    from perturb.structured import build
-
-    metrics, cache = build("metrics", config.metrics), None if config.cache is None else resolve(config.cache)
+    cache = None if config.cache is None else resolve(config.cache)
     if config.videos is None:
-        return _runs(config, metrics, cache)
-    return _folder(config, config.videos, metrics, cache)
+        return _runs(config, cache)
+    return _folder(config, config.videos, cache)
 
 
-def _folder(config: ScoreConfig, videos: str, metrics: list[Metric | SetMetric], cache: Path | None) -> None:
+def _folder(config: ScoreConfig, videos: str, cache: Path | None) -> None:
     from rich.console import Console
 
     from perturb.structured import build
     from perturb.study.score_folder import print_scores, score_folder, write_scores
 
+    metrics: list[Metric | SetMetric] = build("metrics", config.metrics or EMBEDDED)
     scores = score_folder(
         metrics,
         videos,
@@ -92,10 +97,11 @@ def _folder(config: ScoreConfig, videos: str, metrics: list[Metric | SetMetric],
     print(f"scores  {output / 'scores.csv'}")
 
 
-def _runs(config: ScoreConfig, metrics: list[Metric | SetMetric], cache: Path | None) -> None:
+def _runs(config: ScoreConfig, cache: Path | None) -> None:
     from omegaconf import OmegaConf
 
     from perturb.analysis.load import find_runs
+    from perturb.structured import build
     from perturb.study.rescore import rescore
 
     given = (config.run,) if isinstance(config.run, str) else config.run or ()
@@ -103,6 +109,7 @@ def _runs(config: ScoreConfig, metrics: list[Metric | SetMetric], cache: Path | 
         own: Any = OmegaConf.to_container(OmegaConf.load(run.config))
         with run.lock(config.locked) as held:
             if held:
+                metrics = build("metrics", config.metrics or own["metrics"])
                 changes = rescore(metrics, run, own, images=_images_of(own), cache=cache)
                 print(run.path, *(f"  {change}" for change in changes), sep="\n")
 
