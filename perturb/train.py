@@ -126,7 +126,7 @@ def _train_unet(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]
     assert config.trained is not None
     output, work, shared = resolve(config.output), resolve(config.work), _shared(config)
     check_shared(output, shared)  # not after the training
-    _check_output(output, {"work": work, "init": resolve(config.init)})
+    _check_output(output, {"work": work} | ({} if config.init is None else {"init": resolve(config.init)}))
     system = initial_system(config, accelerator.device)
     data = training_data(config, system, accelerator)
     run = Run(

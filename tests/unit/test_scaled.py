@@ -1,6 +1,6 @@
 """Landscape and ablation: fitted LoRAs at scales in parts, which add up to what was fitted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from perturb.diffusion import sample_generator
 from perturb.errors import UserError
 from perturb.models.partition import Partition
 from perturb.models.videocrafter.system import VideoSystem
-from perturb.perturbation import LoraPerturbation, ScaledPerturbation, Unfitted, scaled
+from perturb.perturbation import LoraPerturbation, Perturbation, ScaledPerturbation, Unfitted, scaled
 from perturb.perturbation.anatomy import BLOCKS
 from perturb.perturbation.reference import Reference
 from perturb.store.rundir import RunDir
@@ -255,8 +255,8 @@ def test_an_index_of_ones_own_walks_parts_at_scales(tiny_system: VideoSystem, tm
 
 
 def test_a_given_source_is_checked_before_the_other_is_fitted(tiny_system: VideoSystem, tmp_path: Path):
-    def fit(*_: object) -> RunDir:
-        raise AssertionError("nothing may be fitted")
+    def fit(perturbation: Perturbation, group: str, probe_steps: Sequence[int]) -> RunDir:
+        raise AssertionError(f"{group} may not be fitted")
 
     space = finished(tiny_system.unet, tmp_path / "space")
     settings = {"spatial_scales": SCALES, "temporal_scales": SCALES, "step": STEP, "lora": LoraPerturbation(rank=2)}
